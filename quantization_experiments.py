@@ -1,0 +1,109 @@
+"""The main job, one command: `python quantization_experiments.py --help`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Option
+
+from quantlib.errors import InputError
+from quantlib.experiment.options import ExperimentOptions
+from quantlib.recipes import DEFAULT_RECIPES, RECIPES
+from quantlib.tasks import TASKS
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    task: Annotated[str, Option(help=f"One of {', '.join(TASKS)}.")] = "BBC-News",
+    data_dir: Annotated[
+        Path | None, Option(help="Directory with the task's GLUE files; without it, rows come from the hub.")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        Option(help="Fine-tuned checkpoint, DIR or HUB_ID; default: fine-tune the packaged MiniLM."),
+    ] = None,
+    student: Annotated[
+        list[str] | None,
+        Option(help="Distilled checkpoint, DIR or HUB_ID; may be repeated; default: make one."),
+    ] = None,
+    no_student: Annotated[bool, Option("--no-student", help="Leave the student out.")] = False,
+    recipes: Annotated[
+        str, Option(help=f"Comma-separated names, or all. Known: {', '.join(RECIPES)}.")
+    ] = ",".join(DEFAULT_RECIPES),
+    seq_len: Annotated[int, Option(help="Longest sequence in tokens, and the length that is timed.")] = 128,
+    opset: Annotated[int, Option(help="ONNX operator set of the export, 13 to 18.")] = 17,
+    batch_size: Annotated[int, Option(help="Rows in a batch that is timed.")] = 1,
+    threads: Annotated[int | None, Option(help="Threads of a session; default: the physical cores.")] = None,
+    calibration_samples: Annotated[int, Option(help="Rows that static recipes are calibrated on.")] = 512,
+    train_rows: Annotated[int | None, Option(help="Train on the first N rows only.")] = None,
+    warmup_runs: Annotated[int, Option(help="Untimed runs before the timed ones.")] = 5,
+    num_runs: Annotated[int, Option(help="Timed runs.")] = 30,
+    output_dir: Annotated[Path, Option(help="Where OUTPUT_DIR/TASK/ is written.")] = Path("runs"),
+    cache_dir: Annotated[
+        Path | None,
+        Option(help="Where trained and built models are kept; default: the user's cache directory."),
+    ] = None,
+    seed: Annotated[int, Option(help="Seed of the training.")] = 42,
+) -> None:
+    """Quantize a teacher, measure every variant and a student, and print what each one costs and wins."""
+    from rich.console import Console
+
+    from quantlib.experiment import run
+    from quantlib.hardware import describe, int8_note
+    from quantlib.results import table
+
+    optional = {} if threads is None else {"threads": threads}
+    options = ExperimentOptions(
+        task=task,
+        data_dir=data_dir,
+        teacher=teacher,
+        students=tuple(student or ()),
+        no_student=no_student,
+        recipes=tuple(name.strip() for name in recipes.split(",") if name.strip()),
+        seq_len=seq_len,
+        opset=opset,
+        batch_size=batch_size,
+        calibration_samples=calibration_samples,
+        train_rows=train_rows,
+        warmup_runs=warmup_runs,
+        num_runs=num_runs,
+        output_dir=output_dir,
+        cache_dir=cache_dir,
+        seed=seed,
+        **optional,
+    )
+    started = time.perf_counter()
+    found = run(options, Console(stderr=True))
+    out = Console()
+    out.print(table(found))
+    out.print(
+        f"{options.task}, {batch_size}x{seq_len}, {options.threads} threads, {describe().cpu_model}. "
+        f"{int8_note(describe())}",
+        highlight=False,
+    )
+    took = time.perf_counter() - started
+    out.print(f"Done in {took:.0f} s; written to {output_dir / options.task}", highlight=False)
+
+
+def cli(arguments: list[str] | None = None) -> int:
+    """Run the command; what the user got wrong is one line on stderr and exit code 2."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(arguments, standalone_mode=False)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except typer._click.exceptions.UsageError as error:
+        print(f"error: {' '.join(error.format_message().split())}", file=sys.stderr)
+        return 2
+    return int(code or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(cli())

@@ -1,0 +1,10 @@
+"""The one exception for input that cannot be used."""
+
+
+class InputError(Exception):
+    """What the user gave cannot be used.
+
+    The message is a single line that names the file, the line number, the value, and what would be right.
+    The command line prints it to stderr and exits with code 2; everything else that is raised is a bug
+    and gets a traceback.
+    """

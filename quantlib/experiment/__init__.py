@@ -1,0 +1,92 @@
+"""The main job: from checkpoints to a table that can be believed.
+
+`build` makes every model (and finds those made before in the cache), `measure` evaluates and times them, and
+`run` does both and writes it down.
+"""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from quantlib import hardware, results, tasks
+from quantlib.experiment.build import Built, Variant, build
+from quantlib.experiment.measure import Measured, compare, measure
+from quantlib.experiment.options import ExperimentOptions
+from quantlib.files import copy_file, make_dir, sha256_file
+from quantlib.progress import Steps
+from quantlib.tasks import SPLIT_SEED
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = [
+    "Built", "ExperimentOptions", "Measured", "Variant", "build", "compare", "measure", "provenance", "run",
+]  # fmt: skip
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnxruntime")
+_PACKAGES += ("numpy", "scipy", "scikit-learn")
+
+
+def run(options: ExperimentOptions, console: Console | None = None) -> list[results.VariantResult]:
+    """Build and measure every variant, write it all under OUTPUT_DIR/TASK/, and return the results.
+
+    Nothing is written there before everything has been measured.
+
+    Raises:
+        InputError: something that the user gave cannot be used.
+    """
+    steps = Steps(console)
+    directory = make_dir(options.output_dir / tasks.get_task(options.task).name)
+    built = build(options, steps)
+    compared = compare(built, measure(built, options, steps))
+    with steps.step("write models and results") as step:
+        for variant in built.variants:
+            copy_file(variant.path, directory / variant.file)
+        results.write_results(directory, compared)
+        step.note = str(directory)
+    results.write_run(directory, provenance(options, built, steps))
+    return compared
+
+
+def provenance(options: ExperimentOptions, built: Built, steps: Steps) -> dict[str, Any]:
+    """What run.json says: everything that the results depend on, and what the run took."""
+    machine = hardware.describe()
+    return {
+        "arguments": {k: _plain(v) for k, v in asdict(options).items()},
+        "packages": {name: version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "hardware": asdict(machine),
+        "int8": hardware.int8_note(machine),
+        "threads": options.threads,
+        "seeds": {"training": options.seed, "split": SPLIT_SEED},
+        "sha256": {
+            **built.hashes,
+            "models": {variant.name: sha256_file(variant.path) for variant in built.variants},
+        },
+        "recipes": {v.name: asdict(v.recipe) for v in built.variants if v.recipe is not None},
+        "durations_s": steps.durations_s,
+        "cached": sorted(steps.cached),
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
+def peak_memory_bytes() -> int | None:
+    """The largest resident memory of this process and of its largest child; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return (own + child) * unit
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, int | float | str | bool | None) else str(value)

@@ -1,0 +1,247 @@
+"""Every model of a run: found in the cache, or made and kept there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from quantlib import calibration, checkpoints, features, recipes, tasks
+from quantlib.cache import Cache, code_key, open_cache, versions_key
+from quantlib.distillation import distil
+from quantlib.errors import InputError
+from quantlib.experiment.options import CALIBRATION_SAMPLES, ExperimentOptions
+from quantlib.files import sha256_file, sha256_json, sha256_tree
+from quantlib.progress import Step, Steps
+from quantlib.quantize import quantize
+from quantlib.runtime import default_threads
+from quantlib.training import TrainingOptions, fine_tune
+
+TEACHER = "teacher"
+STUDENT = "student"
+MADE_STUDENT = "half"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model file that is ready to be measured.
+
+    name: the key of its results. file: where it goes under OUTPUT_DIR/TASK/. rows: the evaluation rows,
+    tokenized for this model. recipe: None for an FP32 model.
+    """
+
+    name: str
+    path: Path
+    file: Path
+    rows: Sequence[features.Feature]
+    recipe: recipes.Recipe | None = None
+
+
+@dataclass(frozen=True)
+class Built:
+    """Every variant of a run, the teacher first, and the hashes of what they were made from."""
+
+    task: tasks.Task
+    variants: tuple[Variant, ...]
+    hashes: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What every step of a build needs."""
+
+    task: tasks.Task
+    splits: tasks.Splits
+    options: ExperimentOptions
+    cache: Cache
+    steps: Steps
+
+
+def build(options: ExperimentOptions, steps: Steps | None = None) -> Built:
+    """Every model of the run, as files in the cache; what is there already is not made again.
+
+    Raises:
+        InputError: something that the user gave cannot be used.
+    """
+    steps = steps or Steps()
+    task = tasks.get_task(options.task)
+    work = _Work(task, _read_rows(task, options, steps), options, open_cache(options.cache_dir), steps)
+    teacher = _teacher(work)
+    hashes = {"data": tasks.data_hash(work.splits), TEACHER: sha256_tree(teacher)}
+    variants = [_fp32(work, TEACHER, Path("ts_teacher_bert"), teacher)]
+    variants += _quantized(work, variants[0], teacher)
+    for name, folder, student in _students(work, teacher):
+        hashes[name] = sha256_tree(student)
+        variants.append(_fp32(work, name, folder, student))
+    return Built(task, tuple(variants), hashes)
+
+
+def _read_rows(task: tasks.Task, options: ExperimentOptions, steps: Steps) -> tasks.Splits:
+    with steps.step("read rows") as step:
+        splits = tasks.read_splits(task, options.data_dir, train_rows=options.train_rows)
+        pool, wanted = len(splits.calibration), options.calibration_samples
+        if wanted > pool and wanted != CALIBRATION_SAMPLES:
+            raise InputError(f"--calibration-samples {wanted}: {task.name} has {pool} calibration rows")
+        step.note = ", ".join(f"{name} {len(rows)}" for name, rows in splits.parts().items())
+    return splits
+
+
+def _cached(
+    work: _Work,
+    name: str,
+    kind: str,
+    key: Mapping[str, Any],
+    make: Callable[[Path, Step], object],
+    total: int | None = None,
+) -> Path:
+    """The directory of a cache entry, as a step of the run; `make(directory, step)` fills it if need be."""
+    with work.steps.step(name, total) as step:
+        entry = work.cache.get(kind, key, lambda directory: make(directory, step))
+        step.found = entry.hit
+    return entry.path
+
+
+def _teacher(work: _Work) -> Path:
+    if work.options.teacher is not None:
+        return checkpoints.resolve(work.options.teacher, TEACHER)
+    base = checkpoints.packaged_minilm()
+
+    def train(directory: Path, step: Step) -> None:
+        rows = _tokenize(work, work.splits.train, base)
+        fine_tune(base, work.task, rows, directory, _training_options(work.options), step.training)
+
+    key = _training_key(work) | {"base": sha256_tree(base)}
+    return _cached(work, "fine-tune the teacher", TEACHER, key, train)
+
+
+def _students(work: _Work, teacher: Path) -> list[tuple[str, Path, Path]]:
+    """(result key, folder, checkpoint) of each student: those given, else one made from the teacher."""
+    if work.options.no_student:
+        return []
+    if not work.options.students:
+        return [(STUDENT, Path(f"ts_student_{MADE_STUDENT}"), _distilled(work, teacher))]
+    named: list[tuple[str, Path, Path]] = []
+    for number, given in enumerate(work.options.students, start=1):
+        path = checkpoints.resolve(given, STUDENT)
+        stem = re.sub(r"[^\w.-]+", "_", Path(given).name or path.resolve().name)
+        folder = Path(f"ts_student_{stem}")
+        if folder in (other for _, other, _ in named):
+            folder = Path(f"ts_student_{stem}_{number}")
+        named.append((STUDENT if number == 1 else f"{STUDENT}_{number}", folder, path))
+    return named
+
+
+def _distilled(work: _Work, teacher: Path) -> Path:
+    order = checkpoints.check_for_task(teacher, work.task)
+
+    def train(directory: Path, step: Step) -> None:
+        rows = _tokenize(work, work.splits.train, teacher)
+        options = _training_options(work.options)
+        distil(teacher, work.task, rows, directory, options, step.training, logit_order=order)
+
+    key = _training_key(work) | {"teacher": sha256_tree(teacher), "order": order}
+    return _cached(work, "train the student", STUDENT, key, train)
+
+
+def _training_options(options: ExperimentOptions) -> TrainingOptions:
+    # Not options.threads: how a model is timed must not decide how it is trained.
+    return TrainingOptions(seed=options.seed, threads=default_threads())
+
+
+def _training_key(work: _Work) -> dict[str, Any]:
+    """Everything but the checkpoint that decides the weights of a trained model."""
+    return {
+        "task": work.task.name,
+        "rows": sha256_json([[row.text_a, row.text_b, row.label] for row in work.splits.train]),
+        "options": asdict(_training_options(work.options)),
+        "seq_len": work.options.seq_len,
+        "versions": versions_key("torch", "transformers", "tokenizers"),
+        "code": code_key("training", "distillation", "features"),
+    }
+
+
+def _fp32(work: _Work, name: str, folder: Path, checkpoint: Path) -> Variant:
+    """Export a checkpoint, and tokenize the evaluation rows for it."""
+    order = checkpoints.check_for_task(checkpoint, work.task)
+    seq_len, opset = work.options.seq_len, work.options.opset
+    key = {
+        "checkpoint": sha256_tree(checkpoint),
+        "seq_len": seq_len,
+        "opset": opset,
+        "order": order,
+        "versions": versions_key("torch", "transformers", "onnx", "onnxscript"),
+        "code": code_key("export", "checkpoints"),
+    }
+
+    def export(directory: Path, _: Step) -> None:
+        from quantlib.export import export_bert_to_onnx
+
+        export_bert_to_onnx(checkpoint, directory / "model.onnx", seq_len, opset, logit_order=order)
+
+    path = _cached(work, f"export {name}", "export", key, export) / "model.onnx"
+    return Variant(name, path, folder / "model.onnx", _tokenize(work, work.splits.evaluation, checkpoint))
+
+
+def _quantized(work: _Work, fp32: Variant, checkpoint: Path) -> list[Variant]:
+    """One variant of `fp32` for each recipe."""
+    samples = work.splits.calibration[: work.options.calibration_samples]
+    rows = _tokenize(work, samples, checkpoint)
+    asked = recipes.get_recipes(work.options.recipes)
+    pads = sorted({recipe.pad_calibration for recipe in asked if recipe.mode == "static"})
+    ranges = {padded: _ranges(work, fp32, rows, padded) for padded in pads}
+    variants = []
+    for recipe in asked:
+        path = _quantize(
+            work, fp32, recipe, ranges[recipe.pad_calibration] if recipe.mode == "static" else None
+        )
+        file = fp32.file.with_name(f"model_{recipe.name}.onnx")
+        variants.append(Variant(recipe.name, path, file, fp32.rows, recipe))
+    return variants
+
+
+def _ranges(work: _Work, fp32: Variant, rows: Sequence[features.Feature], padded: bool) -> calibration.Ranges:
+    pad_to = work.options.seq_len if padded else None
+    reader = features.CalibrationReader(rows, batch_size=8, pad_to=pad_to)
+
+    def calibrate(directory: Path, step: Step) -> None:
+        found = calibration.calibrate_min_max(fp32.path, reader, progress=step.advance)
+        calibration.write_ranges(directory / "ranges.json", found)
+
+    key = {
+        "model": sha256_file(fp32.path),
+        "rows": sha256_json([[row.input_ids.tolist(), row.token_type_ids.tolist()] for row in rows]),
+        "pad_to": pad_to,
+        "versions": versions_key("onnx", "onnxruntime"),
+        "code": code_key("calibration", "features"),
+    }
+    name = f"calibrate on rows padded to {pad_to}" if padded else "calibrate"
+    return calibration.read_ranges(
+        _cached(work, name, "ranges", key, calibrate, total=len(rows)) / "ranges.json"
+    )
+
+
+def _quantize(work: _Work, fp32: Variant, recipe: recipes.Recipe, ranges: calibration.Ranges | None) -> Path:
+    key = {
+        "model": sha256_file(fp32.path),
+        "recipe": asdict(recipe),
+        "ranges": None if ranges is None else sha256_json(ranges.of),
+        "versions": versions_key("onnx", "onnxruntime"),
+        "code": code_key("quantize"),
+    }
+
+    def make(directory: Path, _: Step) -> None:
+        quantize(fp32.path, directory / "model.onnx", recipe, ranges)
+
+    return _cached(work, f"quantize {recipe.name}", "quantized", key, make) / "model.onnx"
+
+
+def _tokenize(work: _Work, rows: Sequence[tasks.Example], checkpoint: Path) -> list[features.Feature]:
+    return features.convert_examples_to_features(
+        rows,
+        work.task.labels,
+        work.options.seq_len,
+        features.load_tokenizer(checkpoint),
+        work.task.output_mode,
+    )

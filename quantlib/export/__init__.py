@@ -1,0 +1,138 @@
+"""PyTorch to ONNX, with the parity check. One of the places that need torch."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantlib.checkpoints import load_classifier, read_config, reorder_logits
+from quantlib.errors import InputError
+from quantlib.export.naming import name_nodes, strip_notes
+from quantlib.export.opset import MAX_OPSET, MIN_OPSET, TRACED_OPSET, declare_opset
+from quantlib.export.parity import ParityError, check_parity
+from quantlib.features import INPUT_NAMES
+from quantlib.files import atomic_file
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+__all__ = ["ParityError", "check_parity", "export_bert_to_onnx", "longest_sequence"]
+
+
+def export_bert_to_onnx(
+    model_dir: str | Path,
+    out_path: str | Path,
+    seq_len: int = 128,
+    opset: int = 17,
+    *,
+    logit_order: Sequence[int] | None = None,
+) -> Path:
+    """Export a fine-tuned classifier to ONNX and check that it computes the same.
+
+    The graph takes int64 `input_ids`, `attention_mask` and `token_type_ids`, each (batch, sequence) with
+    both axes dynamic, and gives float32 `logits`, (batch, labels). Nodes are named after the modules of the
+    checkpoint. The file holds nothing of the machine that wrote it.
+
+    Args:
+        model_dir: a checkpoint directory.
+        out_path: the ONNX file to write.
+        seq_len: the longest sequence that will be fed, in tokens; the parity check includes it.
+        opset: version of the ONNX operator set.
+        logit_order: the model's logit index of each wanted label, where the order differs.
+
+    Returns:
+        out_path.
+
+    Raises:
+        InputError: an opset or sequence length that cannot be exported, or an unusable checkpoint.
+        ParityError: the exported graph does not compute what PyTorch computes.
+    """
+    model_dir, out_path = Path(model_dir), Path(out_path)
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        reason = "per-channel QuantizeLinear came with 13" if opset < MIN_OPSET else "not supported yet"
+        raise InputError(
+            f"opset {opset} is out of range; it must be within {MIN_OPSET}..{MAX_OPSET}: {reason}"
+        )
+    longest = longest_sequence(read_config(model_dir))
+    if not 8 <= seq_len <= longest:
+        raise InputError(
+            f"sequence length {seq_len} is out of range for {model_dir}; it must be within 8..{longest}, "
+            "the positions that the model embeds"
+        )
+    model = load_classifier(model_dir)
+    if logit_order is not None:
+        reorder_logits(model, logit_order)
+    proto = strip_notes(name_nodes(_to_onnx(model, longest)))
+    declare_opset(proto, opset)
+    with atomic_file(out_path) as scratch:
+        import onnx
+
+        onnx.save(proto, scratch)
+        check_parity(model, scratch, seq_len)
+    return out_path
+
+
+def longest_sequence(config: dict[str, Any]) -> int:
+    """The number of tokens that a checkpoint's position embeddings cover."""
+    positions = int(config.get("max_position_embeddings", 0))
+    # RoBERTa counts positions from pad_token_id + 1.
+    return positions - 2 if config.get("model_type") == "roberta" else positions
+
+
+def _to_onnx(model: Any, longest: int) -> onnx.ModelProto:
+    import torch
+
+    class Logits(torch.nn.Module):
+        """Positional inputs in the order of INPUT_NAMES; the logits alone as output."""
+
+        def __init__(self, model: Any) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(
+            self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+        ) -> torch.Tensor:
+            feed = {"input_ids": input_ids, "attention_mask": attention_mask}
+            if model.config.model_type != "distilbert":
+                feed["token_type_ids"] = token_type_ids
+            logits: torch.Tensor = self.model(**feed).logits
+            return logits
+
+    # A new module starts in training mode, whatever it wraps: dropout would be exported.
+    wrapper = Logits(model).eval()
+    example = tuple(torch.ones(2, 16, dtype=torch.int64) for _ in INPUT_NAMES)
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=longest)}
+    with _silence():
+        program = torch.onnx.export(
+            wrapper,
+            example,
+            dynamo=True,
+            opset_version=TRACED_OPSET,
+            input_names=list(INPUT_NAMES),
+            output_names=["logits"],
+            dynamic_shapes=tuple(dict(axes) for _ in INPUT_NAMES),
+            verbose=False,
+        )
+    assert program is not None
+    proto: onnx.ModelProto = program.model_proto
+    return proto
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """The exporter reports its own deprecations and conversions; none is for the user. Errors still raise."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            with contextlib.redirect_stderr(io.StringIO()):
+                yield
+    finally:
+        logging.disable(previous)

@@ -1,0 +1,17 @@
+"""Latency: the fixed number of runs of one model, and the paired comparison of several."""
+
+from quantlib.latency.fixed import benchmark_onnx_model
+from quantlib.latency.paired import PairedRatio, Timed, ratio_interval, take_turns
+from quantlib.latency.process import TimedProcess
+from quantlib.latency.stats import LatencyStats, time_calls
+
+__all__ = [
+    "LatencyStats",
+    "PairedRatio",
+    "Timed",
+    "TimedProcess",
+    "benchmark_onnx_model",
+    "ratio_interval",
+    "take_turns",
+    "time_calls",
+]

@@ -1,0 +1,241 @@
+"""What a run found out about each variant: results.json, results.csv, run.json, and the console's table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from quantlib.errors import InputError
+from quantlib.files import write_json, write_text
+from quantlib.latency.stats import LatencyStats
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SCHEMA_VERSION = 1
+TEACHER = "teacher"
+
+Value = float | int | str | bool | None
+
+_BYTES_PER_MB = 2**20
+_LATENCY_KEYS = ("mean_ms", "std_ms", "min_ms", "max_ms", "median_ms")
+_TEACHER_KEYS = ("compression_ratio", "speedup", "accuracy_drop", "agreement")
+_COMMON_KEYS = ("eval_loss", "model_size", *_LATENCY_KEYS, *_TEACHER_KEYS)
+_POINTS_WORTH_COLOUR = 1.0
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """One variant's accuracy, size and latency; `compare` computes the values against the teacher.
+
+    metrics: the task's metrics by name, the primary one first. eval_loss: cross-entropy or MSE.
+    size_bytes: external data included. compression_ratio: the teacher's bytes over the variant's.
+    speedup: the teacher's median over the variant's. accuracy_drop: teacher minus variant in the primary
+    metric, as a fraction. agreement: the share of rows with the teacher's label; for regression the
+    correlation with the teacher's scores. recipe: how it was quantized, None for a float model.
+    extra: further values, written after these.
+    """
+
+    name: str
+    metrics: Mapping[str, float]
+    eval_loss: float
+    size_bytes: int
+    mean_ms: float
+    std_ms: float
+    min_ms: float
+    max_ms: float
+    median_ms: float
+    compression_ratio: float
+    speedup: float
+    accuracy_drop: float
+    agreement: float
+    recipe: str | None = None
+    extra: Mapping[str, Value] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.metrics or self.size_bytes < 1:
+            raise ValueError(f"variant {self.name!r} needs a name, a metric and a size")
+        taken = {"variant", "recipe", *_COMMON_KEYS}
+        clashes = sorted((taken & {*self.metrics, *self.extra}) | (set(self.metrics) & set(self.extra)))
+        if clashes:
+            raise ValueError(f"{self.name}: names given twice: {', '.join(clashes)}")
+        for key, value in self.values().items():
+            if not isinstance(value, float | int | str | None):
+                raise ValueError(f"{self.name}: {key} is a {type(value).__name__}, not a plain JSON value")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{self.name}: {key} is {value}, not a finite number")
+
+    @property
+    def primary_metric(self) -> str:
+        """The metric in which the drop is measured."""
+        return next(iter(self.metrics))
+
+    @property
+    def model_size_mb(self) -> float:
+        """The size in MB of 2^20 bytes."""
+        return self.size_bytes / _BYTES_PER_MB
+
+    def values(self) -> dict[str, Value]:
+        """What is written of this variant, in the order in which it is written."""
+        common = {key: getattr(self, key) for key in (*_LATENCY_KEYS, *_TEACHER_KEYS)}
+        recipe = {} if self.recipe is None else {"recipe": self.recipe}
+        head = {**self.metrics, "eval_loss": self.eval_loss, "model_size": self.model_size_mb}
+        return {**head, **common, **recipe, **self.extra}
+
+
+def compare(
+    name: str,
+    *,
+    metrics: Mapping[str, float],
+    eval_loss: float,
+    size_bytes: int,
+    latency: LatencyStats,
+    agreement: float = 1.0,
+    teacher: VariantResult | None = None,
+    recipe: str | None = None,
+    extra: Mapping[str, Value] | None = None,
+) -> VariantResult:
+    """The result of a variant, with its ratios and drop against `teacher` (None: it is the teacher itself).
+
+    Raises:
+        ValueError: a value is not finite, or the teacher was measured in another primary metric.
+    """
+    primary = next(iter(metrics))
+    if teacher is not None and teacher.primary_metric != primary:
+        raise ValueError(f"{name}: primary metric {primary}, but the teacher's is {teacher.primary_metric}")
+    ratio = teacher.size_bytes / size_bytes if teacher else 1.0
+    speedup = teacher.median_ms / latency.median_ms if teacher else 1.0
+    drop = teacher.metrics[primary] - metrics[primary] if teacher else 0.0
+    return VariantResult(
+        name=name,
+        metrics={key: float(value) for key, value in metrics.items()},
+        eval_loss=float(eval_loss),
+        size_bytes=int(size_bytes),
+        **{key: getattr(latency, key) for key in _LATENCY_KEYS},
+        compression_ratio=ratio,
+        speedup=speedup,
+        accuracy_drop=float(drop),
+        agreement=float(agreement),
+        recipe=recipe,
+        extra=dict(extra or {}),
+    )
+
+
+def write_results(directory: Path, results: Sequence[VariantResult]) -> None:
+    """Write results.json and results.csv into `directory`, each whole or not at all.
+
+    Raises:
+        ValueError: the teacher is not the first variant, or a name occurs twice.
+        InputError: the directory cannot be written.
+    """
+    names = [result.name for result in results]
+    if not names or names[0] != TEACHER or len(set(names)) != len(names):
+        raise ValueError(f"the variants must be {TEACHER!r} and then others, each once, not {names}")
+    write_json(directory / "results.json", {result.name: result.values() for result in results})
+    write_text(directory / "results.csv", _csv_text(results))
+
+
+def _csv_text(results: Sequence[VariantResult]) -> str:
+    """A row a variant; the columns are all keys in order of first appearance, empty where one is lacking."""
+    rows = [{"variant": result.name, **result.values()} for result in results]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        # JSON's words, so that both files spell the same value in the same way.
+        writer.writerow({k: json.dumps(v) if isinstance(v, bool) else v for k, v in row.items()})
+    return text.getvalue()
+
+
+def read_results(path: Path) -> dict[str, dict[str, Value]]:
+    """Read a results.json: the values by name, by variant, as they were written.
+
+    Raises:
+        InputError: the file is missing or not JSON, or a variant lacks one of the common values.
+    """
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"{path}: not a results file: {reason}") from error
+    if not isinstance(results, dict) or TEACHER not in results:
+        raise InputError(f"{path}: expected an object of variants, one of them {TEACHER!r}")
+    for variant, values in results.items():
+        _check_values(path, variant, values)
+    return results
+
+
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is not a number that JSON knows")
+
+
+def _check_values(path: Path, variant: str, values: Any) -> None:
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: {variant}: expected an object of values, not {values!r}")
+    for key in _COMMON_KEYS:
+        if key not in values:
+            raise InputError(f"{path}: {variant}: {key!r} is missing")
+        if isinstance(values[key], bool) or not isinstance(values[key], float | int):
+            raise InputError(f"{path}: {variant}: {key!r} must be a number, not {values[key]!r}")
+    for key, value in values.items():
+        if not isinstance(value, float | int | str | None):
+            raise InputError(f"{path}: {variant}: {key!r} must be a single value, not {value!r}")
+
+
+def write_run(directory: Path, run: Mapping[str, Any]) -> None:
+    """Write run.json, the provenance of the results, with the schema version first.
+
+    Raises:
+        ValueError: `run` brings a `schema_version` of its own, or holds a NaN.
+        InputError: the directory cannot be written.
+    """
+    if "schema_version" in run:
+        raise ValueError("schema_version is written by write_run")
+    write_json(directory / "run.json", {"schema_version": SCHEMA_VERSION, **run})
+
+
+def table(results: Sequence[VariantResult]) -> Table:
+    """The results for a person to read, in the order given; drops in points, agreement in percent.
+
+    Colour (red for slower than the teacher or a drop above one point) repeats what the numbers say.
+    """
+    from rich import box
+    from rich.table import Table
+
+    metrics = list(dict.fromkeys(name for result in results for name in result.metrics))
+    columns = [*metrics, "drop\npoints", "agree\n%", "size\nMB", "compr.", "median\nms", "speedup"]
+    found = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    found.add_column("variant", justify="left", overflow="fold")
+    for column in columns:
+        found.add_column(column, justify="right", no_wrap=True)
+    for result in results:
+        found.add_row(*_row(result, metrics))
+    return found
+
+
+def _row(result: VariantResult, metrics: Sequence[str]) -> list[str]:
+    from rich.markup import escape
+
+    # Rounded as they are shown, so that the colour never contradicts the number.
+    drop_points, speedup = round(100 * result.accuracy_drop, 2), round(result.speedup, 2)
+    return [
+        escape(result.name),
+        *(f"{result.metrics[name]:z.4f}" if name in result.metrics else "" for name in metrics),
+        _red(f"{drop_points:z.2f}", drop_points > _POINTS_WORTH_COLOUR),
+        f"{100 * result.agreement:z.1f}",
+        f"{result.model_size_mb:.1f}",
+        f"{result.compression_ratio:.2f}x",
+        f"{result.median_ms:.2f}",
+        _red(f"{speedup:.2f}x", speedup < 1),
+    ]
+
+
+def _red(text: str, on: bool) -> str:
+    return f"[red]{text}[/red]" if on else text

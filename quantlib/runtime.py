@@ -1,0 +1,195 @@
+"""Inference sessions: the same options for every variant, and errors that name the file."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from quantlib.errors import InputError
+from quantlib.hardware import physical_cores
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
+
+CPU_PROVIDERS = ("CPUExecutionProvider",)
+
+_DTYPES: dict[str, Any] = {
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(float)": np.float32,
+    "tensor(bool)": np.bool_,
+}
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """How a session runs, as a value that can be recorded and sent to another process.
+
+    threads: intra-op threads, the calling thread included.
+    spinning: idle threads keep polling for work for a moment: faster, but they disturb other sessions.
+    providers: execution providers in order of preference.
+    """
+
+    threads: int
+    spinning: bool = True
+    providers: tuple[str, ...] = CPU_PROVIDERS
+
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise InputError(f"threads must be at least 1, not {self.threads}")
+        if not self.providers:
+            raise InputError("no execution provider is named; CPUExecutionProvider always exists")
+
+
+def default_threads() -> int:
+    """The number of threads a session gets when none is asked for: the usable physical cores."""
+    return physical_cores()
+
+
+def open_session(
+    onnx_path: Path,
+    *,
+    threads: int | None = None,
+    providers: Sequence[str] = CPU_PROVIDERS,
+    spinning: bool = True,
+) -> onnxruntime.InferenceSession:
+    """Load a model: sequential execution, one inter-op thread, `threads` intra-op threads.
+
+    Raises:
+        InputError: the file is missing or is no model that ONNX Runtime can run, `threads` is below 1, or
+            a provider is not available here. ONNX Runtime's silent fallback to other providers is off.
+    """
+    import onnxruntime
+
+    threads = default_threads() if threads is None else threads
+    config = SessionConfig(threads, spinning, tuple(providers))
+    available = onnxruntime.get_available_providers()
+    for provider in config.providers:
+        if provider not in available:
+            raise InputError(f"unknown execution provider {provider!r}; available: {', '.join(available)}")
+    if not onnx_path.is_file():
+        raise InputError(f"{onnx_path}: no such ONNX model")
+    options = _session_options(config)
+    errors: tuple[type[Exception], ...] = (*runtime_errors(), ValueError, RuntimeError)
+    try:
+        return onnxruntime.InferenceSession(
+            str(onnx_path), options, providers=list(config.providers), enable_fallback=0
+        )
+    except errors as error:
+        raise InputError(f"{onnx_path}: cannot be loaded: {shorten(str(error))}") from error
+
+
+def _session_options(config: SessionConfig) -> onnxruntime.SessionOptions:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = config.threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if config.spinning else "0")
+    return options
+
+
+def runtime_errors() -> tuple[type[Exception], ...]:
+    """The exception classes of ONNX Runtime; their only common base is `Exception`."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (
+        state.EPFail,
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoModel,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+    )
+
+
+# The code, the path (which we name ourselves) and the C++ function: nothing that helps a user.
+_MESSAGE_PREFIX = re.compile(
+    r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(Load model from .*? failed:)?(/\S+:\d+ .*?\) (?=[A-Z]))?"
+)
+
+
+def shorten(message: str, limit: int = 200) -> str:
+    """ONNX Runtime's message as one line of at most `limit` characters, without its technical prefix."""
+    line = (message.strip().splitlines() or [""])[0]
+    line = _MESSAGE_PREFIX.sub("", line)
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def feed_for(
+    session: onnxruntime.InferenceSession, arrays: Mapping[str, npt.NDArray[Any]]
+) -> dict[str, npt.NDArray[Any]]:
+    """The arrays this session takes, each in the dtype it asks for; others (labels) are left out.
+
+    Raises:
+        InputError: the session has an input that is not among the arrays.
+    """
+    feed = {}
+    for node in session.get_inputs():
+        if node.name not in arrays:
+            raise InputError(f"the model has an input {node.name!r}; there are only: {', '.join(arrays)}")
+        array = np.asarray(arrays[node.name])
+        feed[node.name] = array.astype(_DTYPES.get(node.type, array.dtype), copy=False)
+    return feed
+
+
+def size_bytes(onnx_path: Path) -> int:
+    """The bytes of a model: its file and the external data files it names, each once.
+
+    Raises:
+        InputError: the file or its external data is missing, or the file is not ONNX.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if not onnx_path.is_file():
+        raise InputError(f"{onnx_path}: no such ONNX model")
+    try:
+        model = onnx.load(onnx_path, load_external_data=False)
+    except DecodeError as error:
+        raise InputError(f"{onnx_path}: not an ONNX file: {shorten(str(error))}") from error
+    total = onnx_path.stat().st_size
+    for location in sorted(set(_external_locations(model))):
+        data_path = onnx_path.parent / location
+        if not data_path.is_file():
+            raise InputError(f"{onnx_path}: its external data file {location} is missing")
+        total += data_path.stat().st_size
+    return total
+
+
+def _external_locations(model: onnx.ModelProto) -> Iterator[str]:
+    import onnx
+
+    bodies = [_graph_tensors(model.graph)]
+    bodies += [_node_tensors(function.node) for function in model.functions]
+    for tensor in itertools.chain.from_iterable(bodies):
+        if onnx.external_data_helper.uses_external_data(tensor):
+            yield onnx.external_data_helper.ExternalDataInfo(tensor).location
+
+
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    """The tensors in nodes' attributes, subgraphs (If, Loop) included."""
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        for graph in [attribute.g, *attribute.graphs]:
+            yield from _graph_tensors(graph)

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quantlib import hardware
+from quantlib.hardware import Hardware, describe, has_vnni, instruction_sets, int8_note
+
+
+def machine(*sets: str, **changes: Any) -> Hardware:
+    values: dict[str, Any] = {
+        "cpu_model": "Some CPU",
+        "instruction_sets": tuple(sorted(sets)),
+        "physical_cores": 2,
+        "usable_cores": 4,
+        "architecture": "x86_64",
+        "memory_bytes": 2**34,
+    }
+    return Hardware(**(values | changes))
+
+
+def test_describe_this_machine() -> None:
+    here = describe()
+    assert 1 <= here.physical_cores <= here.usable_cores <= (os.cpu_count() or 1)
+    assert here.memory_bytes > 2**28
+    assert here.cpu_model
+    assert describe() is here
+    assert json.loads(json.dumps(dataclasses.asdict(here)))["architecture"] == here.architecture
+
+
+def test_flags_are_filtered_sorted_and_spelled_as_on_linux() -> None:
+    flags = ["fpu", "avx512vnni", "AVX2", "sse4.1", "avx2", "amx_int8"]
+    assert instruction_sets(flags) == ("amx_int8", "avx2", "avx512_vnni", "sse4_1")
+
+
+@pytest.mark.parametrize("flag", ["avx512_vnni", "avx_vnni"])
+def test_vnni_by_its_flag(flag: str) -> None:
+    assert has_vnni(machine("avx2", flag))
+
+
+def test_a_family_name_does_not_make_vnni() -> None:
+    assert not has_vnni(machine("avx2", "avx512f", cpu_model="Intel(R) Xeon(R) Platinum 8275CL"))
+
+
+@pytest.mark.parametrize(
+    ("sets", "words"),
+    [
+        (["avx2", "avx512f", "avx512_vnni"], "exactly in 32 bits"),
+        (["avx2", "amx_int8"], "amx_int8"),
+        (["avx2", "avx512f"], "reduce_range"),
+        (["avx2"], "x64quantprecision"),
+        (["asimd", "asimddp", "i8mm"], "asimddp, i8mm: s8 dot products"),
+        (["asimd"], "no int8 dot-product"),
+        ([], "no int8 dot-product"),
+    ],
+    ids=["vnni", "amx", "avx512", "avx2", "arm_dot", "arm", "nothing"],
+)
+def test_int8_note(sets: list[str], words: str) -> None:
+    note = int8_note(machine(*sets))
+    assert words in note
+    assert "\n" not in note
+    assert note.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [
+        ("200000 100000\n", 2),
+        ("150000 100000\n", 2),
+        ("10000 100000\n", 1),
+        ("max 100000\n", None),
+        ("", None),
+    ],
+    ids=["two", "one_and_a_half", "a_tenth", "no_quota", "empty"],
+)
+def test_container_quota(tmp_path: Path, text: str, cores: int | None) -> None:
+    path = tmp_path / "cpu.max"
+    path.write_text(text)
+    assert hardware._quota_cores(path) == cores
+
+
+def test_cores_without_quota_file_or_affinity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(hardware, "_CGROUP_QUOTA", tmp_path / "missing")
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    assert hardware.usable_cores() == os.cpu_count()
+
+
+def test_physical_cores_stay_within_the_affinity_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0}, raising=False)
+    assert hardware.usable_cores() == hardware.physical_cores() == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"physical_cores": 0}, {"physical_cores": 5}, {"instruction_sets": ("b", "a")}],
+    ids=["no_core", "more_physical_than_usable", "unsorted"],
+)
+def test_impossible_descriptions_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        machine(**changes)

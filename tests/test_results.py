@@ -1,0 +1,259 @@
+"""The golden files were written by this, from the root of the checkout, and then read by a person:
+
+python -c "import sys; sys.path.insert(0, 'tests'); import test_results as t; t.write_goldens()"
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from quantlib.errors import InputError
+from quantlib.latency import LatencyStats
+from quantlib.results import (
+    SCHEMA_VERSION,
+    VariantResult,
+    compare,
+    read_results,
+    table,
+    write_results,
+    write_run,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def latency(median_ms: float) -> LatencyStats:
+    return LatencyStats((median_ms - 0.5, median_ms, median_ms + 0.5), warmup_runs=5)
+
+
+def teacher() -> VariantResult:
+    return compare(
+        "teacher",
+        metrics={"f1": 0.9, "accuracy": 0.86},
+        eval_loss=0.3125,
+        size_bytes=90_870_000,
+        latency=latency(16.0),
+    )
+
+
+def some_results() -> list[VariantResult]:
+    student = compare(
+        "student",
+        metrics={"f1": 0.88, "accuracy": 0.84},
+        eval_loss=0.4,
+        size_bytes=69_000_000,
+        latency=latency(8.0),
+        agreement=0.96,
+        teacher=teacher(),
+    )
+    quantized = compare(
+        "quant_1",
+        metrics={"f1": 0.905, "accuracy": 0.865},
+        eval_loss=1 / 3,
+        size_bytes=23_000_000,
+        latency=latency(20.0),
+        agreement=277 / 278,
+        teacher=teacher(),
+        recipe="quant_1",
+        extra={"drop_low": -0.0125, "drop_high": 0.0025, "noisy": True, "note": None, "nodes": 38},
+    )
+    return [teacher(), student, quantized]
+
+
+def write_goldens() -> None:
+    write_results(GOLDEN, some_results())
+
+
+@pytest.mark.parametrize("name", ["results.json", "results.csv"])
+def test_golden_files(tmp_path: Path, name: str) -> None:
+    write_results(tmp_path, some_results())
+    assert (tmp_path / name).read_bytes() == (GOLDEN / name).read_bytes()
+
+
+def test_against_the_teacher() -> None:
+    first, student, quantized = some_results()
+    assert (first.compression_ratio, first.speedup, first.accuracy_drop, first.agreement) == (1, 1, 0, 1)
+    assert student.speedup == 2.0
+    assert student.accuracy_drop == pytest.approx(0.02)
+    assert quantized.speedup == 0.8
+    assert quantized.accuracy_drop == pytest.approx(-0.005)
+    assert quantized.compression_ratio == 90_870_000 / 23_000_000
+    assert quantized.primary_metric == "f1"
+
+
+def test_model_size_is_mebibytes() -> None:
+    one = compare("teacher", metrics={"a": 1.0}, eval_loss=0.0, size_bytes=3 * 2**19, latency=latency(1.0))
+    assert one.values()["model_size"] == 1.5
+
+
+def test_written_results_are_read_back(tmp_path: Path) -> None:
+    write_results(tmp_path, some_results())
+    found = read_results(tmp_path / "results.json")
+    assert found == {result.name: result.values() for result in some_results()}
+    assert list(found) == ["teacher", "student", "quant_1"]
+
+
+def test_numpy_scalars_become_plain_numbers() -> None:
+    one = compare(
+        "teacher",
+        metrics={"a": np.float32(0.5)},  # type: ignore[dict-item]
+        eval_loss=np.float32(0.25),  # type: ignore[arg-type]
+        size_bytes=np.int64(8),  # type: ignore[arg-type]
+        latency=latency(1.0),
+    )
+    assert json.loads(json.dumps(one.values()))["a"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"eval_loss": float("nan")}, "eval_loss is nan"),
+        ({"metrics": {"accuracy": float("nan")}}, "accuracy is nan"),
+        ({"extra": {"logit_error": float("inf")}}, "logit_error is inf"),
+        ({"extra": {"bad": np.float32(1)}}, "bad is a float32"),
+        ({"extra": {"speedup": 2.0}}, "given twice: speedup"),
+        ({"extra": {"accuracy": 2.0}}, "given twice: accuracy"),
+        ({"metrics": {"variant": 1.0}}, "given twice: variant"),
+        ({"name": ""}, "needs a name"),
+        ({"size_bytes": 0}, "division by zero|size"),
+    ],
+    ids=["loss", "metric", "inf", "numpy", "clash", "extra_is_metric", "column", "name", "size"],
+)
+def test_wrong_values_are_refused(changes: dict[str, Any], words: str) -> None:
+    arguments: dict[str, Any] = {
+        "name": "teacher",
+        "metrics": {"accuracy": 0.9},
+        "eval_loss": 0.1,
+        "size_bytes": 10,
+        "latency": latency(1.0),
+    }
+    with pytest.raises(ValueError, match=words):
+        compare(**(arguments | changes))
+
+
+def test_another_primary_metric_cannot_be_compared() -> None:
+    with pytest.raises(ValueError, match="primary metric accuracy, but the teacher's is f1"):
+        compare(
+            "x", metrics={"accuracy": 1}, eval_loss=0, size_bytes=1, latency=latency(1), teacher=teacher()
+        )
+
+
+@pytest.mark.parametrize("order", [[1, 0], [0, 1, 1], [1], []], ids=str)
+def test_the_teacher_comes_first_and_names_are_unique(tmp_path: Path, order: list[int]) -> None:
+    with pytest.raises(ValueError, match="variants must be 'teacher'"):
+        write_results(tmp_path, [some_results()[i] for i in order])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        write_results(tmp_path / "file", some_results())
+
+
+def edit(path: Path, how: str) -> None:
+    write_results(path.parent, some_results())
+    values = json.loads(path.read_text())
+    if how == "lacks_key":
+        del values["quant_1"]["speedup"]
+    elif how == "text":
+        values["student"]["speedup"] = "fast"
+    elif how == "bool":
+        values["student"]["speedup"] = True
+    elif how == "nested":
+        values["student"]["more"] = [1]
+    elif how == "no_teacher":
+        del values["teacher"]
+    elif how == "list":
+        values = [values]
+    elif how == "number":
+        values["student"] = 3
+    path.write_text(json.dumps(values))
+    if how == "not_json":
+        path.write_text("{")
+    elif how == "nan":
+        path.write_text(json.dumps(values).replace("0.3125", "NaN"))
+    elif how == "not_text":
+        path.write_bytes(b"\xff\xfe\x00")
+    elif how == "missing":
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("lacks_key", "quant_1: 'speedup' is missing"),
+        ("text", "student: 'speedup' must be a number, not 'fast'"),
+        ("bool", "student: 'speedup' must be a number, not True"),
+        ("nested", r"student: 'more' must be a single value, not \[1\]"),
+        ("no_teacher", "expected an object of variants"),
+        ("list", "expected an object of variants"),
+        ("number", "student: expected an object of values, not 3"),
+        ("not_json", "not a results file"),
+        ("nan", "NaN is not a number"),
+        ("not_text", "not a results file"),
+        ("missing", "No such file"),
+    ],
+)
+def test_damaged_results_are_refused_in_one_line(tmp_path: Path, how: str, words: str) -> None:
+    path = tmp_path / "results.json"
+    edit(path, how)
+    with pytest.raises(InputError, match=words) as caught:
+        read_results(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_run_json(tmp_path: Path) -> None:
+    write_run(tmp_path, {"threads": 2, "seeds": {"split": 0}})
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert list(run) == ["schema_version", "threads", "seeds"]
+    assert run["schema_version"] == SCHEMA_VERSION
+    with pytest.raises(ValueError, match="schema_version"):
+        write_run(tmp_path, {"schema_version": 9})
+    with pytest.raises(ValueError, match="JSON"):
+        write_run(tmp_path, {"seconds": float("nan")})
+
+
+def printed(colour: bool = False) -> list[str]:
+    console = Console(width=80, color_system="standard" if colour else None, force_terminal=colour)
+    with console.capture() as capture:
+        console.print(table(some_results()))
+    return [line.strip() for line in capture.get().splitlines() if line.strip()]
+
+
+def test_the_table() -> None:
+    lines = [line for line in printed() if line.startswith(("teacher", "student", "quant_1"))]
+    assert [" ".join(line.split()) for line in lines] == [
+        "teacher 0.9000 0.8600 0.00 100.0 86.7 1.00x 16.00 1.00x",
+        "student 0.8800 0.8400 2.00 96.0 65.8 1.32x 8.00 2.00x",
+        "quant_1 0.9050 0.8650 -0.50 99.6 21.9 3.95x 20.00 0.80x",
+    ]
+    assert len({len(line) for line in lines}) == 1, "numbers are aligned at the right"
+
+
+def test_colour_marks_what_is_worse_and_adds_no_text() -> None:
+    coloured = printed(colour=True)
+    assert sum("\x1b[31m" in line for line in coloured) == 2
+    assert any("\x1b[31m2.00" in line for line in coloured)
+    assert any("\x1b[31m0.80x" in line for line in coloured)
+    assert not any("\x1b" in line for line in printed())
+
+
+def test_a_drop_shown_as_one_point_is_not_coloured() -> None:
+    one = compare(
+        "v",
+        metrics={"f1": 0.89, "accuracy": 0.8},
+        eval_loss=0,
+        size_bytes=1,
+        latency=latency(16.0),
+        teacher=teacher(),
+    )
+    assert 100 * one.accuracy_drop > 1
+    assert "red" not in str(table([one]).columns[3]._cells)

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from quantlib.errors import InputError
+from quantlib.hardware import physical_cores
+from quantlib.runtime import (
+    SessionConfig,
+    default_threads,
+    feed_for,
+    open_session,
+    shorten,
+    size_bytes,
+)
+
+
+def two_input_model() -> onnx.ModelProto:
+    """float(ids + mask) x weight, with an int64 and an int32 input, (batch, 4) each."""
+    nodes = [
+        helper.make_node("Cast", ["ids"], ["ids32"], to=TensorProto.INT32),
+        helper.make_node("Add", ["ids32", "mask"], ["sum"]),
+        helper.make_node("Cast", ["sum"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["float", "weight"], ["out"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "two_inputs",
+        [
+            helper.make_tensor_value_info("ids", TensorProto.INT64, ["batch", 4]),
+            helper.make_tensor_value_info("mask", TensorProto.INT32, ["batch", 4]),
+        ],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, ["batch", 3])],
+        [numpy_helper.from_array(np.arange(12, dtype=np.float32).reshape(4, 3), "weight")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    onnx.save(two_input_model(), path)
+    return path
+
+
+def arrays() -> dict[str, np.ndarray[Any, Any]]:
+    ones = np.ones((2, 4), dtype=np.int64)
+    return {"ids": ones, "mask": ones, "labels": np.zeros(2)}
+
+
+def test_a_session_runs_and_its_feed_is_cast_and_filtered(model: Path) -> None:
+    session = open_session(model)
+    feed = feed_for(session, arrays())
+    assert {name: array.dtype for name, array in feed.items()} == {"ids": np.int64, "mask": np.int32}
+    (out,) = session.run(None, feed)
+    np.testing.assert_array_equal(out, np.full((2, 4), 2.0) @ np.arange(12).reshape(4, 3))
+
+
+def test_a_missing_input_is_named(model: Path) -> None:
+    given = arrays()
+    del given["mask"]
+    with pytest.raises(InputError, match="input 'mask'; there are only: ids, labels"):
+        feed_for(open_session(model), given)
+
+
+@pytest.mark.parametrize("spinning", [True, False])
+def test_session_options(model: Path, spinning: bool) -> None:
+    options = open_session(model, threads=3, spinning=spinning).get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == str(int(spinning))
+
+
+def test_threads_default_to_the_physical_cores(model: Path) -> None:
+    assert default_threads() == physical_cores()
+    assert open_session(model).get_session_options().intra_op_num_threads == physical_cores()
+
+
+def damage(path: Path, how: str) -> Path:
+    good = two_input_model()
+    if how == "missing":
+        return path
+    if how == "directory":
+        path.mkdir()
+    elif how == "unknown_operator":
+        good.graph.node[0].op_type = "Nonsense"
+        onnx.save(good, path)
+    elif how == "dangling_input":
+        good.graph.node[3].input[1] = "nowhere"
+        onnx.save(good, path)
+    elif how == "future_opset":
+        good.opset_import[0].version = 999
+        onnx.save(good, path)
+    else:
+        whole = good.SerializeToString()
+        path.write_bytes({"empty": b"", "garbage": b"garbage" * 30, "cut_off": whole[:150]}[how])
+    return path
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("missing", "no such ONNX model"),
+        ("directory", "no such ONNX model"),
+        ("empty", "No graph was found"),
+        ("garbage", "Protobuf parsing failed"),
+        ("cut_off", "Protobuf parsing failed"),
+        ("unknown_operator", "Nonsense"),
+        ("dangling_input", "'nowhere' is not a graph input"),
+        ("future_opset", "loaded: ONNX Runtime only"),
+    ],
+)
+def test_a_file_that_cannot_be_loaded_is_one_line_naming_it(tmp_path: Path, how: str, words: str) -> None:
+    path = damage(tmp_path / "bad.onnx", how)
+    with pytest.raises(InputError, match=words) as caught:
+        open_session(path)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.count(str(path)) == 1
+    assert "ONNXRuntimeError" not in text
+
+
+def test_an_unknown_provider_is_answered_with_those_available(model: Path) -> None:
+    with pytest.raises(InputError, match=r"'NoSuchProvider'; available: .*CPUExecutionProvider"):
+        open_session(model, providers=["NoSuchProvider"])
+
+
+def test_session_config_is_checked() -> None:
+    with pytest.raises(InputError, match="threads must be at least 1, not 0"):
+        SessionConfig(threads=0)
+    with pytest.raises(InputError, match="no execution provider"):
+        SessionConfig(threads=1, providers=())
+
+
+def test_open_session_does_not_take_zero_for_the_default(model: Path) -> None:
+    with pytest.raises(InputError, match="threads"):
+        open_session(model, threads=0)
+
+
+def test_size_of_one_file(model: Path) -> None:
+    assert size_bytes(model) == model.stat().st_size
+
+
+def test_size_counts_each_external_file_once(tmp_path: Path) -> None:
+    proto = two_input_model()
+    second = numpy_helper.from_array(np.ones((3, 3), dtype=np.float32), "second")
+    proto.graph.initializer.append(second)
+    path = tmp_path / "model.onnx"
+    onnx.save(proto, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    (tmp_path / "unrelated.bin").write_bytes(b"0" * 1000)
+    assert size_bytes(path) == path.stat().st_size + (tmp_path / "weights.bin").stat().st_size
+
+
+def test_size_finds_external_data_of_subgraphs(tmp_path: Path) -> None:
+    value = numpy_helper.from_array(np.ones(4, dtype=np.float32), "v")
+    onnx.external_data_helper.set_external_data(value, "branch.bin", 0, 16)
+    value.ClearField("raw_data")
+    out = helper.make_tensor_value_info("v_out", TensorProto.FLOAT, [4])
+    branch = helper.make_graph([helper.make_node("Constant", [], ["v_out"], value=value)], "b", [], [out])
+    graph = helper.make_graph(
+        [helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)],
+        "if",
+        [helper.make_tensor_value_info("c", TensorProto.BOOL, [])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])],
+    )
+    path = tmp_path / "if.onnx"
+    path.write_bytes(helper.make_model(graph).SerializeToString())
+    (tmp_path / "branch.bin").write_bytes(b"0" * 16)
+    assert size_bytes(path) == path.stat().st_size + 16
+
+
+def test_size_of_what_is_missing_or_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    with pytest.raises(InputError, match="no such ONNX model"):
+        size_bytes(path)
+    path.write_bytes(b"garbage" * 30)
+    with pytest.raises(InputError, match="not an ONNX file"):
+        size_bytes(path)
+    onnx.save(two_input_model(), path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    (tmp_path / "w.bin").unlink()
+    with pytest.raises(InputError, match=r"external data file w\.bin is missing"):
+        size_bytes(path)
+    with pytest.raises(InputError, match="does not exist"):
+        open_session(path)
+
+
+def test_shorten() -> None:
+    coded = (
+        "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Load model from /m.onnx failed:Wrong : still wrong\nmore"
+    )
+    assert shorten(coded) == "Wrong : still wrong"
+    assert shorten("a" * 300, limit=10) == "aaaaaaa..."
+    assert shorten("") == ""
+
+
+def test_importing_is_light() -> None:
+    heavy = {"torch", "transformers", "sklearn", "scipy", "onnxruntime", "onnx", "cpuinfo", "rich", "psutil"}
+    code = "import sys, quantlib.runtime, quantlib.latency, quantlib.results; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not heavy & set(found.stdout.split())
