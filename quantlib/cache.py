@@ -61,7 +61,7 @@ class Cache:
 
     root: Path
 
-    def get(self, kind: str, key: Mapping[str, Any], build: Callable[[Path], None]) -> Entry:
+    def get(self, kind: str, key: Mapping[str, Any], build: Callable[[Path], object]) -> Entry:
         """The entry for `key`, built by `build(directory)` if it is missing or damaged.
 
         A build that raises leaves no entry.

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -59,8 +59,8 @@ def calibrate_min_max(
 
     model = load_with_shapes(onnx_path)
     tensors = activations(model)
-    lows: np.ndarray | None = None  # type: ignore[type-arg]
-    highs = np.empty(0)
+    lows: Any = None
+    highs: Any = None
     with tempfile.TemporaryDirectory() as scratch:
         augmented = Path(scratch) / "augmented.onnx"
         save(_with_extrema(model, tensors), augmented)
@@ -76,7 +76,7 @@ def calibrate_min_max(
                     f"at calibration batch {number}"
                 )
             lows = low if lows is None else np.minimum(lows, low)
-            highs = high if lows is low else np.maximum(highs, high)
+            highs = high if highs is None else np.maximum(highs, high)
             if progress:
                 progress(len(feed["input_ids"]))
     if lows is None:

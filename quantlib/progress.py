@@ -46,7 +46,7 @@ class Steps:
 
     @contextmanager
     def _bar(self, name: str, total: int | None) -> Iterator[Callable[..., None]]:
-        if self.console is None:
+        if self.console is None or not self.console.is_terminal:
             yield lambda *_, **__: None
             return
         from rich import progress

@@ -27,7 +27,7 @@ __all__ = [
     "Built", "ExperimentOptions", "Measured", "Variant", "build", "compare", "measure", "provenance", "run",
 ]  # fmt: skip
 
-_PACKAGES = ("torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnxruntime")
+_PACKAGES: tuple[str, ...] = ("torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnxruntime")
 _PACKAGES += ("numpy", "scipy", "scikit-learn")
 
 
