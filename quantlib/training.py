@@ -138,7 +138,7 @@ def train(
         optimizer.step()
         schedule.step()
         if progress:
-            progress(step, steps, float(value))
+            progress(step, steps, float(value.detach()))
     model.eval()
 
 
