@@ -13,7 +13,7 @@ from typer import Option
 from quantlib.errors import InputError
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.recipes import DEFAULT_RECIPES, RECIPES
-from quantlib.tasks import TASKS
+from quantlib.tasks import TASKS, get_task
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -78,29 +78,25 @@ def main(
         seed=seed,
         **optional,
     )
-    started = time.perf_counter()
-    found = run(options, Console(stderr=True))
-    out = Console()
-    out.print(table(found))
-    out.print(
-        f"{options.task}, {batch_size}x{seq_len}, {options.threads} threads, {describe().cpu_model}. "
-        f"{int8_note(describe())}",
-        highlight=False,
-    )
-    took = time.perf_counter() - started
-    out.print(f"Done in {took:.0f} s; written to {output_dir / options.task}", highlight=False)
+    started, machine, name = time.perf_counter(), describe(), get_task(options.task).name
+    out = Console()  # progress too: what is on stderr is what went wrong
+    out.print(table(run(options, out)))
+    notes = [
+        f"{name}, {batch_size}x{seq_len}, {options.threads} threads, {machine.cpu_model}. "
+        f"{int8_note(machine)}",
+        f"Done in {time.perf_counter() - started:.0f} s; written to {output_dir / name}",
+    ]
+    for note in notes:
+        out.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def cli(arguments: list[str] | None = None) -> int:
     """Run the command; what the user got wrong is one line on stderr and exit code 2."""
-    command = typer.main.get_command(app)
     try:
-        code = command.main(arguments, standalone_mode=False)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except typer._click.exceptions.UsageError as error:
-        print(f"error: {' '.join(error.format_message().split())}", file=sys.stderr)
+        code = app(arguments, standalone_mode=False)
+    except (InputError, typer.TyperException) as error:
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        print("error:", " ".join(message.splitlines()), file=sys.stderr)
         return 2
     return int(code or 0)
 

@@ -206,6 +206,11 @@ def evaluate_onnx(
         raise InputError(
             f"{onnx_path}: the logits of row {bad_row} are not finite: {logits[bad_row].tolist()}"
         )
+    return score(task, logits, features)
+
+
+def score(task: Task, logits: Array, features: Sequence[Feature]) -> Evaluation:
+    """The metrics and the loss of logits, (examples, labels), against the labels of their rows."""
     labels = labels_array(features)
     return Evaluation(logits, labels, compute_metrics(task, logits, labels), mean_loss(task, logits, labels))
 

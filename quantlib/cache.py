@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from quantlib.errors import InputError
-from quantlib.files import atomic_dir, make_dir, sha256_file, sha256_json, write_json
+from quantlib.files import atomic_dir, make_dir, place_errors, sha256_file, sha256_json, write_json
 
 ENVIRONMENT_VARIABLE = "QUANTLIB_CACHE_DIR"
 
@@ -73,7 +73,7 @@ class Cache:
 
         name = sha256_json({"kind": kind, "key": key})[:24]
         path = make_dir(self.root / kind) / name
-        with FileLock(path.with_suffix(".lock")):
+        with place_errors(path), FileLock(path.with_suffix(".lock")):
             if _is_whole(path, key):
                 return Entry(path, hit=True)
             with atomic_dir(path) as scratch:

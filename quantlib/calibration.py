@@ -1,13 +1,14 @@
 """Stream activations once and keep their ranges.
 
-The model is given outputs that reduce each activation to its smallest and largest value, so a row leaves two
-numbers for each tensor and the memory in use does not grow with the number of rows.
+The model is given outputs that reduce each activation to its smallest and largest value, so a batch leaves a
+few numbers for each tensor and the memory in use does not grow with the number of rows.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,13 @@ import numpy as np
 
 from quantlib.errors import InputError
 from quantlib.features import Feed
-from quantlib.files import write_json
+from quantlib.files import place_errors, write_json
 
 if TYPE_CHECKING:
     import onnx
+
+# The sum of magnitudes finds NaN: ReduceMin and ReduceMax skip it wherever it does not come first.
+_REDUCTIONS = {"min": "ReduceMin", "max": "ReduceMax", "magnitude": "ReduceL1"}
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,7 @@ def calibrate_min_max(
     Raises:
         InputError: there is no feed, or an activation is NaN or infinite (which tensor, at which feed).
     """
-    import tempfile
-
-    from quantlib.runtime import feed_for, open_session
+    from quantlib.runtime import feed_for, open_session, runtime_errors, shorten
 
     model = load_with_shapes(onnx_path)
     tensors = activations(model)
@@ -63,13 +65,19 @@ def calibrate_min_max(
     highs: Any = None
     with tempfile.TemporaryDirectory() as scratch:
         augmented = Path(scratch) / "augmented.onnx"
-        save(_with_extrema(model, tensors), augmented)
+        with place_errors(augmented):
+            save(_with_extrema(model, tensors), augmented)
         session = open_session(augmented, threads=threads)
-        names = [f"{kind}/{tensor}" for kind in ("min", "max") for tensor in tensors]
+        names = [f"{kind}/{tensor}" for kind in _REDUCTIONS for tensor in tensors]
         for number, feed in enumerate(feeds):
-            extrema = np.array(session.run(names, feed_for(session, feed)), dtype=np.float32)
-            low, high = extrema[: len(tensors)], extrema[len(tensors) :]
-            bad = ~np.isfinite(low) | ~np.isfinite(high)
+            try:
+                reduced = session.run(names, feed_for(session, feed))
+            except runtime_errors() as error:
+                raise InputError(
+                    f"{onnx_path}: cannot be run on {feed['input_ids'].shape}: {shorten(str(error))}"
+                ) from error
+            low, high, total = np.array(reduced, dtype=np.float32).reshape(len(_REDUCTIONS), -1)
+            bad = ~np.isfinite(low) | ~np.isfinite(high) | np.isnan(total)
             if bad.any():
                 raise InputError(
                     f"{onnx_path}: activation {tensors[int(np.argmax(bad))]} is NaN or infinite "
@@ -93,12 +101,17 @@ def load_with_shapes(onnx_path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
+    from quantlib.runtime import shorten
+
     if not onnx_path.is_file():
         raise InputError(f"{onnx_path}: no such ONNX model")
     try:
-        return onnx.shape_inference.infer_shapes(onnx.load(onnx_path))
-    except DecodeError as error:
-        raise InputError(f"{onnx_path}: not an ONNX file: {error}") from error
+        model = onnx.shape_inference.infer_shapes(onnx.load(onnx_path))
+    except (DecodeError, onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+        raise InputError(f"{onnx_path}: not an ONNX file: {shorten(str(error))}") from error
+    if not model.graph.node:
+        raise InputError(f"{onnx_path}: not an ONNX file: it holds no graph")
+    return model
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:
@@ -123,11 +136,16 @@ def _with_extrema(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelProto
 
     augmented = onnx.ModelProto()
     augmented.CopyFrom(model)
-    for kind, op_type in (("min", "ReduceMin"), ("max", "ReduceMax")):
-        for tensor in tensors:
-            name = f"{kind}/{tensor}"
-            augmented.graph.node.append(make_node(op_type, [tensor], [name], name=name, keepdims=0))
-            augmented.graph.output.append(make_tensor_value_info(name, onnx.TensorProto.FLOAT, []))
+    del augmented.graph.node[:]
+    wanted = set(tensors)
+    for node in model.graph.node:
+        augmented.graph.node.append(node)
+        # Right behind the node, so that the activation can be freed when its users are done.
+        for tensor in wanted.intersection(node.output):
+            for kind, op_type in _REDUCTIONS.items():
+                name = f"{kind}/{tensor}"
+                augmented.graph.node.append(make_node(op_type, [tensor], [name], name=name, keepdims=0))
+                augmented.graph.output.append(make_tensor_value_info(name, onnx.TensorProto.FLOAT, []))
     return augmented
 
 

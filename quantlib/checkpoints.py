@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,10 @@ def resolve(name: str, role: str) -> Path:
     Raises:
         InputError: no such directory, or the hub has no such model or cannot be reached.
     """
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:  # "~nobody": no such user
+        path = Path(name)
     if path.is_dir():
         return path
     if path.exists():
@@ -101,6 +104,9 @@ def read_config(model_dir: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not JSON: {error}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path}: expected a JSON object")
+    for name in ("vocab_size", "max_position_embeddings", "num_labels"):
+        if name in config and (not isinstance(config[name], int) or isinstance(config[name], bool)):
+            raise InputError(f"{path}: {name} must be a whole number, not {config[name]!r}")
     return config
 
 
@@ -112,20 +118,42 @@ def check_classifier(model_dir: Path) -> dict[str, Any]:
     """
     config = read_config(model_dir)
     architectures = config.get("architectures") or ["none"]
-    if architectures[0] not in SUPPORTED_ARCHITECTURES:
+    if not isinstance(architectures, list) or architectures[0] not in SUPPORTED_ARCHITECTURES:
+        named = architectures[0] if isinstance(architectures, list) else repr(architectures)
         raise InputError(
-            f"{model_dir / 'config.json'}: architecture {architectures[0]} is not supported; "
+            f"{model_dir / 'config.json'}: architecture {named} is not supported; "
             f"supported: {', '.join(SUPPORTED_ARCHITECTURES)}"
         )
     if not any((model_dir / name).is_file() for name in _WEIGHT_FILES):
         raise InputError(f"{model_dir}: no weights; expected {' or '.join(_WEIGHT_FILES)}")
-    tokens = load_tokenizer(model_dir).get_vocab_size()
+    tokens = 1 + max(load_tokenizer(model_dir).get_vocab().values(), default=0)
     if tokens > config.get("vocab_size", 0):
         raise InputError(
             f"{model_dir}: the tokenizer has {tokens} tokens, the model embeds {config.get('vocab_size')}; "
             "they do not belong together"
         )
     return config
+
+
+def longest_sequence(config: Mapping[str, Any]) -> int:
+    """The number of tokens that a checkpoint's position embeddings cover."""
+    positions = int(config.get("max_position_embeddings", 0))
+    # RoBERTa counts positions from pad_token_id + 1.
+    return positions - 2 if config.get("model_type") == "roberta" else positions
+
+
+def check_sequence_length(model_dir: Path, seq_len: int) -> None:
+    """Check that a checkpoint can take rows of `seq_len` tokens.
+
+    Raises:
+        InputError: they are too short to hold a pair of texts, or longer than its position embeddings.
+    """
+    longest = longest_sequence(read_config(model_dir))
+    if not 8 <= seq_len <= longest:
+        raise InputError(
+            f"sequence length {seq_len} is out of range for {model_dir}; it must be within 8..{longest}, "
+            "the positions that the model embeds"
+        )
 
 
 def check_for_task(model_dir: Path, task: Task) -> list[int]:
@@ -138,7 +166,7 @@ def check_for_task(model_dir: Path, task: Task) -> list[int]:
         InputError: another number of labels.
     """
     config = check_classifier(model_dir)
-    names = [str(v) for _, v in sorted((config.get("id2label") or {}).items(), key=lambda item: int(item[0]))]
+    names = _label_names(model_dir, config)
     count = len(names) or int(config.get("num_labels", 2))  # transformers' default is two labels
     if count != task.num_labels:
         raise InputError(
@@ -153,6 +181,16 @@ def check_for_task(model_dir: Path, task: Task) -> list[int]:
     return (
         [folded.index(label) for label in wanted] if sorted(folded) == sorted(wanted) else list(range(count))
     )
+
+
+def _label_names(model_dir: Path, config: Mapping[str, Any]) -> list[str]:
+    """The names in id2label, in the order of the logits; empty where there is none."""
+    names = config.get("id2label") or {}
+    if not isinstance(names, dict) or sorted(names) != sorted(map(str, range(len(names)))):
+        raise InputError(
+            f"{model_dir / 'config.json'}: id2label must name the labels 0, 1, ... in an object, not {names!r}"
+        )
+    return [str(names[str(i)]) for i in range(len(names))]
 
 
 def load_classifier(model_dir: Path) -> Any:
@@ -204,14 +242,15 @@ def quiet_transformers() -> Iterator[None]:
     """Within the block, transformers neither logs nor draws progress bars: steps here have their own."""
     from transformers.utils import logging
 
-    level = logging.get_verbosity()
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(50)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         logging.set_verbosity(level)
-        logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def reorder_logits(model: Any, order: Sequence[int]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantlib.errors import InputError
+from quantlib.files import sha256_json
 
 IntArray = npt.NDArray[np.int64]
 Feed = dict[str, IntArray]
@@ -54,26 +55,41 @@ class Feature:
 def load_tokenizer(model_dir: Path) -> Any:
     """The tokenizer of a checkpoint directory, as a `tokenizers.Tokenizer` (which needs no torch).
 
-    Reads tokenizer.json, or a BERT vocabulary (vocab.txt) with the `do_lower_case` of tokenizer_config.json.
+    Reads tokenizer.json, or a BERT vocabulary (vocab.txt) with the settings of tokenizer_config.json.
 
     Raises:
-        InputError: neither is there, or the file is damaged.
+        InputError: neither is there, or a file is damaged.
     """
-    from tokenizers import BertWordPieceTokenizer, Tokenizer
+    from tokenizers import Tokenizer
 
     whole, vocabulary = model_dir / "tokenizer.json", model_dir / "vocab.txt"
     if whole.is_file():
-        text = whole.read_text(encoding="utf-8")
         try:
-            return Tokenizer.from_str(text)
+            return Tokenizer.from_str(whole.read_text(encoding="utf-8"))
         except Exception as error:  # the Rust side raises bare Exception for a damaged file
             raise InputError(f"{whole}: not a tokenizer file: {error}") from error
     if vocabulary.is_file():
-        config_path = model_dir / "tokenizer_config.json"
-        config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.is_file() else {}
-        lowercase = bool(config.get("do_lower_case", True))
-        return BertWordPieceTokenizer(vocab=str(vocabulary), lowercase=lowercase)._tokenizer
+        return _wordpiece(vocabulary, model_dir / "tokenizer_config.json")
     raise InputError(f"{model_dir}: no tokenizer; expected tokenizer.json or vocab.txt beside the weights")
+
+
+def _wordpiece(vocabulary: Path, config_path: Path) -> Any:
+    """BERT's tokenizer from its vocabulary; the settings and their defaults are those of transformers."""
+    from tokenizers import BertWordPieceTokenizer
+
+    try:
+        config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.is_file() else {}
+        settings = {
+            "lowercase": bool(config.get("do_lower_case", True)),
+            "strip_accents": config.get("strip_accents"),
+            "handle_chinese_chars": bool(config.get("tokenize_chinese_chars", True)),
+        }
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{config_path}: not a JSON object: {error}") from error
+    try:
+        return BertWordPieceTokenizer(vocab=str(vocabulary), **settings)._tokenizer
+    except Exception as error:  # the Rust side raises bare Exception for a damaged file
+        raise InputError(f"{vocabulary}: not a BERT vocabulary: {error}") from error
 
 
 def convert_examples_to_features(
@@ -109,7 +125,10 @@ def convert_examples_to_features(
 
 def _label(example: LabelledText, label_list: Sequence[str], output_mode: str) -> int | float:
     if output_mode == "regression":
-        return float(example.label)
+        try:
+            return float(example.label)
+        except ValueError:
+            raise InputError(f"row {example.guid}: score {example.label!r} is not a number") from None
     try:
         return list(label_list).index(str(example.label))
     except ValueError:
@@ -121,8 +140,14 @@ def _label(example: LabelledText, label_list: Sequence[str], output_mode: str) -
 def _encode(
     tokenizer: Any, texts: list[tuple[str, str | None]], max_seq_length: int
 ) -> list[tuple[list[int], list[int]]]:
+    from tokenizers import Tokenizer
+
     rust = getattr(tokenizer, "backend_tokenizer", tokenizer)  # transformers wraps the same object
-    own = type(rust).from_str(rust.to_str())  # the caller's tokenizer keeps its own settings
+    if not hasattr(rust, "to_str"):
+        raise InputError(
+            f"a {type(tokenizer).__name__} cannot be used; a tokenizers.Tokenizer or a fast tokenizer can"
+        )
+    own = Tokenizer.from_str(rust.to_str())  # the caller's tokenizer keeps its own settings
     own.enable_truncation(max_seq_length, strategy="longest_first")
     own.no_padding()
     batch = own.encode_batch([a if b is None else (a, b) for a, b in texts])
@@ -133,6 +158,11 @@ def labels_array(features: Sequence[Feature]) -> npt.NDArray[Any]:
     """The labels of all rows: int64 (examples,) for classes, float32 (examples,) for scores."""
     labels = [feature.label for feature in features]
     return np.array(labels, dtype=np.int64 if all(isinstance(v, int) for v in labels) else np.float32)
+
+
+def features_hash(features: Sequence[Feature]) -> str:
+    """The SHA-256 of all token ids and types, in order, in hexadecimal; labels do not count."""
+    return sha256_json([[row.input_ids.tolist(), row.token_type_ids.tolist()] for row in features])
 
 
 def pad(rows: Sequence[Feature], length: int) -> Feed:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,20 +26,32 @@ _PLACE_ERRORS = {
     errno.EROFS: "the file system is read-only",
     errno.ENOTDIR: "a part of the path is a file, not a directory",
     errno.EEXIST: "a file stands where a directory is needed",
+    errno.EISDIR: "a directory stands where a file is needed",
+    errno.ELOOP: "its symbolic links go in a circle",
     errno.ENAMETOOLONG: "the name is too long",
 }
 
 
 @contextmanager
 def place_errors(path: Path) -> Iterator[None]:
-    """Turn an `OSError` about the place itself (full disk, no permission) into an `InputError` naming it."""
+    """Turn an error about the place itself (full disk, no permission) into an `InputError` naming it."""
     try:
         yield
-    except OSError as error:
-        reason = _PLACE_ERRORS.get(error.errno or 0)
+    except InputError:
+        raise
+    except Exception as error:
+        reason = _PLACE_ERRORS.get(_errno(error))
         if reason is None:
             raise
         raise InputError(f"cannot write {path}: {reason}") from error
+
+
+def _errno(error: Exception) -> int:
+    """The system's number of an error, 0 for none; libraries in Rust (safetensors) give it as text only."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    found = re.search(r"\(os error (\d+)\)$", str(error).strip())
+    return int(found[1]) if found else 0
 
 
 def make_dir(path: Path) -> Path:
@@ -51,16 +64,23 @@ def make_dir(path: Path) -> Path:
 
 
 @contextmanager
+def _scratch_for(path: Path, parent: Path) -> Iterator[Path]:
+    """A temporary directory in `parent`, on the disk of `path`; errors of the place name `path`."""
+    make_dir(parent)
+    prefix = f".{path.name}."
+    with (
+        place_errors(path),
+        tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as scratch,
+    ):
+        yield Path(scratch)
+
+
+@contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it into place if the block succeeds, remove it if not."""
-    make_dir(path.parent)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        with place_errors(path):
-            yield scratch / path.name
-            (scratch / path.name).replace(path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with _scratch_for(path, path.parent) as scratch:
+        yield scratch / path.name
+        (scratch / path.name).replace(path)
 
 
 @contextmanager
@@ -69,18 +89,34 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
     An existing directory at `path` is replaced.
     """
-    make_dir(path.parent)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    try:
-        with place_errors(path):
-            new = scratch / "new"
-            new.mkdir()
-            yield new
-            if path.exists():
-                path.replace(scratch / "old")
-            new.replace(path)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with _scratch_for(path, path.parent) as scratch:
+        new = scratch / "new"
+        new.mkdir()
+        yield new
+        if path.exists():
+            path.replace(scratch / "old")
+        new.replace(path)
+
+
+@contextmanager
+def atomic_files(directory: Path) -> Iterator[Path]:
+    """Yield a temporary directory; if the block succeeds, move each file in it to its place in `directory`.
+
+    All files come together or none does. Other files in `directory` are left alone.
+    """
+    with _scratch_for(directory, directory) as scratch:
+        try:
+            yield scratch
+        except InputError as error:  # the user's place, not the temporary one
+            raise InputError(str(error).replace(str(scratch), str(directory))) from error
+        files = sorted(path for path in scratch.rglob("*") if path.is_file())
+        targets = [directory / path.relative_to(scratch) for path in files]
+        for target in targets:
+            make_dir(target.parent)
+            if target.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "", target)
+        for path, target in zip(files, targets, strict=True):
+            path.replace(target)
 
 
 def write_text(path: Path, text: str) -> None:

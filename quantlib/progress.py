@@ -38,10 +38,13 @@ class Steps:
         if step.found:
             self.cached.add(name)
         if self.console:
-            note = f"cached  {step.note}" if step.found else step.note
+            from rich.markup import escape
+
+            note = escape(f"cached  {step.note}" if step.found else step.note)
             self.console.print(
-                f"[green]✓[/] {name:<34} {self.durations_s[name]:7.1f} s  [dim]{note}[/]",
+                f"[green]✓[/] {escape(f'{name:<34}')} {self.durations_s[name]:7.1f} s  [dim]{note}[/]",
                 highlight=False,
+                soft_wrap=True,  # a line a step, however narrow the place
             )
 
     @contextmanager

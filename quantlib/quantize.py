@@ -8,14 +8,17 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantlib.calibration import Ranges
+from quantlib.calibration import Ranges, activations, load_with_shapes
 from quantlib.errors import InputError
 from quantlib.files import atomic_file
 from quantlib.recipes import Recipe
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def quantize(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Ranges | None = None) -> Path:
@@ -31,7 +34,7 @@ def quantize(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Ranges | N
         out_path.
 
     Raises:
-        InputError: ranges are missing or not needed.
+        InputError: no model, or none that can be read; ranges are missing, not needed, or of another model.
         RuntimeError: nothing was quantized.
     """
     from quantlib.runtime import open_session
@@ -41,12 +44,17 @@ def quantize(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Ranges | N
             f"recipe {recipe.name} is {recipe.mode}: "
             f"{'it takes no ranges' if recipe.mode == 'dynamic' else 'it needs calibrated ranges'}"
         )
+    # The model, not its path: given a path, the library writes a file of its own beside it.
+    model = load_with_shapes(onnx_path)
+    lacking = [] if ranges is None else [name for name in activations(model) if name not in ranges.of]
+    if lacking:
+        raise InputError(f"{onnx_path}: the ranges lack {lacking[0]}; they are those of another model")
     with atomic_file(out_path) as scratch:
         with _quiet():
             if ranges is None:
-                _dynamic(onnx_path, scratch, recipe)
+                _dynamic(model, scratch, recipe)
             else:
-                _static(onnx_path, scratch, recipe, ranges)
+                _static(model, scratch, recipe, ranges)
         if not any("Linear" in op or "Integer" in op for op in op_counts(scratch)):
             raise RuntimeError(f"recipe {recipe.name} quantized no node of {onnx_path}")
         open_session(scratch)
@@ -61,7 +69,7 @@ def op_counts(onnx_path: Path) -> Counter[str]:
     return Counter(node.op_type for node in model.graph.node)
 
 
-def _static(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Ranges) -> None:
+def _static(model: onnx.ModelProto, out_path: Path, recipe: Recipe, ranges: Ranges) -> None:
     from onnxruntime.quantization import (
         CalibrationMethod,
         QuantFormat,
@@ -77,7 +85,7 @@ def _static(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Ranges) -> 
         table = Path(scratch) / "ranges.json"
         save_tensors_data(TensorsData(CalibrationMethod.MinMax, data), table)
         quantize_static(
-            onnx_path,
+            model,
             out_path,
             calibration_data_reader=None,
             calibration_cache_path=table,
@@ -89,11 +97,11 @@ def _static(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Ranges) -> 
         )
 
 
-def _dynamic(onnx_path: Path, out_path: Path, recipe: Recipe) -> None:
+def _dynamic(model: onnx.ModelProto, out_path: Path, recipe: Recipe) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(
-        onnx_path,
+        model,
         out_path,
         weight_type=QuantType[recipe.weight_type],
         # A product of two activations has no weight to store in 8 bits, and is faster in float.

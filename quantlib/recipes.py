@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from quantlib.errors import InputError
 
 Mode = Literal["static", "dynamic"]
 Format = Literal["QDQ", "QOperator"]
 IntType = Literal["QInt8", "QUInt8"]
+Method = Literal["MinMax"]
+
+
+_KINDS = {
+    "mode": Mode,
+    "format": Format,
+    "activation_type": IntType,
+    "weight_type": IntType,
+    "calibration_method": Method,
+}
 
 
 @dataclass(frozen=True)
@@ -34,19 +44,29 @@ class Recipe:
     format: Format
     activation_type: IntType
     weight_type: IntType
-    calibration_method: Literal["MinMax"] | None = None
+    calibration_method: Method | None = None
     per_channel: bool = False
     op_types: tuple[str, ...] | None = None
     pad_calibration: bool = False
     report_only: str = ""
 
     def __post_init__(self) -> None:
+        for field, kind in _KINDS.items():
+            value, known = getattr(self, field), get_args(kind)
+            if value not in known and not (field == "calibration_method" and value is None):
+                raise InputError(
+                    f"recipe {self.name}: {field} {value!r} is unknown; known: {', '.join(known)}"
+                )
         if self.mode == "static" and self.calibration_method is None:
             raise InputError(f"recipe {self.name}: a static recipe needs a calibration method; known: MinMax")
         if self.mode == "dynamic" and self.calibration_method is not None:
             raise InputError(f"recipe {self.name}: a dynamic recipe takes no calibration method")
         if self.mode == "dynamic" and (self.format != "QOperator" or self.activation_type != "QUInt8"):
             raise InputError(f"recipe {self.name}: dynamic quantization is QOperator with QUInt8 activations")
+        if (self.activation_type, self.weight_type) == ("QInt8", "QUInt8"):
+            raise InputError(
+                f"recipe {self.name}: S8 activations with U8 weights are nothing that ONNX Runtime can run"
+            )
         if self.op_types is not None and not self.op_types:
             raise InputError(f"recipe {self.name}: op_types is empty; nothing would be quantized")
         if self.pad_calibration and self.mode == "dynamic":
@@ -131,6 +151,8 @@ def get_recipes(names: tuple[str, ...]) -> tuple[Recipe, ...]:
     if names == ("all",):
         return tuple(RECIPES.values())
     for name in names:
+        if name == "all":
+            raise InputError("'all' stands alone: it names every recipe")
         if name not in RECIPES:
             raise InputError(f"unknown recipe {name!r}; known: all, {', '.join(RECIPES)}")
         if names.count(name) > 1:

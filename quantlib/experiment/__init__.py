@@ -16,7 +16,7 @@ from quantlib import hardware, results, tasks
 from quantlib.experiment.build import Built, Variant, build
 from quantlib.experiment.measure import Measured, compare, measure
 from quantlib.experiment.options import ExperimentOptions
-from quantlib.files import copy_file, make_dir, sha256_file
+from quantlib.files import atomic_files, copy_file, make_dir, sha256_file
 from quantlib.progress import Steps
 from quantlib.tasks import SPLIT_SEED
 
@@ -34,7 +34,7 @@ _PACKAGES += ("numpy", "scipy", "scikit-learn")
 def run(options: ExperimentOptions, console: Console | None = None) -> list[results.VariantResult]:
     """Build and measure every variant, write it all under OUTPUT_DIR/TASK/, and return the results.
 
-    Nothing is written there before everything has been measured.
+    Nothing is written there before everything has been measured, and then either all of it or nothing.
 
     Raises:
         InputError: something that the user gave cannot be used.
@@ -43,12 +43,13 @@ def run(options: ExperimentOptions, console: Console | None = None) -> list[resu
     directory = make_dir(options.output_dir / tasks.get_task(options.task).name)
     built = build(options, steps)
     compared = compare(built, measure(built, options, steps))
-    with steps.step("write models and results") as step:
-        for variant in built.variants:
-            copy_file(variant.path, directory / variant.file)
-        results.write_results(directory, compared)
-        step.note = str(directory)
-    results.write_run(directory, provenance(options, built, steps))
+    with atomic_files(directory) as scratch:
+        with steps.step("write models and results") as step:
+            for variant in built.variants:
+                copy_file(variant.path, scratch / variant.file)
+            results.write_results(scratch, compared)
+            step.note = str(directory)
+        results.write_run(scratch, provenance(options, built, steps))
     return compared
 
 

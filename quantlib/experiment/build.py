@@ -59,6 +59,13 @@ class _Work:
     steps: Steps
 
 
+def variant_names(options: ExperimentOptions) -> tuple[str, ...]:
+    """The names of the variants that `build` will make, in their order, without building them."""
+    count = 0 if options.no_student else max(1, len(options.students))
+    students = tuple(STUDENT if number == 1 else f"{STUDENT}_{number}" for number in range(1, count + 1))
+    return (TEACHER, *(recipe.name for recipe in recipes.get_recipes(options.recipes)), *students)
+
+
 def build(options: ExperimentOptions, steps: Steps | None = None) -> Built:
     """Every model of the run, as files in the cache; what is there already is not made again.
 
@@ -68,11 +75,13 @@ def build(options: ExperimentOptions, steps: Steps | None = None) -> Built:
     steps = steps or Steps()
     task = tasks.get_task(options.task)
     work = _Work(task, _read_rows(task, options, steps), options, open_cache(options.cache_dir), steps)
+    given = [_given(work, name, STUDENT) for name in options.students]
     teacher = _teacher(work)
+    students = _students(work, teacher, given)
     hashes = {"data": tasks.data_hash(work.splits), TEACHER: sha256_tree(teacher)}
     variants = [_fp32(work, TEACHER, Path("ts_teacher_bert"), teacher)]
     variants += _quantized(work, variants[0], teacher)
-    for name, folder, student in _students(work, teacher):
+    for name, folder, student in students:
         hashes[name] = sha256_tree(student)
         variants.append(_fp32(work, name, folder, student))
     return Built(task, tuple(variants), hashes)
@@ -103,10 +112,19 @@ def _cached(
     return entry.path
 
 
+def _given(work: _Work, name: str, role: str) -> Path:
+    """A checkpoint that the user named, checked before any step that takes long."""
+    checkpoint = checkpoints.resolve(name, role)
+    checkpoints.check_for_task(checkpoint, work.task)
+    checkpoints.check_sequence_length(checkpoint, work.options.seq_len)
+    return checkpoint
+
+
 def _teacher(work: _Work) -> Path:
     if work.options.teacher is not None:
-        return checkpoints.resolve(work.options.teacher, TEACHER)
+        return _given(work, work.options.teacher, TEACHER)
     base = checkpoints.packaged_minilm()
+    checkpoints.check_sequence_length(base, work.options.seq_len)
 
     def train(directory: Path, step: Step) -> None:
         rows = _tokenize(work, work.splits.train, base)
@@ -116,21 +134,21 @@ def _teacher(work: _Work) -> Path:
     return _cached(work, "fine-tune the teacher", TEACHER, key, train)
 
 
-def _students(work: _Work, teacher: Path) -> list[tuple[str, Path, Path]]:
+def _students(work: _Work, teacher: Path, given: Sequence[Path]) -> list[tuple[str, Path, Path]]:
     """(result key, folder, checkpoint) of each student: those given, else one made from the teacher."""
     if work.options.no_student:
         return []
-    if not work.options.students:
+    if not given:
         return [(STUDENT, Path(f"ts_student_{MADE_STUDENT}"), _distilled(work, teacher))]
-    named: list[tuple[str, Path, Path]] = []
-    for number, given in enumerate(work.options.students, start=1):
-        path = checkpoints.resolve(given, STUDENT)
-        stem = re.sub(r"[^\w.-]+", "_", Path(given).name or path.resolve().name)
-        folder = Path(f"ts_student_{stem}")
-        if folder in (other for _, other, _ in named):
+    folders: list[Path] = []
+    for name, checkpoint in zip(work.options.students, given, strict=True):
+        stem = re.sub(r"[^\w.-]+", "_", Path(name).name or checkpoint.resolve().name)
+        folder, number = Path(f"ts_student_{stem}"), 1
+        while folder in folders:
+            number += 1
             folder = Path(f"ts_student_{stem}_{number}")
-        named.append((STUDENT if number == 1 else f"{STUDENT}_{number}", folder, path))
-    return named
+        folders.append(folder)
+    return list(zip(variant_names(work.options)[-len(given) :], folders, given, strict=True))
 
 
 def _distilled(work: _Work, teacher: Path) -> Path:
@@ -158,7 +176,7 @@ def _training_key(work: _Work) -> dict[str, Any]:
         "options": asdict(_training_options(work.options)),
         "seq_len": work.options.seq_len,
         "versions": versions_key("torch", "transformers", "tokenizers"),
-        "code": code_key("training", "distillation", "features"),
+        "code": code_key("training", "distillation", "features", "checkpoints"),
     }
 
 
@@ -203,7 +221,7 @@ def _quantized(work: _Work, fp32: Variant, checkpoint: Path) -> list[Variant]:
 
 def _ranges(work: _Work, fp32: Variant, rows: Sequence[features.Feature], padded: bool) -> calibration.Ranges:
     pad_to = work.options.seq_len if padded else None
-    reader = features.CalibrationReader(rows, batch_size=8, pad_to=pad_to)
+    reader = features.CalibrationReader(rows, batch_size=4, pad_to=pad_to)
 
     def calibrate(directory: Path, step: Step) -> None:
         found = calibration.calibrate_min_max(fp32.path, reader, progress=step.advance)
@@ -211,7 +229,7 @@ def _ranges(work: _Work, fp32: Variant, rows: Sequence[features.Feature], padded
 
     key = {
         "model": sha256_file(fp32.path),
-        "rows": sha256_json([[row.input_ids.tolist(), row.token_type_ids.tolist()] for row in rows]),
+        "rows": features.features_hash(rows),
         "pad_to": pad_to,
         "versions": versions_key("onnx", "onnxruntime"),
         "code": code_key("calibration", "features"),

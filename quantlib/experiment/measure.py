@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
-from quantlib import accuracy, features, results
+import numpy as np
+
+from quantlib import accuracy, features, hardware, results
+from quantlib.cache import Cache, code_key, open_cache, versions_key
 from quantlib.experiment.build import TEACHER, Built, Variant
 from quantlib.experiment.options import ExperimentOptions
+from quantlib.files import place_errors, sha256_file
 from quantlib.latency import LatencyStats, benchmark_onnx_model
 from quantlib.progress import Steps
 from quantlib.runtime import size_bytes
+
+Evaluations = dict[str, accuracy.Evaluation]
 
 
 @dataclass(frozen=True)
@@ -23,20 +31,47 @@ class Measured:
 def measure(built: Built, options: ExperimentOptions, steps: Steps | None = None) -> dict[str, Measured]:
     """Predict all evaluation rows with each variant, then time each, one at a time."""
     steps = steps or Steps()
-    evaluations = {variant.name: _evaluate(variant, built, options, steps) for variant in built.variants}
+    evaluations = evaluate(built, options, steps)
     return {
         variant.name: Measured(evaluations[variant.name], _time(variant, options, steps))
         for variant in built.variants
     }
 
 
+def evaluate(built: Built, options: ExperimentOptions, steps: Steps | None = None) -> Evaluations:
+    """The predictions of each variant for all evaluation rows, by name.
+
+    Predictions are deterministic, so those made before by the same file on the same rows, with the same
+    runtime, processor and threads, are taken from the cache.
+    """
+    cache, steps = open_cache(options.cache_dir), steps or Steps()
+    return {variant.name: _evaluate(variant, built, options, cache, steps) for variant in built.variants}
+
+
 def _evaluate(
-    variant: Variant, built: Built, options: ExperimentOptions, steps: Steps
+    variant: Variant, built: Built, options: ExperimentOptions, cache: Cache, steps: Steps
 ) -> accuracy.Evaluation:
+    machine = hardware.describe()
+    key = {
+        "model": sha256_file(variant.path),
+        "rows": features.features_hash(variant.rows),
+        "labels": built.task.num_labels,
+        "threads": options.threads,
+        "cpu": [machine.cpu_model, *machine.instruction_sets],
+        "versions": versions_key("onnxruntime", "numpy"),
+        "code": code_key("accuracy", "features", "runtime"),
+    }
     with steps.step(f"evaluate {variant.name}", total=len(variant.rows)) as step:
-        evaluation = accuracy.evaluate_onnx(
-            variant.path, variant.rows, built.task, threads=options.threads, progress=step.advance
-        )
+
+        def predict(directory: Path) -> None:
+            evaluation = accuracy.evaluate_onnx(
+                variant.path, variant.rows, built.task, threads=options.threads, progress=step.advance
+            )
+            np.save(directory / "logits.npy", evaluation.logits)
+
+        entry = cache.get("predictions", key, predict)
+        step.found = entry.hit
+        evaluation = accuracy.score(built.task, np.load(entry.path / "logits.npy"), variant.rows)
         primary = built.task.primary_metric
         step.note = f"{primary} {evaluation.metrics[primary]:.4f}"
     return evaluation
@@ -44,13 +79,17 @@ def _evaluate(
 
 def _time(variant: Variant, options: ExperimentOptions, steps: Steps) -> LatencyStats:
     with steps.step(f"time {variant.name}") as step:
-        latency = benchmark_onnx_model(
-            variant.path,
-            features.fixed_shape_feeds(variant.rows, options.batch_size, options.seq_len, options.num_runs),
-            warmup_runs=options.warmup_runs,
-            num_runs=options.num_runs,
-            threads=options.threads,
+        feeds = features.fixed_shape_feeds(
+            variant.rows, options.batch_size, options.seq_len, options.num_runs
         )
+        with place_errors(Path(tempfile.gettempdir())):  # the feeds reach the timing process as files
+            latency = benchmark_onnx_model(
+                variant.path,
+                feeds,
+                warmup_runs=options.warmup_runs,
+                num_runs=options.num_runs,
+                threads=options.threads,
+            )
         step.note = f"median {latency.median_ms:.2f} ms, ± {100 * latency.relative_error:.1f} %"
         if latency.noisy:
             step.note += "  noisy: the machine was busy, time it again"

@@ -7,7 +7,18 @@ from pathlib import Path
 
 from quantlib import recipes, tasks
 from quantlib.errors import InputError
+from quantlib.export.opset import check_opset
 from quantlib.runtime import default_threads
+
+_RANGES: tuple[tuple[str, int, int | None], ...] = (
+    ("seq_len", 8, None),
+    ("batch_size", 1, None),
+    ("threads", 1, 512),  # thousands of threads make ONNX Runtime end the process without a word
+    ("calibration_samples", 1, None),
+    ("warmup_runs", 0, None),
+    ("num_runs", 2, None),
+    ("seed", 0, 2**32 - 1),
+)
 
 # How many rows are calibrated on when no number is given; fewer where the task has fewer.
 CALIBRATION_SAMPLES = 512
@@ -42,19 +53,13 @@ class ExperimentOptions:
     def __post_init__(self) -> None:
         tasks.get_task(self.task)
         recipes.get_recipes(self.recipes)
-        for name, least in (
-            ("seq_len", 8),
-            ("batch_size", 1),
-            ("threads", 1),
-            ("calibration_samples", 1),
-            ("warmup_runs", 0),
-            ("num_runs", 2),
-            ("seed", 0),
-        ):
-            if getattr(self, name) < least:
-                flag = name.replace("_", "-")
+        check_opset(self.opset)
+        for name, least, most in _RANGES:
+            value = getattr(self, name)
+            if not least <= value <= (value if most is None else most):
+                limits = f"at least {least}" if most is None else f"within {least}..{most}"
                 raise InputError(
-                    f"--{flag} {getattr(self, name)} is out of range; it must be at least {least}"
+                    f"--{name.replace('_', '-')} {value} is out of range; it must be {limits}"
                 )
         if self.no_student and self.students:
             raise InputError("--no-student contradicts --student")

@@ -10,10 +10,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantlib.checkpoints import load_classifier, read_config, reorder_logits
-from quantlib.errors import InputError
+from quantlib.checkpoints import (
+    check_sequence_length,
+    load_classifier,
+    longest_sequence,
+    read_config,
+    reorder_logits,
+)
 from quantlib.export.naming import name_nodes, strip_notes
-from quantlib.export.opset import MAX_OPSET, MIN_OPSET, TRACED_OPSET, declare_opset
+from quantlib.export.opset import TRACED_OPSET, check_opset, declare_opset
 from quantlib.export.parity import ParityError, check_parity
 from quantlib.features import INPUT_NAMES
 from quantlib.files import atomic_file
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
-__all__ = ["ParityError", "check_parity", "export_bert_to_onnx", "longest_sequence"]
+__all__ = ["ParityError", "check_opset", "check_parity", "export_bert_to_onnx"]
 
 
 def export_bert_to_onnx(
@@ -54,21 +59,12 @@ def export_bert_to_onnx(
         ParityError: the exported graph does not compute what PyTorch computes.
     """
     model_dir, out_path = Path(model_dir), Path(out_path)
-    if not MIN_OPSET <= opset <= MAX_OPSET:
-        reason = "per-channel QuantizeLinear came with 13" if opset < MIN_OPSET else "not supported yet"
-        raise InputError(
-            f"opset {opset} is out of range; it must be within {MIN_OPSET}..{MAX_OPSET}: {reason}"
-        )
-    longest = longest_sequence(read_config(model_dir))
-    if not 8 <= seq_len <= longest:
-        raise InputError(
-            f"sequence length {seq_len} is out of range for {model_dir}; it must be within 8..{longest}, "
-            "the positions that the model embeds"
-        )
+    check_opset(opset)
+    check_sequence_length(model_dir, seq_len)
     model = load_classifier(model_dir)
     if logit_order is not None:
         reorder_logits(model, logit_order)
-    proto = strip_notes(name_nodes(_to_onnx(model, longest)))
+    proto = strip_notes(name_nodes(_to_onnx(model, longest_sequence(read_config(model_dir)))))
     declare_opset(proto, opset)
     with atomic_file(out_path) as scratch:
         import onnx
@@ -76,13 +72,6 @@ def export_bert_to_onnx(
         onnx.save(proto, scratch)
         check_parity(model, scratch, seq_len)
     return out_path
-
-
-def longest_sequence(config: dict[str, Any]) -> int:
-    """The number of tokens that a checkpoint's position embeddings cover."""
-    positions = int(config.get("max_position_embeddings", 0))
-    # RoBERTa counts positions from pad_token_id + 1.
-    return positions - 2 if config.get("model_type") == "roberta" else positions
 
 
 def _to_onnx(model: Any, longest: int) -> onnx.ModelProto:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from quantlib.errors import InputError
+
 if TYPE_CHECKING:
     import onnx
 
@@ -14,6 +16,15 @@ if TYPE_CHECKING:
 
 MIN_OPSET, MAX_OPSET = 13, 18
 TRACED_OPSET = 18  # the lowest that the exporter writes without a converter that drops the names of nodes
+
+
+def check_opset(opset: int) -> None:
+    """Raise `InputError`, with the reason, for an operator set that cannot be exported to."""
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        reason = "per-channel QuantizeLinear came with 13" if opset < MIN_OPSET else "not supported yet"
+        raise InputError(
+            f"opset {opset} is out of range; it must be within {MIN_OPSET}..{MAX_OPSET}: {reason}"
+        )
 
 
 def declare_opset(proto: onnx.ModelProto, opset: int) -> None:
@@ -26,8 +37,6 @@ def declare_opset(proto: onnx.ModelProto, opset: int) -> None:
         InputError: the model has an operator that this version of the set lacks.
     """
     import onnx
-
-    from quantlib.errors import InputError
 
     if opset < 17:
         _replace(proto.graph, "LayerNormalization", _layer_normalization)

@@ -36,7 +36,7 @@ def check_parity(model: Any, onnx_path: Path, seq_len: int) -> float:
     session = open_session(onnx_path)
     worst = 0.0
     for batch, length in sorted({(b, min(n, seq_len)) for b, n in (*_PARITY_SHAPES, (1, seq_len))}):
-        feed = _random_feed(batch, length, int(model.config.vocab_size))
+        feed = _random_feed(batch, length, int(model.config.vocab_size), _token_types(model.config))
         got = session.run(None, feed_for(session, feed))[0]
         with torch.no_grad():
             tensors = {k: torch.from_numpy(v) for k, v in feed.items()}
@@ -51,8 +51,13 @@ def check_parity(model: Any, onnx_path: Path, seq_len: int) -> float:
     return worst
 
 
-def _random_feed(batch: int, length: int, vocabulary: int) -> Feed:
-    """Random ids; from the second row on, each row has less tokens and more padding."""
+def _token_types(config: Any) -> int:
+    """How many token types a model tells apart: 1 where it has no use for them."""
+    return int(getattr(config, "type_vocab_size", 1))
+
+
+def _random_feed(batch: int, length: int, vocabulary: int, token_types: int) -> Feed:
+    """Random ids and types; from the second row on, each row has less tokens and more padding."""
     draw = np.random.default_rng(batch * 1000 + length)
     mask = np.zeros((batch, length), dtype=np.int64)
     for row in range(batch):
@@ -61,5 +66,5 @@ def _random_feed(batch: int, length: int, vocabulary: int) -> Feed:
     return {
         "input_ids": ids * mask,
         "attention_mask": mask,
-        "token_type_ids": np.zeros((batch, length), dtype=np.int64),
+        "token_type_ids": draw.integers(0, token_types, (batch, length)) * mask,
     }

@@ -1,0 +1,134 @@
+"""How much of a model is really quantized: the share of its matrix products that run on integers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantlib.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
+
+# Matrix products by operator type, with the inputs that are factors; any other input is a bias, a scale, a
+# zero point or a mask. ONNX's operator reference, and ONNX Runtime's ContribOperators.md for com.microsoft.
+_FLOAT_FACTORS = {"MatMul": (0, 1), "Gemm": (0, 1), "FusedMatMul": (0, 1), "Attention": (0, 1)}
+_INTEGER_FACTORS = {
+    "MatMulInteger": (0, 1),
+    "MatMulIntegerToFloat": (0, 1),
+    "QLinearMatMul": (0, 3),
+    "QGemm": (0, 3),
+    "DynamicQuantizeMatMul": (0, 1),
+    "QAttention": (0, 1),
+    "MatMulNBits": (0, 1),
+}
+_FACTORS = _FLOAT_FACTORS | _INTEGER_FACTORS
+# These hand the numbers of their first input on, in another order or type.
+_PASS_ON = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast"})
+_QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many of the nodes that multiply by a constant weight matrix are quantized.
+
+    in_float: the names of those that are not, in the order of the graph; the first output's name stands for
+    a node without one.
+    """
+
+    quantized: int
+    total: int
+    in_float: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.total < 1:
+            raise ValueError(f"a share of {self.total} nodes does not exist")
+        if self.quantized < 0 or self.quantized + len(self.in_float) != self.total:
+            raise ValueError(
+                f"{self.quantized} quantized and {len(self.in_float)} float nodes are not {self.total}"
+            )
+
+    @property
+    def share(self) -> float:
+        """The quantized nodes as a fraction of all, 0 to 1."""
+        return self.quantized / self.total
+
+
+def coverage(onnx_path: Path) -> Coverage:
+    """Count the MatMul, Gemm and Attention nodes of a model that multiply by a weight, and those in integers.
+
+    A weight is an initializer or a Constant, also behind Transpose, Reshape, Cast and the like, or behind
+    QuantizeLinear and DequantizeLinear. Operators on integers (MatMulInteger, QLinearMatMul, QAttention, ...)
+    count as quantized, and so does MatMulNBits, for its weights. In the QDQ format a float operator counts if
+    both of its factors come from DequantizeLinear, because only then the runtime replaces it by one on
+    integers; a bias may stay in float.
+
+    A product of two activations (attention scores, their product with the values) is not counted, quantized
+    or not: it has no weight to store in 8 bits, recipes leave it in float on purpose, and its number does not
+    say whether the weights were quantized. Subgraphs (If, Loop) are not searched; a BERT has none.
+
+    Raises:
+        InputError: the file is missing or not ONNX, or no node multiplies by a weight.
+    """
+    graph = _Graph(_load(onnx_path).graph)
+    nodes = [node for node in graph.nodes if graph.multiplies_by_weight(node)]
+    in_float = tuple(node.name or node.output[0] for node in nodes if not graph.is_quantized(node))
+    if not nodes:
+        raise InputError(
+            f"{onnx_path}: no MatMul, Gemm or Attention multiplies by a weight; nothing to quantize"
+        )
+    return Coverage(len(nodes) - len(in_float), len(nodes), in_float)
+
+
+def _load(onnx_path: Path) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if not onnx_path.is_file():
+        raise InputError(f"{onnx_path}: no such ONNX model")
+    try:
+        return onnx.load(onnx_path, load_external_data=False)
+    except DecodeError as error:
+        raise InputError(f"{onnx_path}: not an ONNX file: {error}") from error
+
+
+class _Graph:
+    """A graph that can be walked against its edges."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.nodes = list(graph.node)
+        self._producer = {name: node for node in graph.node for name in node.output if name}
+        self._initializers = {tensor.name for tensor in graph.initializer}
+        self._initializers |= {tensor.values.name for tensor in graph.sparse_initializer}
+
+    def multiplies_by_weight(self, node: onnx.NodeProto) -> bool:
+        """Whether the node is a matrix product with a constant factor."""
+        return any(self._is_constant(name) for name in _factors(node))
+
+    def is_quantized(self, node: onnx.NodeProto) -> bool:
+        """Whether the matrix product runs on integers."""
+        return node.op_type in _INTEGER_FACTORS or all(self._is_dequantized(n) for n in _factors(node))
+
+    def _sources(self, name: str) -> Iterator[tuple[str, str]]:
+        """The tensor, then those it was handed on from, each with the type of the node that made it."""
+        while True:
+            made_by = self._producer.get(name)
+            kind = made_by.op_type if made_by is not None else ""
+            yield name, kind
+            if made_by is None or kind not in _PASS_ON | _QUANTIZERS:
+                return
+            name = made_by.input[0]
+
+    def _is_constant(self, name: str) -> bool:
+        return any(kind == "Constant" or source in self._initializers for source, kind in self._sources(name))
+
+    def _is_dequantized(self, name: str) -> bool:
+        first = next((kind for _, kind in self._sources(name) if kind not in _PASS_ON), "")
+        return first == "DequantizeLinear"
+
+
+def _factors(node: onnx.NodeProto) -> list[str]:
+    places = _FACTORS.get(node.op_type, ())
+    return [node.input[place] for place in places if place < len(node.input)]

@@ -1,0 +1,111 @@
+"""A run and its baseline to a verdict: all of it is judged, and nothing that is missing passes in silence."""
+
+from __future__ import annotations
+
+from quantlib.gate.accuracy import judge_accuracy
+from quantlib.gate.findings import Finding, Verdict, held_or_noted
+from quantlib.gate.latency import judge_latency
+from quantlib.gate.limits import LimitTable
+from quantlib.gate.record import GateRecord, check_comparable, machine_differences, settings_differences
+from quantlib.gate.size import judge_size
+from quantlib.results import TEACHER
+
+_UPDATE = "--gate-update"
+
+
+def judge(
+    current: GateRecord, baseline: GateRecord | None, limits: LimitTable, *, across_machines: bool = False
+) -> Verdict:
+    """Judge presence, accuracy, size and latency of every variant.
+
+    Args:
+        current: this run.
+        baseline: what it is compared with; None judges only the limits that need no baseline.
+        limits: the table of limits.
+        across_machines: compare latency even if the machines differ; accuracy and size always are compared.
+
+    Raises:
+        InputError: the baseline is of another task or of other rows.
+    """
+    if baseline is not None:
+        check_comparable(current, baseline)
+    findings = judge_presence(current, baseline, limits)
+    if baseline is not None:
+        findings += _judge_machine(current, baseline, across_machines)
+    for variant in current.variants:
+        findings += judge_accuracy(variant, current, baseline, limits)
+        findings += judge_size(variant, current, baseline, limits)
+        for shape in current.latency.get(variant, {}):
+            findings += judge_latency(
+                variant, shape, current, baseline, limits, across_machines=across_machines
+            )
+    return Verdict(tuple(findings))
+
+
+def judge_presence(current: GateRecord, baseline: GateRecord | None, limits: LimitTable) -> list[Finding]:
+    """Find what was left out: a variant or shape that only one of run and baseline has, or all of them.
+
+    A limit on latency is a promise to measure, so a variant with one and without a measured shape is a
+    violation, baseline or not.
+
+    Args:
+        current: this run.
+        baseline: None where there is none.
+        limits: the table of limits; what is reported only may be absent.
+    """
+    findings = []
+    if not set(current.variants) - {TEACHER}:
+        only = "only the teacher" if current.variants else "nothing"
+        text = f"{only} was run, so nothing was gated; name recipes, and select the gate's tests"
+        findings.append(Finding("violation", "presence", "", "presence", None, text))
+    before = baseline or current
+    for variant in dict.fromkeys((*before.variants, *current.variants)):
+        held = limits.of(variant, current.task)
+        found = _missing_variant(variant, current, before) or _missing_shapes(variant, current, before)
+        timed = current.latency.get(variant) or variant == TEACHER or variant not in current.variants
+        if not found and not timed and (held.min_speedup is not None or held.max_slowdown is not None):
+            text = f"{variant}: there is a limit on its latency, but no shape of it was timed"
+            found = [Finding("violation", "presence", variant, "presence", None, text)]
+        findings += held_or_noted(found, held.report_only)
+    return findings
+
+
+def _missing_variant(variant: str, current: GateRecord, baseline: GateRecord) -> list[Finding]:
+    if variant in current.variants and variant in baseline.variants:
+        return []
+    return [_missing(variant, None, variant in baseline.variants)]
+
+
+def _missing_shapes(variant: str, current: GateRecord, baseline: GateRecord) -> list[Finding]:
+    ours, theirs = current.latency.get(variant, {}), baseline.latency.get(variant, {})
+    return [
+        _missing(variant, shape, shape in theirs)
+        for shape in dict.fromkeys((*theirs, *ours))
+        if (shape in ours) != (shape in theirs)
+    ]
+
+
+def _missing(variant: str, shape: str | None, in_baseline: bool) -> Finding:
+    what = f"{variant} {shape}" if shape else variant
+    if in_baseline:
+        text = f"{what}: in the baseline, but not in this run; run it too, or take it out with {_UPDATE}"
+    else:
+        text = f"{what}: in this run, but not in the baseline; put it in with {_UPDATE}"
+    return Finding("violation", "presence", variant, "presence", shape, text)
+
+
+def _judge_machine(current: GateRecord, baseline: GateRecord, across_machines: bool) -> list[Finding]:
+    """Notes on what makes the two runs hard to compare."""
+    texts = []
+    differences = "; ".join(machine_differences(current, baseline))
+    if differences and across_machines:
+        texts.append(f"latency is compared across machines ({differences})")
+    elif differences:
+        texts.append(
+            f"latency is not compared with the baseline's, which is from another machine ({differences}); "
+            "--gate-across-machines compares it anyway"
+        )
+    settings = "; ".join(settings_differences(current, baseline))
+    if settings:
+        texts.append(f"the baseline was made with other settings ({settings})")
+    return [Finding("note", "machine", "", "machine", None, text) for text in texts]

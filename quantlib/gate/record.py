@@ -1,0 +1,156 @@
+"""What one gate run measured. A baseline is such a record, kept as a file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from quantlib.errors import InputError
+from quantlib.results import TEACHER
+from quantlib.tasks import TASKS
+
+# What would name a machine instead of describing it; a baseline is committed for everyone to read.
+_MACHINE_NAMES = frozenset({"node", "host", "hostname", "fqdn", "user", "ip"})
+
+
+@dataclass(frozen=True)
+class VariantRecord:
+    """Accuracy and size of one variant.
+
+    metrics: fractions by name, the primary one first. eval_loss: cross-entropy in nats, or MSE.
+    accuracy_drop: teacher minus variant in the primary metric, as a fraction. predictions: a class index per
+    row, or a score rounded to 6 significant digits. size_bytes: external data included. compression_ratio:
+    the teacher's bytes over the variant's. quantized_share: see `quantlib.coverage`; None for a float model.
+    op_counts: nodes by operator type. recipe: its fields, None for a float model.
+    """
+
+    metrics: Mapping[str, float]
+    eval_loss: float
+    accuracy_drop: float
+    predictions: tuple[float, ...]
+    size_bytes: int
+    compression_ratio: float
+    quantized_share: float | None
+    op_counts: Mapping[str, int]
+    recipe: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        share = () if self.quantized_share is None else (self.quantized_share,)
+        values = (*self.metrics.values(), self.eval_loss, self.accuracy_drop, self.compression_ratio, *share)
+        if not all(math.isfinite(value) for value in (*values, *self.predictions)):
+            raise ValueError("metrics, loss, drop, ratio and predictions must be finite")
+        if not self.metrics or self.size_bytes < 1 or self.compression_ratio <= 0:
+            raise ValueError("a metric, a size and a compression ratio above 0 are needed")
+        if share and not 0 <= share[0] <= 1:
+            raise ValueError(f"quantized_share {share[0]} must lie between 0 and 1")
+
+    @property
+    def score(self) -> float:
+        """The primary metric."""
+        return next(iter(self.metrics.values()))
+
+
+@dataclass(frozen=True)
+class LatencyRecord:
+    """One variant's times at one shape, beside the teacher's.
+
+    launches: per launch of the processes, for each turn the log of (teacher's time / variant's time); two
+    turns or more each. teacher_ms, variant_ms: medians, for information only: they drift with the machine.
+    """
+
+    launches: tuple[tuple[float, ...], ...]
+    teacher_ms: float
+    variant_ms: float
+
+    def __post_init__(self) -> None:
+        if not self.launches or min(map(len, self.launches)) < 2:
+            raise ValueError("latency needs a launch, and two turns in each")
+        if not all(math.isfinite(value) for launch in self.launches for value in launch):
+            raise ValueError("log ratios must be finite")
+        if not (0 < self.teacher_ms < math.inf and 0 < self.variant_ms < math.inf):
+            raise ValueError("teacher_ms and variant_ms must be positive and finite")
+
+
+@dataclass(frozen=True)
+class GateRecord:
+    """One gate run.
+
+    task: its name in `TASKS`. data_hash: of all rows. labels: the truth of each evaluation row, a class index
+    or a score. machine: what latencies depend on, and no host name. settings: lengths, seeds and the like.
+    variants: by name, the teacher first. latency: by variant and shape ("1x128").
+    """
+
+    task: str
+    data_hash: str
+    labels: tuple[float, ...]
+    machine: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    variants: Mapping[str, VariantRecord]
+    latency: Mapping[str, Mapping[str, LatencyRecord]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"unknown task {self.task!r}; known: {', '.join(TASKS)}")
+        named = sorted(_MACHINE_NAMES & set(self.machine))
+        if named:
+            raise ValueError(f"machine must not name the machine: {', '.join(named)}")
+        if self.variants and next(iter(self.variants)) != TEACHER:
+            raise ValueError(f"the first variant must be {TEACHER!r}, not {next(iter(self.variants))!r}")
+        unknown = sorted(set(self.latency) - set(self.variants))
+        if unknown:
+            raise ValueError(f"latency of variants that are not there: {', '.join(unknown)}")
+        _check_rows("labels", self.task, self.labels)
+        for name, variant in self.variants.items():
+            self._check_variant(name, variant)
+
+    def _check_variant(self, name: str, variant: VariantRecord) -> None:
+        primary = TASKS[self.task].primary_metric
+        if next(iter(variant.metrics)) != primary:
+            raise ValueError(f"{name}: the first metric must be {primary}, the primary one of {self.task}")
+        if len(variant.predictions) != len(self.labels):
+            raise ValueError(f"{name}: {len(variant.predictions)} predictions for {len(self.labels)} labels")
+        _check_rows(f"{name}: predictions", self.task, variant.predictions)
+        drop = self.variants[TEACHER].score - variant.score
+        if abs(drop - variant.accuracy_drop) > 1e-9:
+            raise ValueError(f"{name}: accuracy_drop is {variant.accuracy_drop}, the scores differ by {drop}")
+
+
+def _check_rows(what: str, task: str, values: tuple[float, ...]) -> None:
+    classes = len(TASKS[task].labels)
+    for row, value in enumerate(values, start=1):
+        if not math.isfinite(value) or (classes and value not in range(classes)):
+            wanted = f"a class index below {classes}" if classes else "a finite score"
+            raise ValueError(f"{what}: row {row} must be {wanted}, not {value}")
+
+
+def machine_differences(current: GateRecord, baseline: GateRecord) -> list[str]:
+    """What the machines of two records differ in, for example `threads: 2, baseline 4`; empty if nothing."""
+    return _differences(current.machine, baseline.machine)
+
+
+def settings_differences(current: GateRecord, baseline: GateRecord) -> list[str]:
+    """What the settings of two records differ in, in the same words."""
+    return _differences(current.settings, baseline.settings)
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    both = {key: (_words(ours.get(key)), _words(theirs.get(key))) for key in [*ours, *theirs]}
+    return [f"{key}: {our}, baseline {their}" for key, (our, their) in both.items() if our != their]
+
+
+def _words(value: Any) -> str:
+    """A value in words; lists and tuples alike, since JSON knows no tuples."""
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def check_comparable(current: GateRecord, baseline: GateRecord) -> None:
+    """Raise `InputError` if the baseline is of another task or of other rows."""
+    if current.task != baseline.task:
+        raise InputError(f"the baseline is of task {baseline.task}, this run of {current.task}")
+    if current.data_hash != baseline.data_hash or current.labels != baseline.labels:
+        raise InputError(
+            f"the baseline was made on other rows of {current.task} (data {baseline.data_hash[:12]}, "
+            f"this run {current.data_hash[:12]}); make a new one: pytest bench --gate-update"
+        )

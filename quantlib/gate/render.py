@@ -1,0 +1,103 @@
+"""The verdict for people: Markdown for a pull request, lines for the console."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from quantlib.gate.findings import Kind, Verdict
+from quantlib.gate.latency import interval
+from quantlib.gate.record import GateRecord, LatencyRecord
+from quantlib.gate.slowdown import CONFIDENCE, estimate_speedup
+from quantlib.tasks import TASKS
+
+_BYTES_PER_MB = 2**20
+# From worst to best, with the words of one finding and of several.
+_KINDS: dict[Kind, tuple[str, str]] = {
+    "violation": ("violation", "violations"),
+    "undecided": ("undecided", "undecided"),
+    "changed": ("changed", "changed"),
+    "note": ("note", "notes"),
+}
+_ESCAPES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "`": "\\`", "\n": " ", "\r": " "}
+)
+
+
+def markdown(verdict: Verdict, current: GateRecord, baseline: GateRecord | None) -> str:
+    """A summary in GitHub's Markdown: heading, a row per variant and shape, then all findings."""
+    metric = TASKS[current.task].primary_metric
+    columns = ["variant", "shape", metric, "drop, points", "size, MB", "compression", "speedup"]
+    columns += ["baseline speedup", "verdict"]
+    lines = [
+        f"## Gate: {verdict.outcome} ({_escape(current.task)})",
+        "",
+        f"{_counts(verdict)}. Intervals: {100 * (2 * CONFIDENCE - 1):.0f} % for speedups, 95 % for drops.",
+        "",
+        _row(columns),
+        _row(["---", "---", *["---:"] * (len(columns) - 3), "---"]),
+        *(_row(cells) for cells in _table(verdict, current, baseline)),
+    ]
+    for kind, (_, heading) in _KINDS.items():
+        found = verdict.of_kind(kind)
+        if found:
+            lines += ["", f"### {heading.capitalize()}", ""]
+            lines += [f"- {_escape(finding.text)}" for finding in found]
+    return "\n".join(lines) + "\n"
+
+
+def console_lines(verdict: Verdict) -> list[str]:
+    """A line per finding, the worst kind last, where the eye is; then the outcome."""
+    lines = [
+        f"{kind.upper() if kind == 'violation' else kind:<9}  {finding.text}"
+        for kind in reversed(_KINDS)
+        for finding in verdict.of_kind(kind)
+    ]
+    return [*lines, f"gate: {verdict.outcome} ({_counts(verdict)})"]
+
+
+def _table(verdict: Verdict, current: GateRecord, baseline: GateRecord | None) -> Iterator[list[str]]:
+    """A row per variant and shape of either record, then one per variant that was not run."""
+    for name, variant in current.variants.items():
+        exact = [
+            f"{variant.score:z.4f}",
+            f"{100 * variant.accuracy_drop:z.2f}",
+            f"{variant.size_bytes / _BYTES_PER_MB:.2f}",
+            f"{variant.compression_ratio:.2f}",
+        ]
+        ours = current.latency.get(name, {})
+        theirs = baseline.latency.get(name, {}) if baseline else {}
+        for shape in dict.fromkeys((*ours, *theirs)) or [""]:
+            speedups = [_speedup(ours.get(shape)), _speedup(theirs.get(shape))]
+            yield [_escape(name), _escape(shape), *exact, *speedups, _worst(verdict, name, shape)]
+    for name in dict.fromkeys(finding.variant for finding in verdict.of("presence")):
+        if name and name not in current.variants:
+            yield [_escape(name), *[""] * 7, _worst(verdict, name, "")]
+
+
+def _speedup(latency: LatencyRecord | None) -> str:
+    return interval(estimate_speedup(latency)) if latency else ""
+
+
+def _worst(verdict: Verdict, variant: str, shape: str) -> str:
+    """The worst that was found of the variant as a whole and at the shape."""
+    found = [f for f in verdict.findings if f.variant == variant and f.shape in (None, shape)]
+    kinds = {finding.kind for finding in found}
+    if "violation" in kinds:
+        return "**fail**"
+    if "undecided" in kinds:
+        return "undecided"
+    return "report only" if any(finding.report_only for finding in found) else "pass"
+
+
+def _counts(verdict: Verdict) -> str:
+    counts = Counter(finding.kind for finding in verdict.findings)
+    return ", ".join(f"{counts[kind]} {words[counts[kind] != 1]}" for kind, words in _KINDS.items())
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escape(text: str) -> str:
+    return text.translate(_ESCAPES)

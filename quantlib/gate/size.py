@@ -1,0 +1,90 @@
+"""Size and quantized share: exact figures, so any step back counts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from quantlib.gate.findings import Finding, apart, held_or_noted
+from quantlib.gate.limits import Limits, LimitTable
+from quantlib.gate.record import GateRecord, VariantRecord
+from quantlib.results import TEACHER
+
+# Names and metadata in a file change its size a little from one version of a library to the next.
+SIZE_TOLERANCE = 0.005
+_SHARE_TOLERANCE = 1e-9
+_BYTES_PER_MB = 2**20
+
+
+def judge_size(
+    variant: str, current: GateRecord, baseline: GateRecord | None, limits: LimitTable
+) -> list[Finding]:
+    """Hold a variant's bytes, compression ratio and quantized share to their limits and to the baseline.
+
+    A share below the baseline's is a violation whatever the limit: layers that silently stop being quantized
+    are what this is for.
+
+    Args:
+        variant: a name in `current`; it may be missing from the baseline.
+        current: this run.
+        baseline: None where there is none; then only limits that need none are judged.
+        limits: the table of limits.
+
+    Raises:
+        KeyError: `current` has no such variant.
+    """
+    ours, held = current.variants[variant], limits.of(variant, current.task)
+    before = baseline.variants.get(variant) if baseline else None
+    findings = [] if variant == TEACHER else _against_limits(variant, ours, held)
+    if before is not None:
+        findings += _bytes(variant, ours.size_bytes, before.size_bytes) + _share(variant, ours, before)
+    return held_or_noted(findings, held.report_only)
+
+
+def _against_limits(variant: str, ours: VariantRecord, held: Limits) -> list[Finding]:
+    violation = partial(Finding, "violation", "size", variant)
+    found = []
+    least, ratio = held.min_compression_ratio, ours.compression_ratio
+    if least is not None and ratio < least:
+        text = f"{variant}: compression ratio {apart(ratio, least)}, limit {least:.2f}"
+        found.append(violation("compression_ratio", None, text))
+    least, share = held.min_quantized_share, ours.quantized_share
+    if least is not None and share is not None and share < least - _SHARE_TOLERANCE:
+        text = f"{variant}: {apart(100 * share, 100 * least, 1)} % of the nodes with weights are quantized"
+        found.append(violation("quantized_share", None, f"{text}, limit {100 * least:.1f} %"))
+    return found
+
+
+def _bytes(variant: str, ours: int, before: int) -> list[Finding]:
+    growth = ours / before - 1
+    if abs(growth) <= SIZE_TOLERANCE:
+        return []
+    text = (
+        f"{variant}: size {ours / _BYTES_PER_MB:.2f} MB, baseline {before / _BYTES_PER_MB:.2f} MB "
+        f"({100 * growth:+.1f} %)"
+    )
+    if growth < 0:
+        return [Finding("note", "size", variant, "size_bytes", None, text)]
+    text += f", limit {100 * SIZE_TOLERANCE:+g} %"
+    return [Finding("violation", "size", variant, "size_bytes", None, text)]
+
+
+def _share(variant: str, ours: VariantRecord, before: VariantRecord) -> list[Finding]:
+    # Of a variant without a recipe nothing is quantized, which is a step back if its namesake had one.
+    share, wanted = ours.quantized_share or 0.0, before.quantized_share
+    if wanted is None or share >= wanted - _SHARE_TOLERANCE:
+        return []
+    text = (
+        f"{variant}: {apart(100 * share, 100 * wanted, 1)} % of the nodes with weights are quantized, "
+        f"baseline {100 * wanted:.1f} %; {_changed_counts(ours.op_counts, before.op_counts)}"
+    )
+    return [Finding("violation", "size", variant, "quantized_share", None, text)]
+
+
+def _changed_counts(ours: Mapping[str, int], before: Mapping[str, int]) -> str:
+    changes = [
+        f"{op} {ours.get(op, 0)} (baseline {before.get(op, 0)})"
+        for op in sorted({*ours, *before})
+        if ours.get(op, 0) != before.get(op, 0)
+    ]
+    return ", ".join(changes) or "the number of nodes of each type is the same"

@@ -1,0 +1,139 @@
+"""The rows and checkpoints of the tests: words made up here, weights drawn here, nothing downloaded."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from quantlib.checkpoints import quiet_transformers
+from quantlib.features import Feature, convert_examples_to_features, load_tokenizer
+from quantlib.tasks import Example
+
+GOOD = "bright calm clever fine fresh glad gold good great happy kind lively neat nice proud rich sweet warm".split()
+BAD = "bitter bland broken cheap cold cruel dark dull empty false grim harsh messy poor sad sour weak worn".split()
+OTHER = (
+    "a actor and book camera city day door end film first garden hour house in is it last light man music night "
+    "of on one our people place play road room scene school second song story street summer table the their "
+    "this time to town tree very was water window winter with woman word year"
+).split()
+PIECES = ["##s", "##ly", "##ing", "##er", "##x"]
+BERT_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+ROBERTA_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+WORDS = [*GOOD, *BAD, *OTHER]
+VOCABULARY = [*BERT_TOKENS, *WORDS, *PIECES]
+
+ARCHITECTURES = {
+    "bert": "BertForSequenceClassification",
+    "distilbert": "DistilBertForSequenceClassification",
+    "electra": "ElectraForSequenceClassification",
+    "roberta": "RobertaForSequenceClassification",
+}
+
+
+def sentences(count: int, seed: int) -> list[tuple[str, str]]:
+    """(sentence, label): label 1 has good words in it, 0 has bad ones."""
+    draw = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        label = draw.randrange(2)
+        words = draw.choices(OTHER, k=draw.randint(2, 14)) + draw.choices((BAD, GOOD)[label], k=2)
+        draw.shuffle(words)
+        rows.append((" ".join(words), str(label)))
+    return rows
+
+
+def write_sst2(directory: Path, train: int = 120, dev: int = 40) -> Path:
+    """SST-2 in GLUE's format, in a folder of that name; returns `directory`."""
+    folder = directory / "SST-2"
+    folder.mkdir(parents=True)
+    for name, count, seed in (("train", train, 1), ("dev", dev, 2)):
+        lines = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in sentences(count, seed))]
+        (folder / f"{name}.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return directory
+
+
+def write_tokenizer(directory: Path, kind: str = "bert") -> None:
+    """tokenizer.json, and for the BERT family vocab.txt beside it."""
+    from tokenizers import BertWordPieceTokenizer, Tokenizer, models, pre_tokenizers, processors
+
+    if kind == "roberta":
+        vocabulary = {token: i for i, token in enumerate([*ROBERTA_TOKENS, *WORDS, *PIECES])}
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+        tokenizer.save(str(directory / "tokenizer.json"))
+        return
+    (directory / "vocab.txt").write_text("\n".join(VOCABULARY) + "\n", encoding="utf-8")
+    BertWordPieceTokenizer(vocab=str(directory / "vocab.txt")).save(str(directory / "tokenizer.json"))
+    config = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    (directory / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def write_checkpoint(directory: Path, kind: str = "bert", *, seed: int = 0, **changes: Any) -> Path:
+    """A classifier with random weights: 2 layers, 32 wide, 64 positions; two labels if not said otherwise.
+
+    Weights are drawn ten times as wide as usual, so that logits depend on every token.
+    """
+    import torch
+    import transformers
+
+    directory.mkdir(parents=True, exist_ok=True)
+    settings: dict[str, Any] = {
+        "vocab_size": len(VOCABULARY),
+        "initializer_range": 0.2,
+        "max_position_embeddings": 66 if kind == "roberta" else 64,
+    }
+    if kind == "distilbert":
+        settings |= {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
+    else:
+        settings |= {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+        }
+    if kind == "electra":
+        settings["embedding_size"] = 16
+    if kind == "roberta":
+        settings["type_vocab_size"] = 1
+    config = transformers.AutoConfig.for_model(kind, **(settings | changes))
+    torch.manual_seed(seed)
+    model = getattr(transformers, ARCHITECTURES[kind])(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:  # biases would be zero, LayerNorms one: equal ones are merged on export
+                parameter.add_(torch.randn_like(parameter) / 10)
+    with quiet_transformers():
+        model.save_pretrained(directory)
+    write_tokenizer(directory, kind)
+    return directory
+
+
+def examples(count: int, seed: int = 3) -> list[Example]:
+    """Rows like those of `write_sst2`."""
+    return [Example(f"row-{i}", text, None, label) for i, (text, label) in enumerate(sentences(count, seed))]
+
+
+def features(checkpoint: Path, count: int, length: int = 32) -> list[Feature]:
+    """The same rows, tokenized for a checkpoint."""
+    tokenizer = load_tokenizer(checkpoint)
+    return convert_examples_to_features(examples(count), ("0", "1"), length, tokenizer, "classification")
+
+
+def edit_config(directory: Path, **changes: Any) -> None:
+    """Change config.json; a value of None removes the key."""
+    path = directory / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | changes
+    path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}), encoding="utf-8")
+
+
+def edit_weights(directory: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the dictionary of NumPy arrays in model.safetensors."""
+    from safetensors.numpy import load_file, save_file
+
+    weights = load_file(directory / "model.safetensors")
+    change(weights)
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
