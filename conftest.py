@@ -15,7 +15,7 @@ from quantlib import accuracy, features, gate, hardware, runtime
 from quantlib.cache import versions_key
 from quantlib.errors import InputError
 from quantlib.experiment import gating
-from quantlib.experiment.build import TEACHER, Built, Variant, build, variant_names
+from quantlib.experiment.build import Built, Variant, build, variant_names
 from quantlib.experiment.measure import evaluate
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.latency import LatencyStats, Sampling
@@ -33,6 +33,8 @@ _options_key = pytest.StashKey[ExperimentOptions]()
 _timings_key = pytest.StashKey[list[tuple[str, str, LatencyStats]]]()
 _verdict_key = pytest.StashKey[gate.Verdict]()
 _gated_key = pytest.StashKey[set[str]]()
+_current_key = pytest.StashKey[gate.GateRecord]()
+_last_words_key = pytest.StashKey[str]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -162,14 +164,16 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each variant and shape; their names are the keys of baselines."""
+    if not metafunc.definition.path.is_relative_to(ROOT / "bench"):
+        return
     names = variant_names(metafunc.config.stash[_options_key])
     if "variant" in metafunc.fixturenames:
-        metafunc.parametrize("variant", names, indirect=True, scope="session")
+        metafunc.parametrize("variant", names, indirect=True)
     if "quantized" in metafunc.fixturenames:
-        metafunc.parametrize("quantized", names[1:], indirect=True, scope="session")
+        metafunc.parametrize("quantized", names[1:], indirect=True)
     if "shape" in metafunc.fixturenames:
         shapes = _shapes(metafunc.config)
-        metafunc.parametrize("shape", shapes, ids=[f"{b}x{n}" for b, n in shapes], scope="session")
+        metafunc.parametrize("shape", shapes, ids=[f"{b}x{n}" for b, n in shapes])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -229,13 +233,13 @@ def limits(pytestconfig: pytest.Config) -> gate.LimitTable:
         return gate.read_limits(pytestconfig.getoption("limits"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def variant(request: pytest.FixtureRequest, built: Built) -> Variant:
     """A variant, the teacher included."""
     return next(v for v in built.variants if v.name == request.param)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def quantized(request: pytest.FixtureRequest, built: Built) -> Variant:
     """A variant that is not the teacher."""
     return next(v for v in built.variants if v.name == request.param)
@@ -287,12 +291,11 @@ def time_variant(
 
 @pytest.fixture(scope="session")
 def baseline(pytestconfig: pytest.Config) -> gate.GateRecord | None:
-    """The baseline of a gate run; None where one is to be written for the first time."""
-    path = _baseline_path(pytestconfig)
+    """The baseline of a gate run; None in an update, which answers to the limits alone."""
+    if pytestconfig.getoption("gate_update"):
+        return None
     with wrong_use():
-        if pytestconfig.getoption("gate") is NO_GATE and not path.is_file():
-            return None
-        return gate.read_record(path)
+        return gate.read_record(_baseline_path(pytestconfig))
 
 
 @pytest.fixture(scope="session")
@@ -307,31 +310,31 @@ def verdict(
 ) -> gate.Verdict:
     """Every finding of this run; sampling the latencies is what takes its time."""
     across = pytestconfig.getoption("gate_across_machines")
-    updating = pytestconfig.getoption("gate_update")
     with wrong_use(), uncaptured(pytestconfig):
         current = gating.with_latency(
             accuracy_and_size,
             built,
             experiment_options,
             _shapes(pytestconfig),
-            baseline=None if updating else baseline,
+            baseline=baseline,
             limits=limits,
             sampling=Sampling(seconds=pytestconfig.getoption("gate_seconds")),
             steps=steps,
         )
-        # An update answers to the limits, not to the baseline that it replaces.
-        against = None if updating else baseline
-        found = gate.judge(current, against, limits, across_machines=across)
+        found = gate.judge(current, baseline, limits, across_machines=across)
     pytestconfig.stash[_verdict_key] = found
     if pytestconfig.getoption("gate_markdown"):
         pytestconfig.getoption("gate_markdown").write_text(
-            gate.markdown(found, current, against), encoding="utf-8"
+            gate.markdown(found, current, baseline), encoding="utf-8"
         )
     pytestconfig.stash[_current_key] = current
     return found
 
 
-_current_key = pytest.StashKey[gate.GateRecord]()
+@pytest.fixture
+def gated(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Notes that an area of the gate was reached; a gate run that left one out fails."""
+    return pytestconfig.stash[_gated_key].add
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -346,24 +349,21 @@ def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
 
 def _finish_gate(session: pytest.Session) -> None:
     config = session.config
+    if session.exitstatus in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR):
+        return  # it says so itself
     expected = {"accuracy", "size", "latency", "presence"}
-    reporter = config.pluginmanager.getplugin("terminalreporter")
     missing = expected - config.stash[_gated_key]
     if missing and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        config.stash[_refusal_key] = f"gate: {', '.join(sorted(missing))} not gated: tests were left out"
+        config.stash[_last_words_key] = f"gate: {', '.join(sorted(missing))} not gated: tests were left out"
         return
     if config.getoption("gate_update"):
         if session.testsfailed:
-            config.stash[_refusal_key] = "gate: baseline NOT written: the run has failures"
+            config.stash[_last_words_key] = "gate: baseline NOT written: the run has failures"
             return
         path = _baseline_path(config)
         gate.write_record(path, config.stash[_current_key])
-        if reporter:
-            config.stash[_refusal_key] = f"gate: baseline written to {path}"
-
-
-_refusal_key = pytest.StashKey[str]()
+        config.stash[_last_words_key] = f"gate: baseline written to {path}"
 
 
 def _refuse_to_save(session: pytest.Session) -> None:
@@ -398,8 +398,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         terminalreporter.section("gate")
         for line in gate.console_lines(config.stash[_verdict_key]):
             terminalreporter.line(line)
-    if _refusal_key in config.stash:
-        terminalreporter.line(config.stash[_refusal_key])
+    if _last_words_key in config.stash:
+        terminalreporter.line(config.stash[_last_words_key])
 
 
 # pytest-benchmark

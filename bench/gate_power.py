@@ -51,9 +51,7 @@ class Replay:
         def launch() -> Iterator[Any]:
             number = self.started[side]
             self.started[side] += 1
-            yield _Replayed(
-                [t * self.factor[side] for t in self.picks[number][side][self.offsets[number] :]]
-            )
+            yield _Replayed([t * self.factor[side] for t in self.picks[number][side][self.offsets[number] :]])
 
         return launch
 
@@ -93,8 +91,9 @@ def simulate(paths: list[Path], runs: int) -> dict[str, Any]:
         for slowdown in (0.0, 0.10, 0.15):
             rng, outcomes = np.random.default_rng(0), Counter[str]()
             for _ in range(runs):
-                before, after = Replay(launches, rng, 0.0, sampling.turns), Replay(
-                    launches, rng, slowdown, sampling.turns
+                before, after = (
+                    Replay(launches, rng, 0.0, sampling.turns),
+                    Replay(launches, rng, slowdown, sampling.turns),
                 )
                 baseline = measure_baseline(before.start("teacher_ms"), before.start("variant_ms"), sampling)
                 outcomes[
@@ -109,7 +108,9 @@ def simulate(paths: list[Path], runs: int) -> dict[str, Any]:
 def report(label: str, outcomes: Counter[str]) -> dict[str, int]:
     """Print one line of outcomes."""
     total = sum(outcomes.values())
-    shares = ", ".join(f"{name} {100 * outcomes[name] / total:.1f} %" for name in ("pass", "fail", "undecided"))
+    shares = ", ".join(
+        f"{name} {100 * outcomes[name] / total:.1f} %" for name in ("pass", "fail", "undecided")
+    )
     print(f"{label}: {shares} of {total} runs", flush=True)
     return dict(outcomes)
 
@@ -148,7 +149,9 @@ def real(runs: int, slowdown: float, variant_name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     simulated = commands.add_parser("simulate")
     simulated.add_argument("traces", nargs="+", type=Path)

@@ -38,7 +38,9 @@ def add_work(model_path: Path, out_path: Path, products: int) -> Path:
     return out_path
 
 
-def slowdown_of(model_path: Path, slower_path: Path, feeds: list[dict[str, np.ndarray]], turns: int = 60) -> float:
+def slowdown_of(
+    model_path: Path, slower_path: Path, feeds: list[dict[str, np.ndarray]], turns: int = 60
+) -> float:
     """How much slower the second model is, as a fraction, from turns in two launches of the processes."""
     config = SessionConfig(default_threads())
     found = []

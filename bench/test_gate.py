@@ -25,9 +25,9 @@ def test_accuracy(variant, verdict, gated):
     fail_on(verdict.of("accuracy", variant.name))
 
 
-def test_size(quantized, verdict, gated):
+def test_size(variant, verdict, gated):
     gated("size")
-    fail_on(verdict.of("size", quantized.name))
+    fail_on(verdict.of("size", variant.name))
 
 
 def test_latency(quantized, shape, verdict, gated, pytestconfig, record_property):

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ node = helper.make_node
 Array = np.ndarray[Any, Any]
 
 
-def save(path: Path, nodes: Sequence[onnx.NodeProto], constants: dict[str, Array] | None = None) -> Path:
+def save(path: Path, nodes: Sequence[onnx.NodeProto], constants: Mapping[str, Any] | None = None) -> Path:
     """A model of these nodes, from x float32 (rows, 4) to y float32 (rows, 4)."""
     graph = helper.make_graph(
         nodes,

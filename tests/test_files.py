@@ -110,10 +110,6 @@ def test_make_dir_where_it_cannot_be(tmp_path: Path, how: str) -> None:
 # Whole or absent
 
 
-def use_file(path: Path) -> AbstractContextManager[Path]:
-    return atomic_file(path)
-
-
 def fill_file(scratch: Path) -> None:
     scratch.write_text("new")
 

@@ -62,7 +62,7 @@ def _against_baseline(
     text = (
         f"{_what(variant, shape)} {interval(estimate_speedup(ours))}, "
         f"baseline {interval(estimate_speedup(before))}, "
-        f"{'no limit' if limit is None else f'limit -{100 * limit:g} %'}; slower by "
+        f"{'no limit' if limit is None else f'limit -{100 * limit:g} %'}; slowdown "
         f"{100 * slowdown.slowdown:z.1f} % [{100 * slowdown.low:z.1f}, {100 * slowdown.high:z.1f}]"
     )
     return Finding(kind, "latency", variant, "speedup", shape, text + _undecided(kind))

@@ -142,6 +142,8 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str
 
 def _words(value: Any) -> str:
     """A value in words; lists and tuples alike, since JSON knows no tuples."""
+    if value is None:
+        return "not recorded"
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

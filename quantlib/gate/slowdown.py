@@ -41,8 +41,8 @@ from quantlib.gate.record import LatencyRecord
 from quantlib.latency.paired import PairedRatio
 
 # The standard deviation between launches of the log ratio, on a shared 2-core machine.
-LAUNCH_SD = 0.01
-CONFIDENCE = 0.99
+LAUNCH_SD = 0.016
+CONFIDENCE = 0.975
 
 _SD_PER_MAD = 1.4826
 

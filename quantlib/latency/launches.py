@@ -30,7 +30,7 @@ class Sampling:
     wake_seconds: untimed work before each block.
     """
 
-    turns: int = 5
+    turns: int = 6
     block: int = 8
     min_launches: int = 3
     max_launches: int = 12
