@@ -1,10 +1,11 @@
 """How often the gate is wrong: false alarms on identical code, and regressions it misses.
 
     python bench/gate_power.py simulate bench/traces/*.json [--runs 1000]
-    python bench/gate_power.py real [--runs 60] [--slowdown 0.1] [--out FILE]
+    python bench/gate_power.py pytest [--runs 60] [--out FILE]
+    python bench/gate_power.py real [--runs 100] [--slowdown 0.1] [--out FILE]
 
-`simulate` replays recorded launches of this machine through the gate's own sampling and decision. `real`
-measures: a baseline, then gate runs of the teacher and one variant of the embedded default, which is made
+`simulate` replays recorded launches of this machine through the gate's own sampling and decision. `pytest`
+runs `pytest bench --gate` on identical code. `real` takes the same measurements without pytest around them: a baseline, then gate runs of the teacher and one variant of the embedded default, which is made
 slower by real extra work where --slowdown is given (`bench/slower.py`); a new baseline every ten runs.
 """
 
@@ -13,6 +14,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -148,6 +151,37 @@ def real(runs: int, slowdown: float, variant_name: str) -> dict[str, Any]:
     }
 
 
+def pytest_runs(runs: int, variant_name: str) -> dict[str, Any]:
+    """Outcomes of whole `pytest bench --gate` runs of the teacher and one variant, identical code."""
+    words = ["--recipes", variant_name, "--no-student", "-q"]
+    root = Path(__file__).resolve().parent.parent
+    outcomes, seconds = Counter[str](), []
+    with tempfile.TemporaryDirectory() as scratch:
+        baseline, verdict = Path(scratch) / "baseline.json", Path(scratch) / "verdict.md"
+        command = [sys.executable, "-m", "pytest", "bench", f"--gate={baseline}", *words]
+        for run in range(runs):
+            if run % RUNS_PER_BASELINE == 0:
+                subprocess.run([*command, "--gate-update"], cwd=root, check=True, capture_output=True)
+            began = time.perf_counter()
+            done = subprocess.run(
+                [*command, "--gate-markdown", verdict], cwd=root, capture_output=True, text=True
+            )
+            seconds.append(time.perf_counter() - began)
+            if done.returncode not in (0, 1):
+                raise RuntimeError(f"the gate ended with {done.returncode}: {done.stdout}{done.stderr}")
+            heading = verdict.read_text(encoding="utf-8").splitlines()[0]
+            outcome = next(name for name in ("pass", "fail", "undecided") if name in heading)
+            outcomes[outcome] += 1
+            print(f"run {run + 1}: {outcome} after {seconds[-1]:.1f} s", flush=True)
+            if outcome == "fail":
+                print(verdict.read_text(encoding="utf-8"), flush=True)
+    return {
+        "limit": LIMIT,
+        "outcomes": report("identical code", outcomes),
+        "median_seconds": float(np.median(seconds)),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -160,11 +194,16 @@ def main() -> None:
     measured.add_argument("--runs", type=int, default=60)
     measured.add_argument("--slowdown", type=float, default=0.0)
     measured.add_argument("--variant", default="quant_2")
-    for command in (simulated, measured):
+    whole = commands.add_parser("pytest")
+    whole.add_argument("--runs", type=int, default=60)
+    whole.add_argument("--variant", default="quant_2")
+    for command in (simulated, measured, whole):
         command.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.command == "simulate":
         found = simulate(args.traces, args.runs)
+    elif args.command == "pytest":
+        found = pytest_runs(args.runs, args.variant)
     else:
         found = real(args.runs, args.slowdown, args.variant)
     if args.out:

@@ -24,7 +24,7 @@ def name_nodes(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph = named.graph
     fixed = {value.name for value in (*graph.input, *graph.output)}
     new = {tensor.name: tensor.name.removeprefix("model.") for tensor in graph.initializer}
-    taken: dict[str, int] = {}
+    taken = dict.fromkeys(new.values(), 1)
     for node in graph.node:
         node.name = _unique(f"{_module(node)}/{node.op_type}".lstrip("/"), taken)
         new |= {name: f"{node.name}:{i}" for i, name in enumerate(node.output)}

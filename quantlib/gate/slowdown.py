@@ -36,6 +36,7 @@ from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from quantlib.gate.record import LatencyRecord
 from quantlib.latency.paired import PairedRatio
@@ -45,6 +46,7 @@ LAUNCH_SD = 0.016
 CONFIDENCE = 0.975
 
 _SD_PER_MAD = 1.4826
+_EFFICIENCY = 3 / math.pi  # of the Hodges-Lehmann estimate against the mean, for normal values
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,15 @@ def _log_speedup(record: LatencyRecord) -> tuple[float, float]:
     count, total = len(launches), len(residuals)
     variance = (_SD_PER_MAD * np.median(residuals)) ** 2 * total / (total - count)
     expected = np.sum(LAUNCH_SD**2 + math.pi / 2 * variance / turns) / count**2
-    shown = np.var(medians, ddof=1) / count if count > 1 else 0.0
-    return float(np.mean(medians)), math.sqrt(max(expected, shown))
+    middle = _hodges_lehmann(medians)
+    spread = _SD_PER_MAD * np.median(abs(medians - middle)) * math.sqrt(count / max(1, count - 1))
+    return middle, math.sqrt(max(expected, spread**2 / count) / _EFFICIENCY)
+
+
+def _hodges_lehmann(values: npt.NDArray[np.float64]) -> float:
+    """The median of the means of all pairs, each value with itself too (Hodges and Lehmann 1963)."""
+    rows, columns = np.triu_indices(len(values))
+    return float(np.median((values[rows] + values[columns]) / 2))
 
 
 def _quantile(confidence: float) -> float:

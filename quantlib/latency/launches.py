@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
@@ -106,8 +107,9 @@ def sample_ratios(
 
 
 def _one_launch(starts: Sequence[Start], sampling: Sampling) -> FloatArray:
-    with ExitStack() as stack:
-        processes = [stack.enter_context(start()) for start in starts]
+    with ExitStack() as stack, ThreadPoolExecutor(len(starts)) as pool:
+        # Side by side: loading a model keeps one core busy, and waiting for it none.
+        processes = list(pool.map(lambda start: stack.enter_context(start()), starts))
         return take_turns(processes, sampling.turns, sampling.block, wake_seconds=sampling.wake_seconds)
 
 
