@@ -70,6 +70,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     gating_group.addoption("--gate-across-machines", action="store_true", help="compare latency anyway")
     gating_group.addoption("--gate-strict", action="store_true", help="let an undecided comparison fail")
     gating_group.addoption("--gate-seconds", type=float, default=60.0, help="time budget for each shape")
+    gating_group.addoption(
+        "--gate-launches", type=int, default=12, help="most launches of each process; default 12"
+    )
     gating_group.addoption("--gate-markdown", type=Path, metavar="FILE", help="write the verdict as Markdown")
 
 
@@ -148,6 +151,13 @@ def _check_gate(config: pytest.Config) -> None:
     if not config.getoption("gate_update"):
         gate.read_record(_baseline_path(config))
     gate.read_limits(config.getoption("limits"))
+    _sampling(config)
+
+
+def _sampling(config: pytest.Config) -> Sampling:
+    most = config.getoption("gate_launches")
+    seconds = config.getoption("gate_seconds")
+    return Sampling(min_launches=min(3, most), max_launches=most, seconds=seconds)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -318,7 +328,7 @@ def verdict(
             _shapes(pytestconfig),
             baseline=baseline,
             limits=limits,
-            sampling=Sampling(seconds=pytestconfig.getoption("gate_seconds")),
+            sampling=_sampling(pytestconfig),
             steps=steps,
         )
         found = gate.judge(current, baseline, limits, across_machines=across)

@@ -5,8 +5,9 @@
     python bench/gate_power.py real [--runs 100] [--slowdown 0.1] [--out FILE]
 
 `simulate` replays recorded launches of this machine through the gate's own sampling and decision. `pytest`
-runs `pytest bench --gate` on identical code. `real` takes the same measurements without pytest around them: a baseline, then gate runs of the teacher and one variant of the embedded default, which is made
-slower by real extra work where --slowdown is given (`bench/slower.py`); a new baseline every ten runs.
+runs `pytest bench --gate` on identical code. `real` measures as the gate does, without pytest around it: the
+teacher and one variant of the embedded default, which is made slower by real extra work (`bench/slower.py`).
+Both take a new baseline every ten runs.
 """
 
 from __future__ import annotations

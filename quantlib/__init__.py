@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from quantlib.export import export_bert_to_onnx
     from quantlib.features import CalibrationReader, convert_examples_to_features, load_tokenizer
     from quantlib.latency import LatencyStats, benchmark_onnx_model
-    from quantlib.quantize import quantize
+    from quantlib.quantize import quantize_onnx
     from quantlib.recipes import RECIPES, Recipe
     from quantlib.results import VariantResult
     from quantlib.tasks import TASKS, Example, Task, read_splits
@@ -43,7 +43,7 @@ _MODULE_OF = {
     "evaluate_onnx": "accuracy",
     "export_bert_to_onnx": "export",
     "load_tokenizer": "features",
-    "quantize": "quantize",
+    "quantize_onnx": "quantize",
     "read_splits": "tasks",
     "run": "experiment",
 }
@@ -67,7 +67,7 @@ __all__ = [
     "evaluate_onnx",
     "export_bert_to_onnx",
     "load_tokenizer",
-    "quantize",
+    "quantize_onnx",
     "read_splits",
     "run",
 ]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import onnx
 
 
-def quantize(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Ranges | None = None) -> Path:
+def quantize_onnx(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Ranges | None = None) -> Path:
     """Write the variant of an FP32 model that a recipe describes; the model itself is left alone.
 
     Args:

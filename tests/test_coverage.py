@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from quantlib.calibration import Ranges
 from quantlib.coverage import Coverage, coverage
 from quantlib.errors import InputError
-from quantlib.quantize import quantize
+from quantlib.quantize import quantize_onnx
 from quantlib.recipes import RECIPES
 
 node = helper.make_node
@@ -162,7 +162,7 @@ def test_recipes_quantize_every_product(two_products: Path, tmp_path: Path, reci
     table = RECIPES[recipe]
     ranges = Ranges(dict.fromkeys(("x", "h", "y"), (-4.0, 4.0))) if table.mode == "static" else None
     assert coverage(two_products).share == 0.0
-    assert coverage(quantize(two_products, tmp_path / "q.onnx", table, ranges)).share == 1.0
+    assert coverage(quantize_onnx(two_products, tmp_path / "q.onnx", table, ranges)).share == 1.0
 
 
 def test_a_product_left_out_is_named(two_products: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from quantlib.errors import InputError
 from quantlib.experiment.options import CALIBRATION_SAMPLES, ExperimentOptions
 from quantlib.files import sha256_file, sha256_json, sha256_tree
 from quantlib.progress import Step, Steps
-from quantlib.quantize import quantize
+from quantlib.quantize import quantize_onnx
 from quantlib.runtime import default_threads
 from quantlib.training import TrainingOptions, fine_tune
 
@@ -250,7 +250,7 @@ def _quantize(work: _Work, fp32: Variant, recipe: recipes.Recipe, ranges: calibr
     }
 
     def make(directory: Path, _: Step) -> None:
-        quantize(fp32.path, directory / "model.onnx", recipe, ranges)
+        quantize_onnx(fp32.path, directory / "model.onnx", recipe, ranges)
 
     return _cached(work, f"quantize {recipe.name}", "quantized", key, make) / "model.onnx"
 

@@ -17,9 +17,6 @@ from quantlib.progress import Steps
 from quantlib.quantize import op_counts
 from quantlib.runtime import SessionConfig, size_bytes
 
-# Without a baseline there is nothing to decide: what is to become one is measured this often instead.
-BASELINE_LAUNCHES = 12
-
 
 def record(
     built: Built, evaluations: Mapping[str, accuracy.Evaluation], options: ExperimentOptions
@@ -109,8 +106,8 @@ def with_latency(
 
 
 def for_baseline(sampling: Sampling) -> Sampling:
-    """The same sampling for what is to become a baseline: a fixed number of launches."""
-    return replace(sampling, min_launches=BASELINE_LAUNCHES, max_launches=BASELINE_LAUNCHES)
+    """The same sampling for what is to become a baseline: all launches, since there is nothing to decide."""
+    return replace(sampling, min_launches=sampling.max_launches)
 
 
 def latency_record(launches: Launches) -> gate.LatencyRecord:

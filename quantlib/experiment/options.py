@@ -58,8 +58,6 @@ class ExperimentOptions:
             value = getattr(self, name)
             if not least <= value <= (value if most is None else most):
                 limits = f"at least {least}" if most is None else f"within {least}..{most}"
-                raise InputError(
-                    f"--{name.replace('_', '-')} {value} is out of range; it must be {limits}"
-                )
+                raise InputError(f"--{name.replace('_', '-')} {value} is out of range; it must be {limits}")
         if self.no_student and self.students:
             raise InputError("--no-student contradicts --student")

