@@ -132,13 +132,13 @@ def real(runs: int, slowdown: float, variant_name: str) -> dict[str, Any]:
             found = make_slower(variant.path, slower, slowdown, feeds)
             judged = replace(variant, path=slower)
             print(f"made {found:.1%} slower", flush=True)
-        start = {v: gating.start(v, 1, options.seq_len, options) for v in (teacher, variant, judged)}
+        starts = [gating.start(v, 1, options.seq_len, options) for v in (teacher, variant, judged)]
         outcomes, seconds, sampling = Counter[str](), [], Sampling()
         for run in range(runs):
             if run % RUNS_PER_BASELINE == 0:
-                baseline = measure_baseline(start[teacher], start[variant], sampling)
+                baseline = measure_baseline(starts[0], starts[1], sampling)
             began = time.perf_counter()
-            outcome = gate_once(start[teacher], start[judged], baseline, sampling)
+            outcome = gate_once(starts[0], starts[2], baseline, sampling)
             seconds.append(time.perf_counter() - began)
             outcomes[outcome] += 1
             print(f"run {run + 1}: {outcome} after {seconds[-1]:.1f} s", flush=True)
