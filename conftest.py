@@ -19,6 +19,7 @@ from quantlib.experiment.build import Built, Variant, build, variant_names
 from quantlib.experiment.measure import evaluate
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.latency import LatencyStats, Sampling
+from quantlib.latency.others import MAX_OTHERS
 from quantlib.latency.stats import WAKE_SECONDS, wake
 from quantlib.progress import Steps
 
@@ -70,6 +71,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     gating_group.addoption("--gate-across-machines", action="store_true", help="compare latency anyway")
     gating_group.addoption("--gate-strict", action="store_true", help="let an undecided comparison fail")
     gating_group.addoption("--gate-seconds", type=float, default=60.0, help="time budget for each shape")
+    gating_group.addoption(
+        "--gate-max-others",
+        type=float,
+        default=MAX_OTHERS,
+        help="share of the machine that other programs may use while it is measured; default 0.1",
+    )
     gating_group.addoption(
         "--gate-launches", type=int, default=12, help="most launches of each process; default 12"
     )
@@ -156,8 +163,12 @@ def _check_gate(config: pytest.Config) -> None:
 
 def _sampling(config: pytest.Config) -> Sampling:
     most = config.getoption("gate_launches")
-    seconds = config.getoption("gate_seconds")
-    return Sampling(min_launches=min(3, most), max_launches=most, seconds=seconds)
+    return Sampling(
+        min_launches=min(3, most),
+        max_launches=most,
+        seconds=config.getoption("gate_seconds"),
+        max_others=config.getoption("gate_max_others"),
+    )
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -371,8 +382,15 @@ def _finish_gate(session: pytest.Session) -> None:
         if session.testsfailed:
             config.stash[_last_words_key] = "gate: baseline NOT written: the run has failures"
             return
+        current = config.stash[_current_key]
+        if any(one.disturbed for shapes in current.latency.values() for one in shapes.values()):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            config.stash[_last_words_key] = (
+                "gate: baseline NOT written: other programs used too much of the machine"
+            )
+            return
         path = _baseline_path(config)
-        gate.write_record(path, config.stash[_current_key])
+        gate.write_record(path, current)
         config.stash[_last_words_key] = f"gate: baseline written to {path}"
 
 

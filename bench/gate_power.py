@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from quantlib.files import write_json
 from quantlib.gate import LatencyRecord, decide, estimate_slowdown
 from quantlib.latency import Sampling, sample_ratios
 from quantlib.latency.launches import Start
+from quantlib.latency.others import Watch, watch_others
 
 LIMIT = 0.05
 RUNS_PER_BASELINE = 10
@@ -68,22 +69,41 @@ class _Replayed:
         return [next(self.blocks)]
 
 
-def gate_once(teacher: Start, variant: Start, baseline: LatencyRecord, sampling: Sampling) -> str:
+def undisturbed(_: object) -> Callable[[], float]:
+    """Traces are replayed as they are, whatever else the machine did when they were recorded."""
+    return lambda: 0.0
+
+
+def gate_once(
+    teacher: Start,
+    variant: Start,
+    baseline: LatencyRecord,
+    sampling: Sampling,
+    watch: Watch = undisturbed,
+) -> str:
     """One gate run, by the gate's own means: pass, fail or undecided."""
 
     def outcome(launches: Any) -> str:
+        if gating.latency_record(launches).disturbed or baseline.disturbed:
+            return "undecided"
         return decide(estimate_slowdown(gating.latency_record(launches), baseline), LIMIT)
 
     found = sample_ratios(
-        teacher, {"variant": variant}, sampling, lambda _, launches: outcome(launches) != "undecided"
+        teacher,
+        {"variant": variant},
+        sampling,
+        lambda _, launches: outcome(launches) != "undecided",
+        watch=watch,
     )
     return outcome(found["variant"])
 
 
-def measure_baseline(teacher: Start, variant: Start, sampling: Sampling) -> LatencyRecord:
+def measure_baseline(
+    teacher: Start, variant: Start, sampling: Sampling, watch: Watch = undisturbed
+) -> LatencyRecord:
     """A baseline, sampled as `--gate-update` samples it."""
     fixed = gating.for_baseline(sampling)
-    found = sample_ratios(teacher, {"variant": variant}, fixed, lambda *_: True)
+    found = sample_ratios(teacher, {"variant": variant}, fixed, lambda *_: True, watch=watch)
     return gating.latency_record(found["variant"])
 
 
@@ -136,9 +156,9 @@ def real(runs: int, slowdown: float, variant_name: str) -> dict[str, Any]:
         outcomes, seconds, sampling = Counter[str](), [], Sampling()
         for run in range(runs):
             if run % RUNS_PER_BASELINE == 0:
-                baseline = measure_baseline(starts[0], starts[1], sampling)
+                baseline = measure_baseline(starts[0], starts[1], sampling, watch_others)
             began = time.perf_counter()
-            outcome = gate_once(starts[0], starts[2], baseline, sampling)
+            outcome = gate_once(starts[0], starts[2], baseline, sampling, watch_others)
             seconds.append(time.perf_counter() - began)
             outcomes[outcome] += 1
             print(f"run {run + 1}: {outcome} after {seconds[-1]:.1f} s", flush=True)

@@ -188,7 +188,7 @@ def _label_names(model_dir: Path, config: Mapping[str, Any]) -> list[str]:
     names = config.get("id2label") or {}
     if not isinstance(names, dict) or sorted(names) != sorted(map(str, range(len(names)))):
         raise InputError(
-            f"{model_dir / 'config.json'}: id2label must name the labels 0, 1, ... in an object, not {names!r}"
+            f"{model_dir / 'config.json'}: id2label must name labels 0, 1, ... in an object, not {names!r}"
         )
     return [str(names[str(i)]) for i in range(len(names))]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny
 
 from quantlib.cache import ENVIRONMENT_VARIABLE
+from quantlib.experiment import ExperimentOptions, run
 from quantlib.features import Feature
 
 
@@ -45,3 +47,27 @@ def tiny_rows(tiny_teacher: Path) -> list[Feature]:
 def glue_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory with SST-2 in it: 120 train and 40 dev rows whose label can be learned."""
     return tiny.write_sst2(tmp_path_factory.mktemp("glue"))
+
+
+@pytest.fixture(scope="session")
+def tiny_options(tiny_teacher: Path, glue_dir: Path, cache_dir: Path) -> ExperimentOptions:
+    """A run on `tiny_teacher` and `glue_dir`, with a cache of its own."""
+    return ExperimentOptions(
+        task="SST-2",
+        data_dir=glue_dir,
+        teacher=str(tiny_teacher),
+        seq_len=32,
+        threads=1,
+        calibration_samples=16,
+        warmup_runs=0,
+        num_runs=3,
+        cache_dir=cache_dir / "tiny-run",
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_options: ExperimentOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """OUTPUT_DIR of the first run with `tiny_options`, which had to make everything."""
+    directory = tmp_path_factory.mktemp("tiny-run")
+    run(replace(tiny_options, output_dir=directory))
+    return directory

@@ -420,7 +420,7 @@ def test_a_model_is_evaluated_in_the_order_of_the_rows(
     assert result.labels.tolist() == [1, 0, 0, 1, 0, 1, 1]
     assert result.metrics == {"accuracy": pytest.approx(6 / 7)}
     assert result.eval_loss == mean_loss(TASKS["SST-2"], result.logits, result.labels)
-    assert steps == [min(i, 7) for i in range(batch_size, 7 + batch_size, batch_size)]
+    assert steps == [min(batch_size, 7 - done) for done in range(0, 7, batch_size)]
 
 
 def test_a_regression_is_evaluated(tmp_path: Path) -> None:

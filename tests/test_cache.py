@@ -142,7 +142,7 @@ def test_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write .*name another .* with QUANTLIB_CACHE_DIR") as caught:
+    with pytest.raises(InputError, match=r"cannot write .*name another .* with QUANTLIB_CACHE_DIR") as caught:
         open_cache(tmp_path / "file" / "cache")
     assert "\n" not in str(caught.value)
 

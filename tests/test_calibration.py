@@ -165,7 +165,9 @@ def test_a_feed_the_model_cannot_run(tiny_onnx: Path, tiny_rows: list[Feature]) 
     ],
     ids=["missing", "empty", "garbage", "cut_off"],
 )
-def test_a_corrupt_model_is_one_line(tiny_onnx: Path, tmp_path: Path, data: bytes | int | None, words: str) -> None:
+def test_a_corrupt_model_is_one_line(
+    tiny_onnx: Path, tmp_path: Path, data: bytes | int | None, words: str
+) -> None:
     path = tmp_path / "bad.onnx"
     if data is not None:
         path.write_bytes(tiny_onnx.read_bytes()[:data] if isinstance(data, int) else data)

@@ -77,7 +77,9 @@ def test_the_loss_against_numpy() -> None:
     assert float(found) == pytest.approx(np.mean((student - teacher) ** 2), rel=1e-5)
 
 
-def test_a_student_learns_what_the_teacher_says(tiny_teacher: Path, rows: list[Feature], tmp_path: Path) -> None:
+def test_a_student_learns_what_the_teacher_says(
+    tiny_teacher: Path, rows: list[Feature], tmp_path: Path
+) -> None:
     distil(tiny_teacher, SST2, rows, tmp_path / "a", OPTIONS)
     teacher, student = load_classifier(tiny_teacher), load_classifier(tmp_path / "a")
     wanted = predict_logits(teacher, rows)
@@ -91,7 +93,9 @@ def test_a_student_learns_what_the_teacher_says(tiny_teacher: Path, rows: list[F
     assert len(hashes) == 1, "the same again"
 
 
-def test_a_student_takes_the_order_of_the_task(tiny_teacher: Path, rows: list[Feature], tmp_path: Path) -> None:
+def test_a_student_takes_the_order_of_the_task(
+    tiny_teacher: Path, rows: list[Feature], tmp_path: Path
+) -> None:
     options = replace(OPTIONS, epochs=1, learning_rate=1e-12)
     for name, order in (("plain", None), ("turned", [1, 0])):
         distil(tiny_teacher, RTE, rows, tmp_path / name, options, logit_order=order)
@@ -111,7 +115,9 @@ def test_regression(tmp_path: Path) -> None:
     distil(teacher, STSB, rows, tmp_path / "out", OPTIONS, lambda *step: losses.append(step[2]))
     assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:8])
     assert check_for_task(tmp_path / "out", STSB) == [0]
-    assert "id2label" not in read_config(tmp_path / "out") or len(read_config(tmp_path / "out")["id2label"]) == 1
+    assert (
+        "id2label" not in read_config(tmp_path / "out") or len(read_config(tmp_path / "out")["id2label"]) == 1
+    )
 
 
 def test_no_rows(tiny_teacher: Path, tmp_path: Path) -> None:

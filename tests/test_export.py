@@ -87,7 +87,9 @@ def traced_once(traced: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("batch", "length"), [(1, 1), (1, 2), (1, 64), (2, 16), (5, 3), (7, 64), (32, 33), (1, 17), (2, 2)]
 )
-def test_logits_are_those_of_pytorch(tiny_onnx: Path, model: Any, batch: int, length: int, padded: bool) -> None:
+def test_logits_are_those_of_pytorch(
+    tiny_onnx: Path, model: Any, batch: int, length: int, padded: bool
+) -> None:
     feed = random_feed(batch, length, padded=padded)
     want = torch_logits(model, feed)
     np.testing.assert_allclose(onnx_logits(tiny_onnx, feed), want, atol=1e-5)
@@ -134,7 +136,7 @@ def test_a_graph_that_computes_something_else_is_refused(
     how: str, tiny_teacher: Path, tmp_path: Path, traced_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "declare_opset", tamper(how))
-    with pytest.raises(ParityError, match=r"^model.onnx: logits differ from PyTorch by .* at batch \d, length"):
+    with pytest.raises(ParityError, match=r"^model.onnx: logits differ from PyTorch by .* at batch \d"):
         export_bert_to_onnx(tiny_teacher, tmp_path / "model.onnx", seq_len=64)
     assert list(tmp_path.iterdir()) == [], "no model is left"
 
@@ -249,7 +251,7 @@ def test_every_opset_agrees(
 
 @pytest.mark.parametrize("opset", [-1, 0, 11, 12])
 def test_an_old_opset_is_refused_with_the_reason(opset: int, tiny_teacher: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"^opset {opset} .* 13..18: per-channel QuantizeLinear came with 13$"):
+    with pytest.raises(InputError, match=f"^opset {opset} .* 13..18: per-channel QuantizeLinear came with"):
         export_bert_to_onnx(tiny_teacher, tmp_path / "model.onnx", opset=opset)
 
 
@@ -262,7 +264,7 @@ def test_an_operator_that_an_opset_lacks_is_one_line(
     tiny_teacher: Path, tmp_path: Path, traced_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("quantlib.export.opset._replace", lambda *_: None)
-    with pytest.raises(InputError, match="^opset 13 cannot express this model: ") as caught:
+    with pytest.raises(InputError, match=r"^opset 13 cannot express this model: ") as caught:
         export_bert_to_onnx(tiny_teacher, tmp_path / "model.onnx", seq_len=64, opset=13)
     assert "\n" not in str(caught.value)
 

@@ -69,7 +69,12 @@ def test_a_library_in_rust_gives_the_number_as_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "error",
-    [OSError(errno.EIO, "broken"), OSError("no number"), ValueError("a bug"), InputError("said (os error 28)")],
+    [
+        OSError(errno.EIO, "broken"),
+        OSError("no number"),
+        ValueError("a bug"),
+        InputError("said (os error 28)"),
+    ],
     ids=["EIO", "no_number", "bug", "said_already"],
 )
 def test_other_errors_pass_through(error: Exception) -> None:

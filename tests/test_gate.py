@@ -392,7 +392,9 @@ def recorded(launches: Any, shift: float = 0.0) -> LatencyRecord:
 def test_the_error_of_steady_launches_is_that_between_launches() -> None:
     found = estimate_speedup(recorded([[0.5] * 5] * 4), confidence=0.99)
     assert found.ratio == pytest.approx(math.exp(0.5))
-    assert math.log(found.high / found.ratio) == pytest.approx(2.3263 * gate.LAUNCH_SD / 2, rel=1e-4)
+    assert math.log(found.high / found.ratio) == pytest.approx(
+        2.3263 * gate.LAUNCH_SD / 2 / math.sqrt(3 / math.pi), rel=1e-4
+    )
     assert found.turns == 20
     assert found.confidence == pytest.approx(0.98)
 
@@ -401,12 +403,18 @@ def test_the_error_grows_with_the_spread_of_turns_and_of_launches() -> None:
     # Residuals 0, 0, 0.1, 0.1, 0.1, 0.1 twice: MAD 0.1; 12 turns less 2 medians; a median of 6 each.
     turns = [[-0.1, -0.1, 0.0, 0.0, 0.1, 0.1]] * 2
     variance = (1.4826 * 0.1) ** 2 * 12 / 10
-    expected = math.sqrt((gate.LAUNCH_SD**2 + math.pi / 2 * variance / 6) / 2)
+    expected = math.sqrt((gate.LAUNCH_SD**2 + math.pi / 2 * variance / 6) / 2 / (3 / math.pi))
     assert math.log(estimate_speedup(recorded(turns)).high) == pytest.approx(2.3263 * expected, rel=1e-4)
     apart = estimate_speedup(recorded([[0.0, 0.0], [0.4, 0.4]]))
     assert math.log(apart.high / apart.ratio) == pytest.approx(
-        2.3263 * 0.4 / math.sqrt(2) / math.sqrt(2), rel=1e-4
+        2.3263 * 1.4826 * 0.2 / math.sqrt(3 / math.pi), rel=1e-4
     )
+
+
+def test_one_launch_gone_wrong_moves_little() -> None:
+    steady = [[0.5, 0.51, 0.49]] * 7
+    spoiled = estimate_speedup(recorded([*steady, [1.5, 1.5, 1.5]]))
+    assert math.log(spoiled.ratio) == pytest.approx(0.5, abs=0.01)
 
 
 def test_a_spike_moves_neither_value_nor_error() -> None:
@@ -834,12 +842,12 @@ def test_speedup_against_the_baseline(speedup: float, kind: str, words: str) -> 
 def test_the_least_speedup(least: float, kind: str) -> None:
     (finding,) = judge_latency("quant_2", "1x128", gate_record(), None, table(min_speedup=least))
     assert finding.kind == kind
-    assert finding.text.startswith(f"quant_2 1x128: speedup 1.60 [1.58, 1.62], limit at least {least:.2f}")
+    assert finding.text.startswith(f"quant_2 1x128: speedup 1.60 [1.57, 1.63], limit at least {least:.2f}")
 
 
 def test_latency_without_limits_is_noted() -> None:
     (finding,) = judge_latency("quant_2", "1x128", gate_record(), None, NO_LIMITS)
-    assert (finding.kind, finding.text) == ("note", "quant_2 1x128: speedup 1.60 [1.58, 1.62]")
+    assert (finding.kind, finding.text) == ("note", "quant_2 1x128: speedup 1.60 [1.57, 1.63]")
     (finding,) = latency_of(latency(0.1), NO_LIMITS)
     assert finding.kind == "note"
     assert "no limit" in finding.text

@@ -49,6 +49,7 @@ GOLDEN = {
         "QuantizeLinear": 9, "DequantizeLinear": 9,
     },
 }  # fmt: skip
+EIGHT_BITS = (TensorProto.INT8, TensorProto.UINT8)
 COUNTED = {op for counts in GOLDEN.values() for op in counts}
 
 
@@ -117,7 +118,7 @@ def test_logits_stay_close(models: dict[str, Path], tiny_rows: list[Feature], na
 def test_the_model_becomes_smaller(models: dict[str, Path], name: str) -> None:
     weights = {t.name: t.data_type for t in onnx.load(models[name]).graph.initializer}
     assert "bert.embeddings.word_embeddings.weight" not in weights
-    assert weights["bert.embeddings.word_embeddings.weight_quantized"] in (TensorProto.INT8, TensorProto.UINT8)
+    assert weights["bert.embeddings.word_embeddings.weight_quantized"] in EIGHT_BITS
     assert size_bytes(models[name]) < 1.1 * size_bytes(models["fp32"]), "the tiny BERT is mostly graph"
 
 
@@ -188,7 +189,9 @@ def test_weights_are_rounded_to_their_grid(models: dict[str, Path]) -> None:
     np.testing.assert_allclose(scale, np.abs(fp32[name]).max(axis=0) / 127, rtol=0.01)
 
 
-def test_scales_of_activations_come_from_the_ranges(models: dict[str, Path], ranges: dict[bool, Ranges]) -> None:
+def test_scales_of_activations_come_from_the_ranges(
+    models: dict[str, Path], ranges: dict[bool, Ranges]
+) -> None:
     values = tensors(models["quant_2"])
     name = "bert.encoder.layer.0.intermediate.dense/MatMul:0"
     low, high = ranges[False].of[name]

@@ -80,7 +80,9 @@ def test_a_saved_model_names_its_labels_and_no_path(trained: Any, tiny_teacher: 
             assert str(word).encode() not in data, (file, word)
 
 
-def test_a_model_without_a_classifier_gets_one(tiny_teacher: Path, rows: list[Feature], tmp_path: Path) -> None:
+def test_a_model_without_a_classifier_gets_one(
+    tiny_teacher: Path, rows: list[Feature], tmp_path: Path
+) -> None:
     base = tmp_path / "base"
     load_classifier(tiny_teacher).bert.save_pretrained(base)
     tiny.write_tokenizer(base)

@@ -12,13 +12,18 @@ from quantlib.checkpoints import quiet_transformers
 from quantlib.features import Feature, convert_examples_to_features, load_tokenizer
 from quantlib.tasks import Example
 
-GOOD = "bright calm clever fine fresh glad gold good great happy kind lively neat nice proud rich sweet warm".split()
-BAD = "bitter bland broken cheap cold cruel dark dull empty false grim harsh messy poor sad sour weak worn".split()
-OTHER = (
-    "a actor and book camera city day door end film first garden hour house in is it last light man music night "
-    "of on one our people place play road room scene school second song story street summer table the their "
-    "this time to town tree very was water window winter with woman word year"
-).split()
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+GOOD = words("bright calm clever fine fresh glad gold good great happy kind lively neat nice proud rich warm")
+BAD = words("bitter bland broken cheap cold cruel dark dull empty false grim harsh messy poor sad sour weak")
+OTHER = words(
+    "a actor and book camera city day door end film first garden hour house in is it last light man music "
+    "night of on one our people place play road room scene school second song story street summer table the "
+    "their this time to town tree very was water window winter with woman word year"
+)
 PIECES = ["##s", "##ly", "##ing", "##er", "##x"]
 BERT_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ROBERTA_TOKENS = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]

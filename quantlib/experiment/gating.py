@@ -90,6 +90,8 @@ def with_latency(
             limit = limits.of(name, built.task.name).max_slowdown
             if before is None or limit is None:
                 return True
+            if launches.disturbed:
+                return False
             return gate.decide(gate.estimate_slowdown(latency_record(launches), before), limit) != "undecided"
 
         with steps.step(f"take turns at {shape}") as step:
@@ -113,7 +115,11 @@ def for_baseline(sampling: Sampling) -> Sampling:
 def latency_record(launches: Launches) -> gate.LatencyRecord:
     """What was sampled, as the gate's record keeps it."""
     return gate.LatencyRecord(
-        launches=launches.log_ratios, teacher_ms=launches.teacher_ms, variant_ms=launches.variant_ms
+        launches=launches.log_ratios,
+        teacher_ms=launches.teacher_ms,
+        variant_ms=launches.variant_ms,
+        others=launches.others,
+        disturbed=launches.disturbed,
     )
 
 

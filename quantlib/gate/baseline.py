@@ -22,6 +22,7 @@ _JSON_WORDS: dict[type, str] = {
     float: "a number",
     str: "a string",
     list: "a list",
+    bool: "true or false",
     dict: "an object",
     type(None): "null",
 }
@@ -144,6 +145,8 @@ def _latency_record(values: Any) -> LatencyRecord:
         launches=tuple(_numbers(launches, launch) for launch in launches),
         teacher_ms=float(_take(values, "teacher_ms", *_NUMBER)),
         variant_ms=float(_take(values, "variant_ms", *_NUMBER)),
+        others=float(_take(values, "others", *_NUMBER)),
+        disturbed=_take(values, "disturbed", bool),
     )
 
 

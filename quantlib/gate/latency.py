@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from quantlib.gate.findings import Finding, Kind, held_or_noted
 from quantlib.gate.limits import LimitTable
 from quantlib.gate.record import GateRecord, LatencyRecord, machine_differences
@@ -41,10 +43,21 @@ def judge_latency(
         findings.append(_against_least(variant, shape, ours, held.min_speedup))
     if before is not None:
         findings.append(_against_baseline(variant, shape, ours, before, held.max_slowdown))
+    busy = [record for record in (ours, before) if record is not None and record.disturbed]
+    if busy:
+        findings = [_unheard(finding, busy[0], busy[0] is ours) for finding in findings]
     if not findings:
         text = f"{_what(variant, shape)} {interval(estimate_speedup(ours))}"
         findings.append(Finding("note", "latency", variant, "speedup", shape, text))
     return held_or_noted(findings, held.report_only)
+
+
+def _unheard(finding: Finding, busy: LatencyRecord, now: bool) -> Finding:
+    """A finding that measurements on a busy machine cannot carry: undecided, whatever they say."""
+    when = "now" if now else "for the baseline"
+    why = f", undecided: other programs used {100 * busy.others:.0f} % of the machine {when}"
+    text = finding.text.removesuffix(_undecided("undecided")) + why
+    return replace(finding, kind="undecided", text=text)
 
 
 def _against_least(variant: str, shape: str, ours: LatencyRecord, least: float) -> Finding:

@@ -58,13 +58,19 @@ class LatencyRecord:
 
     launches: per launch of the processes, for each turn the log of (teacher's time / variant's time); two
     turns or more each. teacher_ms, variant_ms: medians, for information only: they drift with the machine.
+    others: the share of the machine that other programs used meanwhile. disturbed: whether that was so much
+    that the ratios tell nothing.
     """
 
     launches: tuple[tuple[float, ...], ...]
     teacher_ms: float
     variant_ms: float
+    others: float = 0.0
+    disturbed: bool = False
 
     def __post_init__(self) -> None:
+        if not 0 <= self.others < math.inf:
+            raise ValueError(f"others {self.others} must be a share")
         if not self.launches or min(map(len, self.launches)) < 2:
             raise ValueError("latency needs a launch, and two turns in each")
         if not all(math.isfinite(value) for launch in self.launches for value in launch):

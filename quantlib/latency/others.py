@@ -1,0 +1,47 @@
+"""How much of the machine programs other than ours use while we measure."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+MAX_OTHERS = 0.1
+"""Above this share of the machine's cores, times of a model on all cores are not its own."""
+
+Watch = Callable[[Sequence[Any]], Callable[[], float]]
+"""Given the processes that are measured, starts watching; what it returns gives the share so far."""
+
+
+def watch_others(processes: Sequence[Any]) -> Callable[[], float]:
+    """Watch the time that other programs, or a hypervisor, take from this machine's cores.
+
+    That is the busy time of all cores, less our own processes' and this one's, over the time that the cores
+    had; 0.5 is one of two cores. A process without a `pid` (a fake in a test) counts as none.
+    """
+    pids = [process.pid for process in processes if hasattr(process, "pid")]
+    busy, own, started = _busy_seconds(), _own_seconds(pids), time.monotonic()
+
+    def share() -> float:
+        wall = (time.monotonic() - started) * (os.cpu_count() or 1)
+        taken = _busy_seconds() - busy - (_own_seconds(pids) - own)
+        return max(0.0, taken / wall) if wall > 0 else 0.0
+
+    return share
+
+
+def _busy_seconds() -> float:
+    import psutil
+
+    times = psutil.cpu_times()._asdict()
+    # Linux counts guests' time in user time too.
+    idle = ("idle", "iowait", "guest", "guest_nice")
+    return float(sum(value for name, value in times.items() if name not in idle))
+
+
+def _own_seconds(pids: Sequence[int]) -> float:
+    import psutil
+
+    found = [psutil.Process(pid).cpu_times() for pid in (os.getpid(), *pids)]
+    return float(sum(times.user + times.system for times in found))

