@@ -166,7 +166,8 @@ def _take(values: Any, key: Any, *kinds: type) -> Any:
     if key not in values:
         raise ValueError(f"{key} is missing")
     value = values[key]
-    if isinstance(value, bool) or not isinstance(value, kinds):
+    # JSON's true is no number, though Python's is one.
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         wanted = " or ".join(_JSON_WORDS[kind] for kind in kinds)
         raise ValueError(f"{key} must be {wanted}, not {str(value)[:40]!r}")
     return value

@@ -13,13 +13,13 @@ efficient as the mean. Two errors add up in an m_i:
 * between launches: memory layout and thread placement move the times of a process for as long as it lives,
   which its turns cannot show.
 
-The launches' own spread s (their MAD again) shows both errors at once, but two to four launches tell little of a
-spread: it is often far too small, and Student's quantile, which pays for that, is 13 for two launches and 4 for
-three (95 %). So the variance of the estimate is the larger of what the launches show, s^2 / k, and of what they
-must have, sum(LAUNCH_SD^2 + turns_i^2) / k^2, over the efficiency. The second is known and not estimated from k
-values, so the quantile is the normal one. On a machine more restless than LAUNCH_SD the first takes over; three
-launches then cover less than they say, more launches do not. The errors of the current run and of the baseline are
-independent, and add in quadrature on the log scale.
+The launches' own spread s (their MAD again) shows both errors at once, but two to four launches tell little
+of a spread: it is often far too small, and Student's quantile, which pays for that, is 13 for two launches
+and 4 for three (95 %). So the variance of the estimate is the larger of what the launches show, s^2 / k,
+and of what they must have, sum(LAUNCH_SD^2 + turns_i^2) / k^2, over the efficiency. The second is known and
+not estimated from k values, so the quantile is the normal one. On a machine more restless than LAUNCH_SD
+the first takes over; three launches then cover less than they say, more launches do not. The errors of the
+current run and of the baseline are independent, and add in quadrature on the log scale.
 
 LAUNCH_SD was measured: 30 launches of MiniLM-L6 and its quant_2 at 1x128 on a shared 2-core machine
 (bench/traces/quiet.json) had medians with a standard deviation of 0.018, of which the turns explain 0.008.
