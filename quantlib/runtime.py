@@ -60,8 +60,12 @@ def open_session(
     threads: int | None = None,
     providers: Sequence[str] = CPU_PROVIDERS,
     spinning: bool = True,
+    optimize: bool = True,
 ) -> onnxruntime.InferenceSession:
     """Load a model: sequential execution, one inter-op thread, `threads` intra-op threads.
+
+    With `optimize` off the graph is run as it is written, no node fused: what an intermediate tensor holds
+    then does not depend on which tensors are outputs.
 
     Raises:
         InputError: the file is missing or is no model that ONNX Runtime can run, `threads` is below 1, or
@@ -78,6 +82,8 @@ def open_session(
     if not onnx_path.is_file():
         raise InputError(f"{onnx_path}: no such ONNX model")
     options = _session_options(config)
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     errors: tuple[type[Exception], ...] = (*runtime_errors(), ValueError, RuntimeError)
     try:
         return onnxruntime.InferenceSession(

@@ -1,0 +1,41 @@
+"""Stream activations once, keep their statistics, derive their ranges by any method.
+
+Batch after batch is folded into a few numbers and a histogram for each activation, so the memory in use does
+not grow with the number of rows; ranges of every method come from that one pass.
+"""
+
+from quantlib.calibration.graph import activations, load_with_shapes, save, tensors_for
+from quantlib.calibration.histogram import Histogram
+from quantlib.calibration.methods import CalibrationMethod, parse_method
+from quantlib.calibration.ranges import Ranges, calibrate_min_max, derive, read_ranges, write_ranges
+from quantlib.calibration.statistics import (
+    Statistics,
+    TensorStatistics,
+    merge,
+    observe,
+    read_statistics,
+    write_statistics,
+)
+from quantlib.calibration.stream import collect
+
+__all__ = [
+    "CalibrationMethod",
+    "Histogram",
+    "Ranges",
+    "Statistics",
+    "TensorStatistics",
+    "activations",
+    "calibrate_min_max",
+    "collect",
+    "derive",
+    "load_with_shapes",
+    "merge",
+    "observe",
+    "parse_method",
+    "read_ranges",
+    "read_statistics",
+    "save",
+    "tensors_for",
+    "write_ranges",
+    "write_statistics",
+]

@@ -1,0 +1,175 @@
+"""Run the model batch by batch, fold what its activations hold into statistics, and drop them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from quantlib.calibration import graph
+from quantlib.calibration.graph import BATCH, SEQUENCE, UNKNOWN, Axes
+from quantlib.calibration.histogram import BINS, FloatArray
+from quantlib.calibration.statistics import Statistics, TensorStatistics, merge, observe
+from quantlib.errors import InputError
+from quantlib.features import Feed
+from quantlib.files import place_errors
+
+# Activations of one batch are in memory at once: so many tokens, or one row.
+MAX_TOKENS = 512
+
+Mask = npt.NDArray[np.bool_]
+
+
+def collect(
+    onnx_path: Path,
+    feeds: Iterable[Feed],
+    tensors: Sequence[str] | None = None,
+    *,
+    histograms: bool = True,
+    skip_padding: bool = True,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Statistics:
+    """The statistics of activations over all feeds, in one pass and in constant memory.
+
+    Padded positions (those where `attention_mask` is 0) do not count: they are left out along every sequence
+    axis, so of attention scores, (batch, heads, sequence, sequence), along both. An activation without a
+    batch axis counts once for each row, as if each row had been fed alone. Nodes are not fused, so that the
+    values of a tensor do not depend on which others are asked for.
+
+    Args:
+        onnx_path: the FP32 model. Its first input has the shape (batch, sequence).
+        feeds: what to run, once each: arrays (rows, tokens).
+        tensors: activations by name; None is all of them. `tensors_for` gives those a recipe needs.
+        histograms: keep them; without, it is quicker, and only MinMax and MovingAverage can be derived.
+        skip_padding: False counts padded positions too, as the textbook does.
+        threads: of the session; the physical cores by default.
+        progress: called after each batch with the number of its rows.
+
+    Raises:
+        InputError: there is no feed, the model has no such activation or cannot run a feed, a row is all
+            padding, or an activation is NaN or infinite (which tensor, which row; rows are counted from 0).
+    """
+    from quantlib.runtime import open_session
+
+    model = graph.load_with_shapes(onnx_path)
+    names = _known(model, tensors, onnx_path)
+    source = graph.sources(model, names)
+    fetched = list(dict.fromkeys(source.values()))
+    axes = graph.axes(model, fetched)
+    with tempfile.TemporaryDirectory() as scratch:
+        augmented = Path(scratch) / "augmented.onnx"
+        with place_errors(augmented):
+            graph.save(graph.with_outputs(model, fetched), augmented)
+        del model
+        session = open_session(augmented, threads=threads, optimize=False)
+    found: dict[str, TensorStatistics] = {}
+    row = 0
+    for feed in _bounded(feeds):
+        mask = _mask(feed, row) if skip_padding else None
+        shape = next(iter(feed.values())).shape
+        outputs = _run(session, onnx_path, fetched, feed)
+        for name in fetched:
+            # Taken off the list: each activation is freed as soon as it is folded.
+            rows = _rows(outputs.pop(0), axes[name], shape, mask)
+            what = f"{onnx_path}: activation {name}"
+            new = observe(rows, what=what, first_row=row, bins=BINS if histograms else None)
+            found[name] = merge(found[name], new) if name in found else new
+        row += shape[0]
+        if progress:
+            progress(shape[0])
+    if not row:
+        raise InputError("no calibration rows: the calibration set is empty")
+    return Statistics({name: found[source[name]] for name in names})
+
+
+def _known(model: Any, tensors: Sequence[str] | None, onnx_path: Path) -> list[str]:
+    every = graph.activations(model)
+    unknown = [] if tensors is None else [name for name in tensors if name not in set(every)]
+    if unknown:
+        raise InputError(f"{onnx_path}: the model has no float activation {unknown[0]!r}")
+    names = every if tensors is None else list(tensors)
+    if not names:
+        raise InputError(f"{onnx_path}: the model has no float activation to calibrate")
+    return names
+
+
+def _bounded(feeds: Iterable[Feed]) -> Iterator[Feed]:
+    """The feeds, parted by rows where one holds more than MAX_TOKENS."""
+    for feed in feeds:
+        rows, *rest = next(iter(feed.values())).shape
+        step = max(1, MAX_TOKENS // max(1, *rest)) if rest else rows
+        for start in range(0, rows, step):
+            yield {name: array[start : start + step] for name, array in feed.items()}
+
+
+def _mask(feed: Feed, first_row: int) -> Mask | None:
+    """bool, (rows, tokens): the real positions; None if all are.
+
+    Raises:
+        InputError: a row has none.
+    """
+    if "attention_mask" not in feed:
+        return None
+    mask: Mask = feed["attention_mask"] != 0
+    if mask.all():
+        return None
+    empty = ~mask.any(axis=1)
+    if empty.any():
+        raise InputError(f"calibration row {first_row + int(np.argmax(empty))} is all padding")
+    return mask
+
+
+def _run(session: Any, onnx_path: Path, names: list[str], feed: Feed) -> list[FloatArray]:
+    from quantlib.runtime import feed_for, runtime_errors, shorten
+
+    try:
+        found: list[FloatArray] = session.run(names, feed_for(session, feed))
+    except runtime_errors() as error:
+        shape = next(iter(feed.values())).shape
+        raise InputError(f"{onnx_path}: cannot be run on {shape}: {shorten(str(error))}") from error
+    return found
+
+
+def _rows(
+    values: FloatArray, axes: Axes, shape: tuple[int, ...], mask: Mask | None
+) -> FloatArray | list[FloatArray]:
+    """The values that count: (rows, values), or one array for each row of a padded batch.
+
+    Args:
+        values: an activation. axes: what `graph.axes` says of each of its axes.
+        shape: of the feed, (rows, tokens). mask: as `_mask` gives it.
+    """
+    axes = _resolve(values.shape, axes, shape)
+    if BATCH in axes:
+        batch = axes.index(BATCH)
+        values = np.moveaxis(values, batch, 0)
+        axes = axes[:batch] + axes[batch + 1 :]
+    else:
+        values = np.broadcast_to(values, (shape[0], *values.shape))
+    if mask is None or SEQUENCE not in axes:
+        return values.reshape(shape[0], -1)
+    rows = []
+    for row, real in zip(values, mask, strict=True):
+        for axis in (i for i, kind in enumerate(axes) if kind == SEQUENCE):
+            row = np.compress(real, row, axis)
+        rows.append(row.reshape(-1))
+    return rows
+
+
+def _resolve(sizes: tuple[int, ...], axes: Axes, shape: tuple[int, ...]) -> Axes:
+    """Axes that the graph does not name, told by their size: the first of `rows`, then those of `tokens`."""
+    if len(axes) != len(sizes):  # the graph knows nothing of the shape
+        axes = (UNKNOWN,) * len(sizes)
+    resolved = list(axes)
+    for i, size in enumerate(sizes):
+        if resolved[i] == UNKNOWN:
+            if i == 0 and size == shape[0] and BATCH not in axes:
+                resolved[i] = BATCH
+            else:
+                resolved[i] = SEQUENCE if shape[1:] == (size,) else ""
+    return tuple(resolved)
