@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantlib.calibration import Ranges, activations, load_with_shapes
+from quantlib.calibration import Ranges, load_with_shapes, tensors_for
 from quantlib.errors import InputError
 from quantlib.files import atomic_file
 from quantlib.recipes import Recipe
@@ -28,7 +28,8 @@ def quantize_onnx(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Range
         onnx_path: the FP32 model.
         out_path: the file to write; it is loaded once before it gets its name.
         recipe: a row of `RECIPES`, or one of your own.
-        ranges: of the model's activations; needed by static recipes, and by those only.
+        ranges: of the activations that nodes of the recipe's types take or give out; needed by static
+            recipes, and by those only.
 
     Returns:
         out_path.
@@ -46,7 +47,8 @@ def quantize_onnx(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Range
         )
     # The model, not its path: given a path, the library writes a file of its own beside it.
     model = load_with_shapes(onnx_path)
-    lacking = [] if ranges is None else [name for name in activations(model) if name not in ranges.of]
+    needed = tensors_for(model, recipe.op_types)
+    lacking = [] if ranges is None else [name for name in needed if name not in ranges.of]
     if lacking:
         raise InputError(f"{onnx_path}: the ranges lack {lacking[0]}; they are those of another model")
     with atomic_file(out_path) as scratch:

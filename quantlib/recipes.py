@@ -5,20 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from quantlib.calibration.methods import KNOWN, parse_method
 from quantlib.errors import InputError
 
 Mode = Literal["static", "dynamic"]
 Format = Literal["QDQ", "QOperator"]
 IntType = Literal["QInt8", "QUInt8"]
-Method = Literal["MinMax"]
-
 
 _KINDS = {
     "mode": Mode,
     "format": Format,
     "activation_type": IntType,
     "weight_type": IntType,
-    "calibration_method": Method,
 }
 
 
@@ -30,7 +28,7 @@ class Recipe:
     mode: "static" (activation ranges from calibration) or "dynamic" (ranges at run time).
     format: "QDQ" (QuantizeLinear/DequantizeLinear pairs) or "QOperator" (operators on integers).
     activation_type, weight_type: 8-bit signed or unsigned.
-    calibration_method: how ranges are derived; static only.
+    calibration_method: how ranges are derived (as `parse_method` reads it); static only.
     per_channel: one weight scale for each output channel, instead of one for each tensor.
     op_types: the operator types to quantize; None is the library's default, every type it knows.
     pad_calibration: calibrate on rows padded to the full length, as the textbook does, instead of on real
@@ -44,7 +42,7 @@ class Recipe:
     format: Format
     activation_type: IntType
     weight_type: IntType
-    calibration_method: Method | None = None
+    calibration_method: str | None = None
     per_channel: bool = False
     op_types: tuple[str, ...] | None = None
     pad_calibration: bool = False
@@ -53,14 +51,21 @@ class Recipe:
     def __post_init__(self) -> None:
         for field, kind in _KINDS.items():
             value, known = getattr(self, field), get_args(kind)
-            if value not in known and not (field == "calibration_method" and value is None):
+            if value not in known:
                 raise InputError(
                     f"recipe {self.name}: {field} {value!r} is unknown; known: {', '.join(known)}"
                 )
         if self.mode == "static" and self.calibration_method is None:
-            raise InputError(f"recipe {self.name}: a static recipe needs a calibration method; known: MinMax")
+            raise InputError(
+                f"recipe {self.name}: a static recipe needs a calibration method; known: {KNOWN}"
+            )
         if self.mode == "dynamic" and self.calibration_method is not None:
             raise InputError(f"recipe {self.name}: a dynamic recipe takes no calibration method")
+        if self.calibration_method is not None:
+            try:
+                parse_method(self.calibration_method)
+            except InputError as error:
+                raise InputError(f"recipe {self.name}: {error}") from error
         if self.mode == "dynamic" and (self.format != "QOperator" or self.activation_type != "QUInt8"):
             raise InputError(f"recipe {self.name}: dynamic quantization is QOperator with QUInt8 activations")
         if (self.activation_type, self.weight_type) == ("QInt8", "QUInt8"):
@@ -78,6 +83,22 @@ class Recipe:
 WORTH_QUANTIZING = ("MatMul", "Gemm", "Gather")
 
 _TEXTBOOK = "the library's defaults, calibrated on padded rows: loses accuracy, shown so that a user sees why"
+
+
+def _static_u8s8(word: str, method: str) -> Recipe:
+    """`quant_2` with ranges by another method."""
+    return Recipe(
+        name=f"static_u8s8_{word}",
+        summary=f"static, QOperator, U8S8, {method}; the nodes of quant_2, per channel, real tokens",
+        mode="static",
+        format="QOperator",
+        activation_type="QUInt8",
+        weight_type="QInt8",
+        calibration_method=method,
+        per_channel=True,
+        op_types=WORTH_QUANTIZING,
+    )
+
 
 _TABLE = (
     Recipe(
@@ -134,6 +155,9 @@ _TABLE = (
         pad_calibration=True,
         report_only=_TEXTBOOK,
     ),
+    _static_u8s8("percentile", "Percentile:99.99"),
+    _static_u8s8("entropy", "Entropy"),
+    _static_u8s8("mse", "MSE"),
 )
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _TABLE}

@@ -112,7 +112,7 @@ def test_nan_is_found_wherever_it_is(tmp_path: Path, place: int) -> None:
     row[place] = 5
     with pytest.raises(InputError) as caught:
         calibrate_min_max(path, feeds_of([20] * 40, row))
-    assert str(caught.value) == f"{path}: activation root is NaN or infinite at calibration batch 1"
+    assert str(caught.value) == f"{path}: activation root is NaN or infinite at calibration row 1"
 
 
 def test_infinity_is_found(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_infinity_is_found(tmp_path: Path) -> None:
     proto = onnx.load(path)
     proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.float32(-10), "ten"))
     onnx.save(proto, path)
-    with pytest.raises(InputError, match="activation inverse is NaN or infinite at calibration batch 0"):
+    with pytest.raises(InputError, match="activation inverse is NaN or infinite at calibration row 0"):
         calibrate_min_max(path, feeds_of([3, 0, 3]))
 
 

@@ -13,7 +13,16 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from quantlib.calibration import Ranges, calibrate_min_max, write_ranges
+from quantlib.calibration import (
+    Ranges,
+    Statistics,
+    calibrate_min_max,
+    collect,
+    derive,
+    load_with_shapes,
+    tensors_for,
+    write_ranges,
+)
 from quantlib.errors import InputError
 from quantlib.features import CalibrationReader, Feature, batches
 from quantlib.files import sha256_file
@@ -49,31 +58,40 @@ GOLDEN = {
         "QuantizeLinear": 9, "DequantizeLinear": 9,
     },
 }  # fmt: skip
+GOLDEN |= {f"static_u8s8_{method}": GOLDEN["quant_2"] for method in ("percentile", "entropy", "mse")}
 EIGHT_BITS = (TensorProto.INT8, TensorProto.UINT8)
 COUNTED = {op for counts in GOLDEN.values() for op in counts}
 
 
 @pytest.fixture(scope="module")
-def ranges(tiny_onnx: Path, tiny_rows: list[Feature]) -> dict[bool, Ranges]:
+def statistics(tiny_onnx: Path, tiny_rows: list[Feature]) -> dict[bool, Statistics]:
     """By `pad_calibration`."""
     return {
-        padded: calibrate_min_max(tiny_onnx, CalibrationReader(tiny_rows, 8, 64 if padded else None))
+        padded: collect(
+            tiny_onnx, CalibrationReader(tiny_rows, 8, 64 if padded else None), skip_padding=not padded
+        )
         for padded in (False, True)
     }
 
 
-def ranges_for(recipe: Recipe, ranges: dict[bool, Ranges]) -> Ranges | None:
-    return ranges[recipe.pad_calibration] if recipe.mode == "static" else None
+@pytest.fixture(scope="module")
+def ranges(statistics: dict[bool, Statistics]) -> dict[str, Ranges]:
+    """By the name of the recipe."""
+    return {
+        name: derive(statistics[recipe.pad_calibration], recipe.calibration_method)
+        for name, recipe in RECIPES.items()
+        if recipe.calibration_method
+    }
 
 
 @pytest.fixture(scope="module")
 def models(
-    tiny_onnx: Path, ranges: dict[bool, Ranges], tmp_path_factory: pytest.TempPathFactory
+    tiny_onnx: Path, ranges: dict[str, Ranges], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     """The model of each recipe, and the FP32 one."""
     directory = tmp_path_factory.mktemp("quantized")
     made = {
-        name: quantize_onnx(tiny_onnx, directory / f"model_{name}.onnx", recipe, ranges_for(recipe, ranges))
+        name: quantize_onnx(tiny_onnx, directory / f"model_{name}.onnx", recipe, ranges.get(name))
         for name, recipe in RECIPES.items()
     }
     return {"fp32": tiny_onnx, **made}
@@ -190,25 +208,40 @@ def test_weights_are_rounded_to_their_grid(models: dict[str, Path]) -> None:
 
 
 def test_scales_of_activations_come_from_the_ranges(
-    models: dict[str, Path], ranges: dict[bool, Ranges]
+    models: dict[str, Path], ranges: dict[str, Ranges]
 ) -> None:
     values = tensors(models["quant_2"])
     name = "bert.encoder.layer.0.intermediate.dense/MatMul:0"
-    low, high = ranges[False].of[name]
+    low, high = ranges["quant_2"].of[name]
     assert low < 0 < high
     assert float(values[f"{name}_scale"]) == pytest.approx((high - low) / 255, rel=1e-5)
     assert int(values[f"{name}_zero_point"]) == round(-low / ((high - low) / 255))
+
+
+@pytest.mark.parametrize("name", ["quant_1", "quant_2"])
+def test_only_the_ranges_of_quantized_nodes_matter(
+    tiny_onnx: Path, tiny_rows: list[Feature], models: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    """The plain extremes of every activation, with or without zero, give the same bytes."""
+    recipe = RECIPES[name]
+    every = calibrate_min_max(tiny_onnx, CalibrationReader(tiny_rows, 8))
+    tensors = tensors_for(load_with_shapes(tiny_onnx), recipe.op_types)
+    few = derive(collect(tiny_onnx, CalibrationReader(tiny_rows, 8), tensors, histograms=False), "MinMax")
+    assert 20 < len(few.of) < len(every.of) / 1.5
+    for number, found in enumerate((every, few)):
+        path = quantize_onnx(tiny_onnx, tmp_path / f"{number}.onnx", recipe, found)
+        assert sha256_file(path) == sha256_file(models[name])
 
 
 # The same again
 
 
 def test_the_same_bytes_in_other_processes(
-    tiny_onnx: Path, ranges: dict[bool, Ranges], models: dict[str, Path], tmp_path: Path
+    tiny_onnx: Path, ranges: dict[str, Ranges], models: dict[str, Path], tmp_path: Path
 ) -> None:
     """Whatever the hash seed: the library keeps operator types in a set."""
-    for padded, found in ranges.items():
-        write_ranges(tmp_path / f"{padded}.json", found)
+    for name, found in ranges.items():
+        write_ranges(tmp_path / f"{name}.json", found)
     code = """if True:
         import sys
         from pathlib import Path
@@ -217,7 +250,7 @@ def test_the_same_bytes_in_other_processes(
         from quantlib.recipes import RECIPES
         model, here = map(Path, sys.argv[1:])
         for name, recipe in RECIPES.items():
-            ranges = read_ranges(here / f"{recipe.pad_calibration}.json") if recipe.mode == "static" else None
+            ranges = read_ranges(here / f"{name}.json") if recipe.mode == "static" else None
             quantize_onnx(model, here / f"{name}.onnx", recipe, ranges)
     """
     for seed in ("1", "2"):
@@ -233,7 +266,7 @@ def test_the_same_bytes_in_other_processes(
 
 
 def test_the_model_and_its_directory_are_left_alone(
-    tiny_onnx: Path, ranges: dict[bool, Ranges], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_onnx: Path, ranges: dict[str, Ranges], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "source" / "model.onnx"
     source.parent.mkdir()
@@ -242,7 +275,7 @@ def test_the_model_and_its_directory_are_left_alone(
     monkeypatch.setattr("pathlib.Path.unlink", lambda path, **_: made.append(path.name))
     for name in ("quant_1", "dynamic_u8s8"):
         recipe = RECIPES[name]
-        quantize_onnx(source, tmp_path / "out" / f"{name}.onnx", recipe, ranges_for(recipe, ranges))
+        quantize_onnx(source, tmp_path / "out" / f"{name}.onnx", recipe, ranges.get(name))
     assert source.read_bytes() == tiny_onnx.read_bytes()
     assert [path.name for path in source.parent.iterdir()] == ["model.onnx"], "not even for a moment"
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["dynamic_u8s8.onnx", "quant_1.onnx"]
@@ -259,14 +292,14 @@ def test_the_file_holds_no_path(models: dict[str, Path], name: str) -> None:
 
 
 def test_ranges_that_are_missing_or_not_needed(
-    tiny_onnx: Path, ranges: dict[bool, Ranges], tmp_path: Path
+    tiny_onnx: Path, ranges: dict[str, Ranges], tmp_path: Path
 ) -> None:
     out = tmp_path / "out.onnx"
     with pytest.raises(InputError, match="recipe quant_1 is static: it needs calibrated ranges"):
         quantize_onnx(tiny_onnx, out, RECIPES["quant_1"])
     with pytest.raises(InputError, match="recipe dynamic_u8s8 is dynamic: it takes no ranges"):
-        quantize_onnx(tiny_onnx, out, RECIPES["dynamic_u8s8"], ranges[False])
-    others = Ranges({name: pair for name, pair in ranges[False].of.items() if name != "logits"})
+        quantize_onnx(tiny_onnx, out, RECIPES["dynamic_u8s8"], ranges["quant_2"])
+    others = Ranges({name: pair for name, pair in ranges["quant_2"].of.items() if name != "logits"})
     with pytest.raises(InputError, match="the ranges lack logits; they are those of another model"):
         quantize_onnx(tiny_onnx, out, RECIPES["quant_1"], others)
     assert list(tmp_path.iterdir()) == []

@@ -207,37 +207,77 @@ def _quantized(work: _Work, fp32: Variant, checkpoint: Path) -> list[Variant]:
     samples = work.splits.calibration[: work.options.calibration_samples]
     rows = _tokenize(work, samples, checkpoint)
     asked = recipes.get_recipes(work.options.recipes)
-    pads = sorted({recipe.pad_calibration for recipe in asked if recipe.mode == "static"})
-    ranges = {padded: _ranges(work, fp32, rows, padded) for padded in pads}
+    ranges: dict[str, calibration.Ranges] = {}
+    for padded in (False, True):
+        static = [r for r in asked if r.mode == "static" and r.pad_calibration == padded]
+        if static:
+            ranges |= _ranges(work, _statistics(work, fp32, rows, static), static)
     variants = []
     for recipe in asked:
-        path = _quantize(
-            work, fp32, recipe, ranges[recipe.pad_calibration] if recipe.mode == "static" else None
-        )
+        path = _quantize(work, fp32, recipe, ranges.get(recipe.name))
         file = fp32.file.with_name(f"model_{recipe.name}.onnx")
         variants.append(Variant(recipe.name, path, file, fp32.rows, recipe))
     return variants
 
 
-def _ranges(work: _Work, fp32: Variant, rows: Sequence[features.Feature], padded: bool) -> calibration.Ranges:
+def _statistics(
+    work: _Work, fp32: Variant, rows: Sequence[features.Feature], static: Sequence[recipes.Recipe]
+) -> Path:
+    """The file of statistics that all these recipes take their ranges from; they share `pad_calibration`."""
+    padded = static[0].pad_calibration
     pad_to = work.options.seq_len if padded else None
     reader = features.CalibrationReader(rows, batch_size=4, pad_to=pad_to)
+    op_types = _union(static)
+    methods = [calibration.parse_method(recipe.calibration_method or "") for recipe in static]
+    histograms = any(method.needs_histograms for method in methods)
 
-    def calibrate(directory: Path, step: Step) -> None:
-        found = calibration.calibrate_min_max(fp32.path, reader, progress=step.advance)
-        calibration.write_ranges(directory / "ranges.json", found)
+    def collect(directory: Path, step: Step) -> None:
+        tensors = calibration.tensors_for(calibration.load_with_shapes(fp32.path), op_types)
+        found = calibration.collect(
+            fp32.path,
+            reader,
+            tensors,
+            histograms=histograms,
+            skip_padding=not padded,
+            progress=step.advance,
+        )
+        calibration.write_statistics(directory / "statistics.json", found)
 
     key = {
         "model": sha256_file(fp32.path),
         "rows": features.features_hash(rows),
         "pad_to": pad_to,
-        "versions": versions_key("onnx", "onnxruntime"),
+        "op_types": op_types,
+        "histograms": histograms,
+        "versions": versions_key("numpy", "onnx", "onnxruntime"),
         "code": code_key("calibration", "features"),
     }
     name = f"calibrate on rows padded to {pad_to}" if padded else "calibrate"
-    return calibration.read_ranges(
-        _cached(work, name, "ranges", key, calibrate, total=len(rows)) / "ranges.json"
-    )
+    return _cached(work, name, "statistics", key, collect, total=len(rows)) / "statistics.json"
+
+
+def _union(static: Sequence[recipes.Recipe]) -> list[str] | None:
+    """The operator types that any of the recipes quantizes; None is every type."""
+    if any(recipe.op_types is None for recipe in static):
+        return None
+    return sorted({op_type for recipe in static for op_type in recipe.op_types or ()})
+
+
+def _ranges(work: _Work, statistics: Path, static: Sequence[recipes.Recipe]) -> dict[str, calibration.Ranges]:
+    """The ranges of each recipe, by its name. They are kept: a search takes seconds, reading them none."""
+    found = {}
+    digest = sha256_file(statistics)
+    for recipe in static:
+        method = recipe.calibration_method or ""
+        key = {"statistics": digest, "method": method, "code": code_key("calibration")}
+
+        def derive(directory: Path, method: str = method) -> None:
+            ranges = calibration.derive(calibration.read_statistics(statistics), method)
+            calibration.write_ranges(directory / "ranges.json", ranges)
+
+        entry = work.cache.get("ranges", key, derive)
+        found[recipe.name] = calibration.read_ranges(entry.path / "ranges.json")
+    return found
 
 
 def _quantize(work: _Work, fp32: Variant, recipe: recipes.Recipe, ranges: calibration.Ranges | None) -> Path:
