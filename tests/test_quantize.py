@@ -27,7 +27,7 @@ from quantlib.errors import InputError
 from quantlib.features import CalibrationReader, Feature, batches
 from quantlib.files import sha256_file
 from quantlib.quantize import op_counts, quantize_onnx
-from quantlib.recipes import RECIPES, Recipe
+from quantlib.recipes import RECIPES
 from quantlib.runtime import feed_for, open_session, size_bytes
 
 ROOT = Path(__file__).parents[1]

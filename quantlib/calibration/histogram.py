@@ -76,9 +76,11 @@ def count(values: FloatArray, low: float, high: float, bins: int = BINS) -> Hist
     exponent = _exponent_for(low, high, bins)
     first, last = _index(low, exponent), _index(high, exponent)
     counts = np.zeros(last - first + 1, np.int64)
-    # Scaling by a power of two is exact, so float32 finds the same bins as exact arithmetic would.
-    scale, offset = np.float32(math.ldexp(1.0, -exponent)), np.float32(first)
-    scaled = np.empty(min(_CHUNK, len(values)), np.float32)
+    # Scaling up by a power of two is exact in float32, so it finds the bins that exact arithmetic would, at
+    # half of float64's cost. Scaled down, a value just below zero would become zero and change its bin.
+    kind = np.float32 if exponent <= 0 else np.float64
+    scale, offset = kind(math.ldexp(1.0, -exponent)), kind(first)
+    scaled = np.empty(min(_CHUNK, len(values)), kind)
     indices = np.empty(len(scaled), np.int64)
     for start in range(0, len(values), _CHUNK):
         part = values[start : start + _CHUNK]

@@ -21,7 +21,7 @@ from quantlib.files import write_json
 # Given to a tensor that is zero everywhere: any scale is exact there, but it enters that of a bias, which
 # must fit into 32 bits.
 _ZERO_RANGE = (-(2.0**-10), 2.0**-10)
-_LEVELS = 255
+_SMALLEST_WIDTH = 255 * float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,10 @@ def _derive(tensor: TensorStatistics, method: CalibrationMethod, symmetric: bool
         low, high = (search.entropy if method.kind == "Entropy" else search.mse)(tensor.histogram, symmetric)
     if symmetric:
         top = max(abs(tensor.low), abs(tensor.high))
-        return max(low, -top), min(high, top)
-    # The outermost bins reach beyond the values.
-    return max(low, min(tensor.low, 0.0)), min(high, max(tensor.high, 0.0))
+        return max(low, -top), min(high, top) or top
+    # The outermost bins reach beyond the values; and a percentile may clip everything but zeros.
+    low, high = max(low, min(tensor.low, 0.0)), min(high, max(tensor.high, 0.0))
+    return (low, high) if low < high else (tensor.low, tensor.high)
 
 
 def _valid(pair: tuple[float, float], symmetric: bool) -> tuple[float, float]:
@@ -86,7 +87,7 @@ def _valid(pair: tuple[float, float], symmetric: bool) -> tuple[float, float]:
         high = max(-low, high)
         low = -high
     low, high = float(np.float32(low)), float(np.float32(high))
-    return (low, high) if high - low > _LEVELS * np.finfo(np.float32).tiny else _ZERO_RANGE
+    return (low, high) if high - low > _SMALLEST_WIDTH else _ZERO_RANGE
 
 
 def calibrate_min_max(

@@ -22,6 +22,8 @@ LEVELS = 256
 # Of |x|: the non-negative half of the signed integers, as in TensorRT's calibration.
 MAGNITUDE_LEVELS = 128
 
+# What an empty bin counts for where the reference is not empty; as in MXNet's and onnxruntime's search.
+_EPSILON = 1e-4
 # Windows that the entropy search tries differ by so many bins, below a hundredth of the range.
 _STRIDE = 8
 # Ranges that the MSE search tries: multiples of the whole range's ends, in steps of a hundredth.
@@ -104,24 +106,27 @@ def _least(counts: CountArray, windows: Sequence[tuple[int, int]], levels: int) 
 
 
 def divergence(counts: CountArray, start: int, end: int, levels: int) -> float:
-    """KL(P || Q) in nats of the window counts[start:end] in so many levels; infinite where Q misses values.
+    """KL(P || Q) in nats of the window counts[start:end] in so many levels; infinite for an empty one.
 
-    sum over bins of p log(p / q), P and Q as in `entropy`, each scaled to sum 1.
+    sum over bins of p log(p / q), P and Q as in `entropy`, each scaled to sum 1. An outermost bin that holds
+    nothing but the values outside would make it infinite: there Q counts as `_EPSILON` values.
     """
     inside = counts[start:end].astype(np.float64)
     p = inside.copy()
     p[0] += counts[:start].sum()
     p[-1] += counts[end:].sum()
     filled = inside > 0
-    if not filled.any() or (p[0] > 0) != filled[0] or (p[-1] > 0) != filled[-1]:
+    if not filled.any():
         return math.inf
     level = np.arange(len(inside)) * levels // len(inside)
     begins = np.flatnonzero(np.diff(level, prepend=-1))
     sums, sizes = np.add.reduceat(inside, begins), np.add.reduceat(filled.astype(np.float64), begins)
     means = np.divide(sums, sizes, out=np.zeros_like(sums), where=sizes > 0)
-    q = np.repeat(means, np.diff(begins, append=len(inside)))
-    ratio = (p[filled] / p.sum()) / (q[filled] / inside.sum())
-    return float(np.sum(p[filled] / p.sum() * np.log(ratio)))
+    q = np.repeat(means, np.diff(begins, append=len(inside))) * filled
+    held = p > 0
+    p, q = p[held], np.maximum(q[held], _EPSILON)
+    p, q = p / p.sum(), q / q.sum()
+    return float(p @ np.log(p / q))
 
 
 def mse(histogram: Histogram, symmetric: bool) -> Pair:
