@@ -1,24 +1,36 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from quantlib.calibration import (
     Ranges,
+    TensorStatistics,
     activations,
     calibrate_min_max,
+    collect,
+    derive,
     load_with_shapes,
+    merge,
+    observe,
     read_ranges,
+    stream,
+    tensors_for,
     write_ranges,
 )
+from quantlib.calibration.graph import axes, sources
 from quantlib.errors import InputError
-from quantlib.features import CalibrationReader, Feature, Feed
+from quantlib.features import CalibrationReader, Feature, Feed, pad
+from quantlib.recipes import WORTH_QUANTIZING
 
 
 def independent_ranges(path: Path, feeds: list[Feed]) -> dict[str, tuple[float, float]]:
@@ -136,7 +148,176 @@ def test_the_largest_finite_values_are_no_infinity(tmp_path: Path) -> None:
     assert calibrate_min_max(path, feeds_of([1, 2, 3])).of["less"] == (low, low)
 
 
+# Statistics in one pass
+
+
+def close(a: TensorStatistics, b: TensorStatistics, exact: bool = False) -> None:
+    """Equal; if not `exact`, up to what another batch changes in the last bits of a value."""
+    rel = 0 if exact else 1e-4
+    assert (a.rows, a.count) == (b.rows, b.count)
+    for name in ("low", "high", "total", "squares"):
+        size = a.squares if name in ("total", "squares") else 1
+        want = getattr(b, name)
+        assert getattr(a, name) == pytest.approx(want, rel=rel or 1e-12, abs=rel * (1 + size)), name
+    assert a.histogram is not None
+    assert b.histogram is not None
+    if exact:
+        assert (a.histogram.exponent, a.histogram.first) == (b.histogram.exponent, b.histogram.first)
+        np.testing.assert_array_equal(a.histogram.counts, b.histogram.counts)
+
+
+def test_only_what_is_asked_for(tiny_onnx: Path, tiny_rows: list[Feature]) -> None:
+    """The values of a tensor do not depend on which others are kept."""
+    reader = CalibrationReader(tiny_rows[:8], 2)
+    every = collect(tiny_onnx, reader)
+    model = load_with_shapes(tiny_onnx)
+    assert list(every.of) == activations(model) == tensors_for(model, None)
+    few = tensors_for(model, WORTH_QUANTIZING)
+    assert "bert.encoder.layer.0.intermediate.intermediate_act_fn/Erf:0" not in few
+    found = collect(tiny_onnx, reader, few)
+    assert list(found.of) == few
+    for name in few:
+        close(found.of[name], every.of[name], exact=True)
+    bare = collect(tiny_onnx, reader, few, histograms=False)
+    assert all(tensor.histogram is None for tensor in bare.of.values())
+    assert derive(bare, "MinMax") == derive(found, "MinMax")
+
+
+def test_tensors_that_hold_the_same_values_share_statistics(
+    tiny_onnx: Path, tiny_rows: list[Feature]
+) -> None:
+    model = load_with_shapes(tiny_onnx)
+    name = "bert.encoder.layer.0.attention.self/Transpose:0"
+    source = sources(model, [name])[name]
+    assert source == "bert.encoder.layer.0.attention.self.query/Add:0"
+    reader = CalibrationReader(tiny_rows[:8], 2)
+    found = collect(tiny_onnx, reader, [name, source])
+    assert found.of[name] is found.of[source]
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_padding_does_not_count(tiny_onnx: Path, tiny_rows: list[Feature], size: int) -> None:
+    """Padded batches have the statistics of rows fed one by one without padding, in every tensor."""
+    rows = sorted(tiny_rows[:24], key=len)
+    alone = collect(tiny_onnx, [pad([row], len(row)) for row in rows])
+    padded = collect(tiny_onnx, [pad(rows[i : i + size], 40) for i in range(0, len(rows), size)])
+    masks = {name for name in alone.of if "Where" in name or name.endswith("attention.self/Add:0")}
+    for name, want in alone.of.items():
+        close(padded.of[name], want)
+    assert masks, "they would hold the lowest float32 at padded positions"
+    assert all(padded.of[name].low > -1e4 for name in masks)
+    for method in ("MinMax", "MovingAverage", "Percentile:99", "MSE"):
+        one, other = derive(alone, method).of, derive(padded, method).of
+        for name, pair in one.items():
+            np.testing.assert_allclose(other[name], pair, rtol=0.02, atol=1e-3, err_msg=f"{method} {name}")
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=5), st.data())
+@settings(max_examples=60, deadline=None)
+def test_masked_values_are_exactly_those_of_unpadded_rows(lengths: list[int], data: st.DataObject) -> None:
+    rng = np.random.default_rng(data.draw(st.integers(0, 9)))
+    kinds = {
+        ("batch", "sequence", ""): lambda n: (n, 3),
+        ("batch", "", "sequence", "sequence"): lambda n: (2, n, n),
+        ("batch", ""): lambda n: (4,),
+        ("sequence", "batch"): lambda n: (n,),
+    }
+    longest = max(lengths) + data.draw(st.integers(0, 2))
+    mask = np.zeros((len(lengths), longest), bool)
+    for i, n in enumerate(lengths):
+        mask[i, rng.permutation(longest)[:n]] = True
+    for kind, shape in kinds.items():
+        padded = rng.normal(size=(len(lengths), *shape(longest))).astype(np.float32)
+        want = None
+        for row, real in zip(padded, mask, strict=True):
+            for axis in [i for i, word in enumerate(w for w in kind if w != "batch") if word == "sequence"]:
+                row = row.take(np.flatnonzero(real), axis)
+            new = observe(row.reshape(1, -1))
+            want = new if want is None else merge(want, new)
+        assert want is not None
+        values = np.moveaxis(padded, 0, kind.index("batch"))
+        found = observe(stream._rows(values, kind, mask.shape, mask))
+        close(found, want, exact=True)
+        assert (found.moving_low, found.moving_high) == pytest.approx((want.moving_low, want.moving_high))
+
+
+def test_what_has_no_batch_axis_counts_for_each_row(tiny_onnx: Path, tiny_rows: list[Feature]) -> None:
+    name = "bert.embeddings.position_embeddings/Gather:0"
+    row = tiny_rows[0]
+    assert axes(load_with_shapes(tiny_onnx), [name])[name] == ("", "sequence", "")
+    together = collect(tiny_onnx, [pad([row] * 5, 30)], [name]).of[name]
+    assert (together.rows, together.count) == (5, 5 * len(row) * 32)
+    close(together, collect(tiny_onnx, [pad([row], len(row))] * 5, [name]).of[name], exact=True)
+
+
+def test_axes_of_a_graph_that_names_none(tiny_onnx: Path, tiny_rows: list[Feature], tmp_path: Path) -> None:
+    model = onnx.load(tiny_onnx)
+    for info in (*model.graph.input, *model.graph.output):
+        for dim, size in zip(info.type.tensor_type.shape.dim, (3, 20), strict=True):
+            if dim.dim_param:
+                dim.dim_value = size
+    del model.graph.value_info[:]
+    path = tmp_path / "fixed.onnx"
+    onnx.save(model, path)
+    feeds = [pad(tiny_rows[i : i + 3], 20) for i in range(0, 12, 3)]
+    named, fixed = collect(tiny_onnx, feeds), collect(path, feeds)
+    for name, tensor in fixed.of.items():
+        close(tensor, named.of[name])
+
+
+def test_a_feed_of_many_tokens_is_parted(
+    tiny_onnx: Path, tiny_rows: list[Feature], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = collect(tiny_onnx, [pad(tiny_rows[:10], 20)])
+    monkeypatch.setattr(stream, "MAX_TOKENS", 70)
+    counts: list[int] = []
+    parted = collect(tiny_onnx, [pad(tiny_rows[:10], 20)], progress=counts.append)
+    assert counts == [3, 3, 3, 1]
+    monkeypatch.setattr(stream, "MAX_TOKENS", 5)
+    collect(tiny_onnx, [pad(tiny_rows[:2], 20)], progress=counts.append)
+    assert counts[4:] == [1, 1], "a row is never parted"
+    for name, tensor in whole.of.items():
+        close(parted.of[name], tensor)
+
+
+def test_memory_does_not_grow_with_the_rows(tiny_onnx: Path, tiny_rows: list[Feature]) -> None:
+    def peak(count: int) -> int:
+        feeds = (pad([tiny_rows[i % 48]], 32) for i in range(count))
+        tracemalloc.start()
+        collect(tiny_onnx, feeds, threads=1)
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    peak(2)  # imports
+    few, many = peak(8), peak(64)
+    assert many < 1.1 * few + 200_000
+
+
 # What cannot be calibrated
+
+
+def test_a_row_that_is_all_padding(tiny_onnx: Path, tiny_rows: list[Feature]) -> None:
+    feeds = [pad(tiny_rows[i : i + 3], 20) for i in (0, 3)]
+    feeds[1]["attention_mask"][1] = 0
+    with pytest.raises(InputError, match=r"^calibration row 4 is all padding$"):
+        collect(tiny_onnx, feeds)
+
+
+def test_a_tensor_the_model_does_not_have(tiny_onnx: Path, tiny_rows: list[Feature]) -> None:
+    with pytest.raises(InputError, match="the model has no float activation 'input_ids'"):
+        collect(tiny_onnx, CalibrationReader(tiny_rows), ["logits", "input_ids"])
+    with pytest.raises(InputError, match="the model has no float activation to calibrate"):
+        collect(tiny_onnx, CalibrationReader(tiny_rows), [])
+
+
+def test_nan_at_a_padded_position_does_not_count(tmp_path: Path) -> None:
+    path = root_model(tmp_path / "model.onnx")
+    (feed,) = feeds_of([20, 30, 0])
+    feed["attention_mask"] = np.array([[1, 1, 0]])
+    assert collect(path, [feed]).of["root"].count == 2
+    with pytest.raises(InputError, match="activation root is NaN or infinite at calibration row 0"):
+        collect(path, [feed], skip_padding=False)
 
 
 def test_no_rows(tiny_onnx: Path) -> None:
