@@ -9,7 +9,6 @@ classifier of random weights, if none is given; rows are those of the embedded d
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -67,6 +66,12 @@ def plain(model_path: Path, tensors: Sequence[str], feeds: features.CalibrationR
         session.run(None, feed_for(session, feed))
 
 
+def _peak_bytes() -> int:
+    """Of this process alone; what getrusage gives began with the process that started it."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
+
+
 def measure(what: str, model_path: Path, count: int, every: bool) -> str:
     """`what` is "plain" or "collect": seconds of the pass, seconds of the methods, MiB at the peak."""
     op_types = None if every else WORTH_QUANTIZING
@@ -83,7 +88,7 @@ def measure(what: str, model_path: Path, count: int, every: bool) -> str:
             started = time.perf_counter()
             calibration.derive(statistics, method)
             words += f", {method} {time.perf_counter() - started:.1f} s"
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak_mib = _peak_bytes() / 2**20
     figures = f"{len(tensors)} tensors  {seconds:7.1f} s  peak {peak_mib:6.0f} MiB"
     return f"{what:<8} {count:>5} rows  {figures}{words}"
 

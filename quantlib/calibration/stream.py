@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,10 @@ from quantlib.calibration.statistics import Statistics, TensorStatistics, merge,
 from quantlib.errors import InputError
 from quantlib.features import Feed
 from quantlib.files import place_errors
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
 
 # Activations of one batch are in memory at once: so many tokens, or one row.
 MAX_TOKENS = 512
@@ -54,37 +60,64 @@ def collect(
         InputError: there is no feed, the model has no such activation or cannot run a feed, a row is all
             padding, or an activation is NaN or infinite (which tensor, which row; rows are counted from 0).
     """
-    from quantlib.runtime import open_session
-
     model = graph.load_with_shapes(onnx_path)
     names = _known(model, tensors, onnx_path)
     source = graph.sources(model, names)
-    fetched = list(dict.fromkeys(source.values()))
-    axes = graph.axes(model, fetched)
-    with tempfile.TemporaryDirectory() as scratch:
-        augmented = Path(scratch) / "augmented.onnx"
-        with place_errors(augmented):
-            graph.save(graph.with_outputs(model, fetched), augmented)
-        del model
-        session = open_session(augmented, threads=threads, optimize=False)
-    found: dict[str, TensorStatistics] = {}
+    axes = graph.axes(model, dict.fromkeys(source.values()))
+    session = _session(model, list(axes), threads)
+    del model
+    fold = _Fold(onnx_path, axes, BINS if histograms else None)
+    folding: Future[None] | None = None
     row = 0
-    for feed in _bounded(feeds):
-        mask = _mask(feed, row) if skip_padding else None
-        shape = next(iter(feed.values())).shape
-        outputs = _run(session, onnx_path, fetched, feed)
-        for name in fetched:
-            # Taken off the list: each activation is freed as soon as it is folded.
-            rows = _rows(outputs.pop(0), axes[name], shape, mask)
-            what = f"{onnx_path}: activation {name}"
-            new = observe(rows, what=what, first_row=row, bins=BINS if histograms else None)
-            found[name] = merge(found[name], new) if name in found else new
-        row += shape[0]
-        if progress:
-            progress(shape[0])
+    # A batch is folded, on one core, while the next one runs: two batches are in memory, no more.
+    with ThreadPoolExecutor(max_workers=1) as worker:
+        for feed in _bounded(feeds):
+            mask = _mask(feed, row) if skip_padding else None
+            shape = next(iter(feed.values())).shape
+            outputs = _run(session, onnx_path, list(axes), feed)
+            if folding:
+                folding.result()
+            folding = worker.submit(fold, outputs, shape, mask, row)
+            del outputs
+            row += shape[0]
+            if progress:
+                progress(shape[0])
+        if folding:
+            folding.result()
     if not row:
         raise InputError("no calibration rows: the calibration set is empty")
-    return Statistics({name: found[source[name]] for name in names})
+    return Statistics({name: fold.found[source[name]] for name in names})
+
+
+@dataclass
+class _Fold:
+    """Statistics so far, by tensor; called with what one batch gave."""
+
+    onnx_path: Path
+    axes: dict[str, Axes]
+    bins: int | None
+    found: dict[str, TensorStatistics] = field(default_factory=dict)
+
+    def __call__(
+        self, outputs: list[FloatArray], shape: tuple[int, ...], mask: Mask | None, first_row: int
+    ) -> None:
+        for name, axes in self.axes.items():
+            # Taken off the list: each activation is freed as soon as it is folded.
+            rows = _rows(outputs.pop(0), axes, shape, mask)
+            what = f"{self.onnx_path}: activation {name}"
+            new = observe(rows, what=what, first_row=first_row, bins=self.bins)
+            self.found[name] = merge(self.found[name], new) if name in self.found else new
+
+
+def _session(model: onnx.ModelProto, names: list[str], threads: int | None) -> onnxruntime.InferenceSession:
+    from quantlib.runtime import open_session
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "augmented.onnx"
+        with place_errors(path):
+            graph.save(graph.with_outputs(model, names), path)
+        # Without spinning: threads that wait for work would take the core that folds.
+        return open_session(path, threads=threads, spinning=False, optimize=False)
 
 
 def _known(model: Any, tensors: Sequence[str] | None, onnx_path: Path) -> list[str]:
