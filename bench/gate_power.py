@@ -172,6 +172,16 @@ def real(runs: int, slowdown: float, variant_name: str) -> dict[str, Any]:
     }
 
 
+def new_baseline(command: list[str], root: Path) -> None:
+    """Write a baseline; one that is refused because the machine was busy is tried again."""
+    for attempt in range(10):
+        done = subprocess.run([*command, "--gate-update"], cwd=root, capture_output=True, text=True)
+        if done.returncode == 0:
+            return
+        print(f"baseline refused, attempt {attempt + 1}: {done.stdout.splitlines()[-1]}", flush=True)
+    raise RuntimeError(f"no baseline in 10 attempts: {done.stdout}{done.stderr}")
+
+
 def pytest_runs(runs: int, variant_name: str) -> dict[str, Any]:
     """Outcomes of whole `pytest bench --gate` runs of the teacher and one variant, identical code."""
     words = ["--recipes", variant_name, "--no-student", "-q"]
@@ -182,7 +192,7 @@ def pytest_runs(runs: int, variant_name: str) -> dict[str, Any]:
         command = [sys.executable, "-m", "pytest", "bench", f"--gate={baseline}", *words]
         for run in range(runs):
             if run % RUNS_PER_BASELINE == 0:
-                subprocess.run([*command, "--gate-update"], cwd=root, check=True, capture_output=True)
+                new_baseline(command, root)
             began = time.perf_counter()
             done = subprocess.run(
                 [*command, "--gate-markdown", verdict], cwd=root, capture_output=True, text=True
