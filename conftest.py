@@ -18,10 +18,12 @@ from quantlib.experiment import gating
 from quantlib.experiment.build import Built, Variant, build, variant_names
 from quantlib.experiment.measure import evaluate
 from quantlib.experiment.options import ExperimentOptions
+from quantlib.files import write_text
 from quantlib.latency import LatencyStats, Sampling
 from quantlib.latency.others import MAX_OTHERS
 from quantlib.latency.stats import WAKE_SECONDS, wake
 from quantlib.progress import Steps
+from quantlib.recipes import split_names
 
 ROOT = Path(__file__).parent
 LIMITS = ROOT / "bench" / "limits.toml"
@@ -109,7 +111,7 @@ def _experiment_options(config: pytest.Config) -> ExperimentOptions:
     if get("threads") is not None:
         given["threads"] = get("threads")
     if get("recipes") is not None:
-        given["recipes"] = tuple(name.strip() for name in get("recipes").split(",") if name.strip())
+        given["recipes"] = split_names(get("recipes"))
     return ExperimentOptions(
         task=get("task"),
         data_dir=get("data_dir"),
@@ -216,11 +218,11 @@ def experiment_options(pytestconfig: pytest.Config) -> ExperimentOptions:
 
 
 @pytest.fixture(scope="session")
-def steps(pytestconfig: pytest.Config) -> Iterator[Steps]:
+def steps() -> Steps:
     """Shows long steps on the terminal, also while pytest captures output."""
     from rich.console import Console
 
-    yield Steps(Console(stderr=True))
+    return Steps(Console(stderr=True))
 
 
 @contextlib.contextmanager
@@ -343,11 +345,9 @@ def verdict(
             steps=steps,
         )
         found = gate.judge(current, baseline, limits, across_machines=across)
+        if pytestconfig.getoption("gate_markdown"):
+            write_text(pytestconfig.getoption("gate_markdown"), gate.markdown(found, current, baseline))
     pytestconfig.stash[_verdict_key] = found
-    if pytestconfig.getoption("gate_markdown"):
-        pytestconfig.getoption("gate_markdown").write_text(
-            gate.markdown(found, current, baseline), encoding="utf-8"
-        )
     pytestconfig.stash[_current_key] = current
     return found
 
@@ -378,6 +378,12 @@ def _finish_gate(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
         config.stash[_last_words_key] = f"gate: {', '.join(sorted(missing))} not gated: tests were left out"
         return
+    # The verdict is on every variant, also on those whose tests were left out.
+    violations = config.stash[_verdict_key].violations if _verdict_key in config.stash else ()
+    if violations and not session.testsfailed:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        config.stash[_last_words_key] = f"gate: {len(violations)} violations, in tests that were left out"
+        return
     if config.getoption("gate_update"):
         if session.testsfailed:
             config.stash[_last_words_key] = "gate: baseline NOT written: the run has failures"
@@ -390,7 +396,8 @@ def _finish_gate(session: pytest.Session) -> None:
             )
             return
         path = _baseline_path(config)
-        gate.write_record(path, current)
+        with wrong_use():
+            gate.write_record(path, current)
         config.stash[_last_words_key] = f"gate: baseline written to {path}"
 
 

@@ -13,7 +13,7 @@ from typer import Option
 
 from quantlib.errors import InputError
 from quantlib.experiment.options import ExperimentOptions
-from quantlib.recipes import DEFAULT_RECIPES, RECIPES
+from quantlib.recipes import DEFAULT_RECIPES, RECIPES, split_names
 from quantlib.tasks import TASKS, get_task
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -66,7 +66,7 @@ def main(
         teacher=teacher,
         students=tuple(student or ()),
         no_student=no_student,
-        recipes=tuple(name.strip() for name in recipes.split(",") if name.strip()),
+        recipes=split_names(recipes),
         seq_len=seq_len,
         opset=opset,
         batch_size=batch_size,

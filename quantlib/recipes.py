@@ -166,6 +166,11 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _TABLE}
 DEFAULT_RECIPES = ("quant_1", "quant_2", "dynamic_u8s8")
 
 
+def split_names(text: str) -> tuple[str, ...]:
+    """The names in a comma-separated list, as both command lines take it."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
 def get_recipes(names: tuple[str, ...]) -> tuple[Recipe, ...]:
     """The recipes of these names, in their order; `all` stands for the whole table.
 

@@ -23,7 +23,7 @@ TEACHER = "teacher"
 
 Value = float | int | str | bool | None
 
-_BYTES_PER_MB = 2**20
+BYTES_PER_MB = 2**20
 _LATENCY_KEYS = ("mean_ms", "std_ms", "min_ms", "max_ms", "median_ms")
 _TEACHER_KEYS = ("compression_ratio", "speedup", "accuracy_drop", "agreement")
 _COMMON_KEYS = ("eval_loss", "model_size", *_LATENCY_KEYS, *_TEACHER_KEYS)
@@ -79,7 +79,7 @@ class VariantResult:
     @property
     def model_size_mb(self) -> float:
         """The size in MB of 2^20 bytes."""
-        return self.size_bytes / _BYTES_PER_MB
+        return self.size_bytes / BYTES_PER_MB
 
     def values(self) -> dict[str, Value]:
         """What is written of this variant, in the order in which it is written."""

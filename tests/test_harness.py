@@ -258,6 +258,16 @@ def test_part_of_the_gate_left_out_fails(run, made):
     assert "latency" in next(line for line in result.outlines if "not gated" in line)
 
 
+def test_violation_of_a_variant_whose_tests_were_left_out_fails(run, made, tmp_path):
+    def smaller_before(record: dict[str, Any]) -> None:
+        record["variants"]["dynamic_u8s8"]["size_bytes"] //= 2
+
+    baseline = changed(made, tmp_path / "b.json", smaller_before)
+    result = run(f"--gate={baseline}", "-k", "not (test_gate and test_size and dynamic)")
+    assert result.ret == 1
+    assert "gate: 1 violations, in tests that were left out" in text_of(result)
+
+
 def test_baseline_of_another_machine_gates_accuracy_and_size_only(run, made, tmp_path):
     def elsewhere(record: dict[str, Any]) -> None:
         record["machine"]["cpu_model"] = "another"

@@ -16,10 +16,10 @@ from quantlib.experiment.options import CALIBRATION_SAMPLES, ExperimentOptions
 from quantlib.files import sha256_file, sha256_json, sha256_tree
 from quantlib.progress import Step, Steps
 from quantlib.quantize import quantize_onnx
+from quantlib.results import TEACHER
 from quantlib.runtime import default_threads
 from quantlib.training import TrainingOptions, fine_tune
 
-TEACHER = "teacher"
 STUDENT = "student"
 MADE_STUDENT = "half"
 

@@ -9,12 +9,13 @@ from pathlib import Path
 from quantlib import accuracy, features, gate, hardware
 from quantlib.cache import versions_key
 from quantlib.coverage import coverage
-from quantlib.experiment.build import TEACHER, Built, Variant
+from quantlib.experiment.build import Built, Variant
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.latency import Launches, Sampling, TimedProcess, sample_ratios
 from quantlib.latency.launches import Start
 from quantlib.progress import Steps
 from quantlib.quantize import op_counts
+from quantlib.results import TEACHER
 from quantlib.runtime import SessionConfig, size_bytes
 
 

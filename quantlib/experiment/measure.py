@@ -10,7 +10,7 @@ import numpy as np
 
 from quantlib import accuracy, features, hardware, results
 from quantlib.cache import Cache, code_key, open_cache, versions_key
-from quantlib.experiment.build import TEACHER, Built, Variant
+from quantlib.experiment.build import Built, Variant
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.files import place_errors, sha256_file
 from quantlib.latency import LatencyStats, benchmark_onnx_model
@@ -98,7 +98,7 @@ def _time(variant: Variant, options: ExperimentOptions, steps: Steps) -> Latency
 
 def compare(built: Built, measured: dict[str, Measured]) -> list[results.VariantResult]:
     """The results of all variants against the teacher, in their order, the teacher first."""
-    reference = measured[TEACHER].evaluation
+    reference = measured[results.TEACHER].evaluation
     compared: list[results.VariantResult] = []
     for variant in built.variants:
         evaluation, latency = measured[variant.name].evaluation, measured[variant.name].latency

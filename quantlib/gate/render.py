@@ -9,9 +9,9 @@ from quantlib.gate.findings import Kind, Verdict
 from quantlib.gate.latency import interval
 from quantlib.gate.record import GateRecord, LatencyRecord
 from quantlib.gate.slowdown import CONFIDENCE, estimate_speedup
+from quantlib.results import BYTES_PER_MB
 from quantlib.tasks import TASKS
 
-_BYTES_PER_MB = 2**20
 # From worst to best, with the words of one finding and of several.
 _KINDS: dict[Kind, tuple[str, str]] = {
     "violation": ("violation", "violations"),
@@ -62,7 +62,7 @@ def _table(verdict: Verdict, current: GateRecord, baseline: GateRecord | None) -
         exact = [
             f"{variant.score:z.4f}",
             f"{100 * variant.accuracy_drop:z.2f}",
-            f"{variant.size_bytes / _BYTES_PER_MB:.2f}",
+            f"{variant.size_bytes / BYTES_PER_MB:.2f}",
             f"{variant.compression_ratio:.2f}",
         ]
         ours = current.latency.get(name, {})

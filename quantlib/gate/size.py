@@ -8,12 +8,11 @@ from functools import partial
 from quantlib.gate.findings import Finding, apart, held_or_noted
 from quantlib.gate.limits import Limits, LimitTable
 from quantlib.gate.record import GateRecord, VariantRecord
-from quantlib.results import TEACHER
+from quantlib.results import BYTES_PER_MB, TEACHER
 
 # Names and metadata in a file change its size a little from one version of a library to the next.
 SIZE_TOLERANCE = 0.005
 _SHARE_TOLERANCE = 1e-9
-_BYTES_PER_MB = 2**20
 
 
 def judge_size(
@@ -60,7 +59,7 @@ def _bytes(variant: str, ours: int, before: int) -> list[Finding]:
     if abs(growth) <= SIZE_TOLERANCE:
         return []
     text = (
-        f"{variant}: size {ours / _BYTES_PER_MB:.2f} MB, baseline {before / _BYTES_PER_MB:.2f} MB "
+        f"{variant}: size {ours / BYTES_PER_MB:.2f} MB, baseline {before / BYTES_PER_MB:.2f} MB "
         f"({100 * growth:+.1f} %)"
     )
     if growth < 0:
