@@ -1,0 +1,203 @@
+"""The layers worth quantizing: products with a constant weight matrix, and embedding tables.
+
+In a BERT they hold nearly all bytes and nearly all time. Softmax, mask arithmetic, residual sums, GELU and
+LayerNorm lose accuracy in 8 bits and win no time, and so do products of two activations, so no recipe of
+quantlib's own touches them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+import numpy as np
+import numpy.typing as npt
+
+from quantlib.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FloatArray = npt.NDArray[np.float32]
+
+# Where a layer stands in the network, in the order in which data flows through one.
+ROLES = ("embeddings", "qkv", "attention_output", "ffn_in", "ffn_out", "pooler", "classifier", "other")
+
+# Nodes are named after the modules they come from: BERT, RoBERTa and ELECTRA share names, DistilBERT has its
+# own. The first pattern that is found decides.
+_ROLE_PATTERNS = tuple(
+    (role, re.compile(pattern))
+    for role, pattern in (
+        ("embeddings", r"embedding"),
+        ("qkv", r"\.(query|key|value|qkv|[qkv]_lin)\b"),
+        ("attention_output", r"attention\.(output\.dense|out_lin)\b"),
+        ("ffn_in", r"\.(intermediate\.dense|lin1)\b"),
+        ("ffn_out", r"layer\.\d+\.(output\.dense|ffn\.lin2)\b"),
+        ("pooler", r"\b(pooler\b|pre_classifier\b|classifier\.dense\b)"),
+        ("classifier", r"\bclassifier\b"),
+    )
+)
+_LAYER = re.compile(r"\blayer\.(\d+)\.")
+_WORDS = {
+    "qkv": "QKV",
+    "attention_output": "attention output",
+    "ffn_in": "FFN input",
+    "ffn_out": "FFN output",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A product of an activation and a constant matrix, with its bias if it has one.
+
+    name: of the MatMul or Gemm. input: the activation, (..., in). weight: (in, out). bias: (out,) or None.
+    node: the product. last: the node whose output is product + bias (the product itself, or an Add).
+    """
+
+    name: str
+    input: ir.Value
+    weight: FloatArray
+    bias: FloatArray | None
+    node: ir.Node
+    last: ir.Node
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A lookup in a constant table.
+
+    name: of the Gather. table: (entries, width). node: the Gather.
+    """
+
+    name: str
+    table: FloatArray
+    node: ir.Node
+
+
+def load_ir(onnx_path: Path) -> ir.Model:
+    """A model as onnx_ir reads it, with its weights in memory.
+
+    Raises:
+        InputError: the file is missing or not an ONNX model.
+    """
+    import onnx_ir as ir
+    from google.protobuf.message import DecodeError
+
+    if not onnx_path.is_file():
+        raise InputError(f"{onnx_path}: no such ONNX model")
+    try:
+        model = ir.load(onnx_path)
+    except (DecodeError, ir.serde.SerdeError) as error:
+        raise InputError(f"{onnx_path}: not an ONNX file: {error}") from error
+    if not len(model.graph):
+        raise InputError(f"{onnx_path}: not an ONNX file: it holds no graph")
+    return model
+
+
+def find_linears(model: ir.Model) -> list[Linear]:
+    """Every MatMul and Gemm with a constant float matrix as its second factor, in graph order."""
+    found = (_linear(node) for node in model.graph if node.op_type in ("MatMul", "Gemm"))
+    return [linear for linear in found if linear is not None]
+
+
+def find_embeddings(model: ir.Model) -> list[Embedding]:
+    """Every Gather of rows of a constant float matrix, in graph order."""
+    found = []
+    for node in model.graph:
+        table = constant(node.inputs[0]) if node.op_type == "Gather" else None
+        if (
+            table is not None
+            and table.ndim == 2
+            and table.dtype == np.float32
+            and _integer(node, "axis") == 0
+        ):
+            found.append(Embedding(str(node.name), table, node))
+    return found
+
+
+def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
+    """The array of a constant tensor; None for any other."""
+    if value is None or value.const_value is None:
+        return None
+    return np.asarray(value.const_value.numpy())
+
+
+def role(name: str) -> str:
+    """The role of a node, one of `ROLES`, told by its name."""
+    return next((role for role, pattern in _ROLE_PATTERNS if pattern.search(name)), "other")
+
+
+def group(name: str) -> str:
+    """Layers that are judged together: "layer.4.ffn_out", "embeddings", "pooler"; a node's name tells."""
+    layer = _LAYER.search(name)
+    kind = role(name)
+    if kind == "other":
+        return name
+    return f"layer.{layer[1]}.{kind}" if layer else kind
+
+
+def label(name: str) -> str:
+    """A node in words, for a table: "layer 4 FFN output", "layer 4 query", "pooler"."""
+    layer = _LAYER.search(name)
+    kind = role(name)
+    if kind == "qkv" and (part := re.search(r"\.(query|key|value)\b", name)):
+        words = part[1]
+    elif kind == "embeddings" and (part := re.search(r"(\w+)_embeddings\b", name)):
+        words = f"{part[1].replace('_', ' ')} embeddings"
+    else:
+        words = _WORDS.get(kind, kind if kind != "other" else name)
+    return f"layer {layer[1]} {words}" if layer else words
+
+
+def groups(names: Iterable[str]) -> dict[str, list[str]]:
+    """{group: the names of its nodes}, both in the order given."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(group(name), []).append(name)
+    return found
+
+
+def _linear(node: ir.Node) -> Linear | None:
+    weight = constant(node.inputs[1])
+    if not _is_matrix(weight) or node.inputs[0] is None:
+        return None
+    if node.op_type == "MatMul":
+        bias, last = _added(node)
+    else:
+        plain = _integer(node, "transA") == 0 and _number(node, "alpha") == _number(node, "beta") == 1.0
+        bias, last = constant(node.inputs[2]) if len(node.inputs) > 2 else None, node
+        if not plain or (bias is None and len(node.inputs) > 2):
+            return None
+        weight = weight.T if _integer(node, "transB") else weight
+        bias = None if bias is None else np.broadcast_to(bias.reshape(-1), (weight.shape[1],))
+    return Linear(str(node.name), node.inputs[0], weight, bias, node, last)
+
+
+def _added(node: ir.Node) -> tuple[FloatArray | None, ir.Node]:
+    """The bias that is added to a product, and the Add; (None, the product) where there is none."""
+    product = node.outputs[0]
+    uses = list(product.uses())
+    if len(uses) != 1 or product.is_graph_output() or uses[0].node.op_type != "Add":
+        return None, node
+    add = uses[0].node
+    bias = constant(add.inputs[1 - uses[0].idx])
+    if bias is None or bias.ndim != 1:
+        return None, node
+    return bias, add
+
+
+def _is_matrix(array: npt.NDArray[Any] | None) -> TypeGuard[FloatArray]:
+    return array is not None and array.ndim == 2 and array.dtype == np.float32
+
+
+def _integer(node: ir.Node, name: str) -> int:
+    attribute = node.attributes.get(name)
+    return 0 if attribute is None else int(attribute.as_int())
+
+
+def _number(node: ir.Node, name: str) -> float:
+    attribute = node.attributes.get(name)
+    return 1.0 if attribute is None else float(attribute.as_float())
