@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from quantlib.features import CalibrationReader, convert_examples_to_features, load_tokenizer
     from quantlib.latency import LatencyStats, benchmark_onnx_model
     from quantlib.quantize import quantize_onnx
+    from quantlib.recipe_file import read_recipe, write_recipe
     from quantlib.recipes import RECIPES, Recipe
     from quantlib.results import VariantResult
+    from quantlib.smoothing import search_smoothing, smooth_onnx
     from quantlib.tasks import TASKS, Example, Task, read_splits
 
 __version__ = "0.1.0"
@@ -44,8 +46,12 @@ _MODULE_OF = {
     "export_bert_to_onnx": "export",
     "load_tokenizer": "features",
     "quantize_onnx": "quantize",
+    "read_recipe": "recipe_file",
     "read_splits": "tasks",
     "run": "experiment",
+    "search_smoothing": "smoothing",
+    "smooth_onnx": "smoothing",
+    "write_recipe": "recipe_file",
 }
 
 __all__ = [
@@ -68,8 +74,12 @@ __all__ = [
     "export_bert_to_onnx",
     "load_tokenizer",
     "quantize_onnx",
+    "read_recipe",
     "read_splits",
     "run",
+    "search_smoothing",
+    "smooth_onnx",
+    "write_recipe",
 ]
 
 

@@ -53,14 +53,17 @@ _WORDS = {
 class Linear:
     """A product of an activation and a constant matrix, with its bias if it has one.
 
-    name: of the MatMul or Gemm. input: the activation, (..., in). weight: (in, out). bias: (out,) or None.
-    node: the product. last: the node whose output is product + bias (the product itself, or an Add).
+    name: of the MatMul or Gemm. input: the activation, (..., in). weight: (in, out), with the name of its
+    initializer, which holds it as (out, in) if `transposed`. bias: the constant (out,), or None. node: the
+    product. last: the node whose output is product + bias (the product itself, or an Add).
     """
 
     name: str
     input: ir.Value
     weight: FloatArray
-    bias: FloatArray | None
+    weight_name: str
+    transposed: bool
+    bias: ir.Value | None
     node: ir.Node
     last: ir.Node
 
@@ -69,11 +72,12 @@ class Linear:
 class Embedding:
     """A lookup in a constant table.
 
-    name: of the Gather. table: (entries, width). node: the Gather.
+    name: of the Gather. table: (entries, width), with the name of its initializer. node: the Gather.
     """
 
     name: str
     table: FloatArray
+    table_name: str
     node: ir.Node
 
 
@@ -114,7 +118,7 @@ def find_embeddings(model: ir.Model) -> list[Embedding]:
             and table.dtype == np.float32
             and _integer(node, "axis") == 0
         ):
-            found.append(Embedding(str(node.name), table, node))
+            found.append(Embedding(str(node.name), table, str(node.inputs[0].name), node))
     return found
 
 
@@ -123,6 +127,17 @@ def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
     if value is None or value.const_value is None:
         return None
     return np.asarray(value.const_value.numpy())
+
+
+def initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any] | np.generic) -> ir.Value:
+    """A new constant of a graph."""
+    import onnx_ir as ir
+
+    tensor = ir.tensor(np.asarray(array), name=name)
+    shape = ir.Shape(tensor.shape.numpy())
+    value = ir.Value(name=name, const_value=tensor, shape=shape, type=ir.TensorType(tensor.dtype))
+    graph.register_initializer(value)
+    return value
 
 
 def role(name: str) -> str:
@@ -161,32 +176,37 @@ def groups(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _linear(node: ir.Node) -> Linear | None:
-    weight = constant(node.inputs[1])
-    if not _is_matrix(weight) or node.inputs[0] is None:
+    first, second = node.inputs[:2]
+    weight = constant(second)
+    if not _is_matrix(weight) or first is None or second is None:
         return None
+    transposed = False
     if node.op_type == "MatMul":
         bias, last = _added(node)
     else:
-        plain = _integer(node, "transA") == 0 and _number(node, "alpha") == _number(node, "beta") == 1.0
-        bias, last = constant(node.inputs[2]) if len(node.inputs) > 2 else None, node
-        if not plain or (bias is None and len(node.inputs) > 2):
+        bias, last = node.inputs[2] if len(node.inputs) > 2 else None, node
+        scaled = _number(node, "alpha") != 1.0 or _number(node, "beta") != 1.0
+        if scaled or _integer(node, "transA") or (bias is not None and not _is_vector(bias)):
             return None
-        weight = weight.T if _integer(node, "transB") else weight
-        bias = None if bias is None else np.broadcast_to(bias.reshape(-1), (weight.shape[1],))
-    return Linear(str(node.name), node.inputs[0], weight, bias, node, last)
+        transposed = bool(_integer(node, "transB"))
+    weight = weight.T if transposed else weight
+    return Linear(str(node.name), first, weight, str(second.name), transposed, bias, node, last)
 
 
-def _added(node: ir.Node) -> tuple[FloatArray | None, ir.Node]:
+def _added(node: ir.Node) -> tuple[ir.Value | None, ir.Node]:
     """The bias that is added to a product, and the Add; (None, the product) where there is none."""
     product = node.outputs[0]
     uses = list(product.uses())
     if len(uses) != 1 or product.is_graph_output() or uses[0].node.op_type != "Add":
         return None, node
     add = uses[0].node
-    bias = constant(add.inputs[1 - uses[0].idx])
-    if bias is None or bias.ndim != 1:
-        return None, node
-    return bias, add
+    bias = add.inputs[1 - uses[0].idx]
+    return (bias, add) if _is_vector(bias) else (None, node)
+
+
+def _is_vector(value: ir.Value | None) -> bool:
+    array = constant(value)
+    return array is not None and array.ndim == 1
 
 
 def _is_matrix(array: npt.NDArray[Any] | None) -> TypeGuard[FloatArray]:

@@ -2,35 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
+from quantlib import linear
 from quantlib.calibration.methods import KNOWN, parse_method
 from quantlib.errors import InputError
 
-Mode = Literal["static", "dynamic"]
+Mode = Literal["static", "dynamic", "weight_only"]
 Format = Literal["QDQ", "QOperator"]
-IntType = Literal["QInt8", "QUInt8"]
+ActivationType = Literal["QInt8", "QUInt8", "QUInt16", "Float"]
+WeightType = Literal["QInt8", "QUInt8", "QInt4"]
+Quantizer = Literal["quantlib", "onnxruntime"]
+Embeddings = Literal["per_row", "float"]
+Precision = Literal["int16", "weight_only", "float"]
 
 _KINDS = {
     "mode": Mode,
     "format": Format,
-    "activation_type": IntType,
-    "weight_type": IntType,
+    "activation_type": ActivationType,
+    "weight_type": WeightType,
+    "quantizer": Quantizer,
+    "embeddings": Embeddings,
 }
+BLOCK_SIZES = (16, 32, 64, 128, 256)
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way to quantize a model with ONNX Runtime.
+    """One way to quantize a model.
 
     name: the key of its results; stable, since baselines refer to it.
-    mode: "static" (activation ranges from calibration) or "dynamic" (ranges at run time).
-    format: "QDQ" (QuantizeLinear/DequantizeLinear pairs) or "QOperator" (operators on integers).
-    activation_type, weight_type: 8-bit signed or unsigned.
+    mode: "static" (activation ranges from calibration), "dynamic" (ranges at run time) or "weight_only"
+        (activations stay in float).
+    format: "QDQ" (QuantizeLinear/DequantizeLinear pairs around float operators) or "QOperator" (operators on
+        integers).
+    activation_type: 8-bit signed or unsigned; "QUInt16" is two unsigned 8-bit terms, the second of which
+        holds what the first one rounded off; "Float" for weight-only.
+    weight_type: 8-bit signed or unsigned, or "QInt4" (weight-only).
     calibration_method: how ranges are derived (as `parse_method` reads it); static only.
     per_channel: one weight scale for each output channel, instead of one for each tensor.
-    op_types: the operator types to quantize; None is the library's default, every type it knows.
+    quantizer: "quantlib" rewrites the products with a weight and the embeddings, and nothing else;
+        "onnxruntime" is the runtime's own tool.
+    op_types: the operator types that "onnxruntime" is to quantize; None is every type it knows.
+    embeddings: tables in 8 bits with a scale for each row, or in float; quantlib only.
+    smooth: the model is smoothed first (`quantlib.smoothing`); quantlib only.
+    reduce_range: weights in 7 bits, so that sums of two u8·s8 products fit into 16 bits: for CPUs without
+        VNNI.
+    block_size: weights along the input that share a scale; weight-only.
+    nodes: exceptions, as pairs of a key and a precision. A key is a node's name, a group ("layer.4.ffn_out")
+        or a role ("ffn_out"), the narrower one first; a precision is "int16" (as QUInt16), "weight_only"
+        (8 bits in blocks of 128, activations in float) or "float". quantlib only.
     pad_calibration: calibrate on rows padded to the full length, as the textbook does, instead of on real
         tokens only.
     report_only: why the variant is shown but not to be shipped; empty for one that may be.
@@ -40,130 +64,196 @@ class Recipe:
     summary: str
     mode: Mode
     format: Format
-    activation_type: IntType
-    weight_type: IntType
+    activation_type: ActivationType
+    weight_type: WeightType = "QInt8"
     calibration_method: str | None = None
-    per_channel: bool = False
+    per_channel: bool = True
+    quantizer: Quantizer = "quantlib"
     op_types: tuple[str, ...] | None = None
+    embeddings: Embeddings = "per_row"
+    smooth: bool = False
+    reduce_range: bool = False
+    block_size: int | None = None
+    nodes: tuple[tuple[str, Precision], ...] = ()
     pad_calibration: bool = False
     report_only: str = ""
 
     def __post_init__(self) -> None:
         for field, kind in _KINDS.items():
-            value, known = getattr(self, field), get_args(kind)
-            if value not in known:
-                raise InputError(
-                    f"recipe {self.name}: {field} {value!r} is unknown; known: {', '.join(known)}"
-                )
-        if self.mode == "static" and self.calibration_method is None:
-            raise InputError(
-                f"recipe {self.name}: a static recipe needs a calibration method; known: {KNOWN}"
-            )
-        if self.mode == "dynamic" and self.calibration_method is not None:
-            raise InputError(f"recipe {self.name}: a dynamic recipe takes no calibration method")
+            self._known(field, getattr(self, field), get_args(kind))
+        for _, precision in self.nodes:
+            self._known("precision", precision, get_args(Precision))
         if self.calibration_method is not None:
             try:
                 parse_method(self.calibration_method)
             except InputError as error:
                 raise InputError(f"recipe {self.name}: {error}") from error
-        if self.mode == "dynamic" and (self.format != "QOperator" or self.activation_type != "QUInt8"):
-            raise InputError(f"recipe {self.name}: dynamic quantization is QOperator with QUInt8 activations")
-        if (self.activation_type, self.weight_type) == ("QInt8", "QUInt8"):
-            raise InputError(
-                f"recipe {self.name}: S8 activations with U8 weights are nothing that ONNX Runtime can run"
-            )
-        if self.op_types is not None and not self.op_types:
-            raise InputError(f"recipe {self.name}: op_types is empty; nothing would be quantized")
-        if self.pad_calibration and self.mode == "dynamic":
-            raise InputError(f"recipe {self.name}: a dynamic recipe is not calibrated")
+        for wrong, message in self._contradictions():
+            if wrong:
+                raise InputError(f"recipe {self.name}: {message}")
+
+    def _known(self, field: str, value: object, known: tuple[str, ...]) -> None:
+        if value not in known:
+            raise InputError(f"recipe {self.name}: {field} {value!r} is unknown; known: {', '.join(known)}")
+
+    def _contradictions(self) -> Iterable[tuple[bool, str]]:
+        """(whether it holds, what is wrong then)."""
+        static, own = self.mode == "static", self.quantizer == "quantlib"
+        weights = self.mode == "weight_only"
+        types = (self.activation_type, self.weight_type)
+        return (
+            (
+                static and self.calibration_method is None,
+                f"a static recipe needs a calibration method; known: {KNOWN}",
+            ),
+            (
+                not static and self.calibration_method is not None,
+                f"a {self.mode} recipe takes no calibration method",
+            ),
+            (
+                self.mode == "dynamic"
+                and (self.format != "QOperator" or self.activation_type not in ("QUInt8", "QUInt16")),
+                "dynamic quantization is QOperator with QUInt8 or QUInt16 activations",
+            ),
+            (
+                weights and (self.format != "QOperator" or self.activation_type != "Float" or not own),
+                "weight-only quantization is quantlib's, QOperator with Float activations",
+            ),
+            (not weights and self.activation_type == "Float", "Float activations are for weight_only"),
+            (
+                weights != (self.block_size is not None),
+                "weight_only, and nothing else, needs a block_size",
+            ),
+            (
+                self.block_size is not None and self.block_size not in BLOCK_SIZES,
+                f"block_size {self.block_size} is unknown; known: {', '.join(map(str, BLOCK_SIZES))}",
+            ),
+            (not weights and self.weight_type == "QInt4", "QInt4 weights are for weight_only"),
+            (
+                types == ("QInt8", "QUInt8"),
+                "S8 activations with U8 weights are nothing that ONNX Runtime can run",
+            ),
+            (
+                own and self.weight_type == "QUInt8",
+                "quantlib's weights are symmetric: QInt8 or QInt4",
+            ),
+            (
+                self.activation_type == "QUInt16" and (not own or self.format != "QOperator"),
+                "QUInt16 activations are quantlib's, QOperator",
+            ),
+            (
+                self.format == "QDQ" and any(precision == "int16" for _, precision in self.nodes),
+                "int16 nodes are QOperator",
+            ),
+            (
+                not own and (self.smooth or bool(self.nodes)),
+                "smooth and nodes are quantlib's; the quantizer is onnxruntime",
+            ),
+            (self.smooth and weights, "a weight_only recipe has no activations to smooth"),
+            (own and self.op_types is not None, "op_types are for the quantizer onnxruntime"),
+            (self.op_types == (), "op_types is empty; nothing would be quantized"),
+            (weights and self.reduce_range, "weight_only multiplies in float; reduce_range is for int8"),
+            (self.pad_calibration and not static, f"a {self.mode} recipe is not calibrated"),
+        )
+
+    def precisions(self, names: Iterable[str]) -> dict[str, Precision]:
+        """{node: its precision} of the nodes that are exceptions, the narrowest key deciding.
+
+        Args:
+            names: the nodes that could be quantized: products with a weight, and embeddings.
+
+        Raises:
+            InputError: a key fits none of them.
+        """
+        names = list(names)
+        given = dict(self.nodes)
+        for key in given:
+            if not any(key in _keys(name) for name in names):
+                raise InputError(
+                    f"recipe {self.name}: the model has no node, group or role {key!r} to quantize; "
+                    f"it has, for example, {names[0]}"
+                    if names
+                    else f"recipe {self.name}: nothing to quantize"
+                )
+        found = {}
+        for name in names:
+            fitting = next((key for key in _keys(name) if key in given), None)
+            if fitting is not None:
+                found[name] = given[fitting]
+        return found
 
 
-# What quantizing buys in a BERT: the matrix products (time) and the embeddings (size). Softmax, residual
-# sums, GELU and LayerNorm lose accuracy in 8 bits and win no time.
-WORTH_QUANTIZING = ("MatMul", "Gemm", "Gather")
+def _keys(name: str) -> tuple[str, str, str]:
+    """What may stand for a node in `Recipe.nodes`, the narrowest first."""
+    return name, linear.group(name), linear.role(name)
+
 
 _TEXTBOOK = "the library's defaults, calibrated on padded rows: loses accuracy, shown so that a user sees why"
 
 
-def _static_u8s8(word: str, method: str) -> Recipe:
-    """`quant_2` with ranges by another method."""
+def _static(name: str, summary: str, method: str = "MinMax", **changes: Any) -> Recipe:
+    """A static recipe on integer operators, U8S8 and per channel if not said otherwise."""
+    fields: dict[str, Any] = {"format": "QOperator", "activation_type": "QUInt8"} | changes
+    return Recipe(name, f"static, {summary}", "static", calibration_method=method, **fields)
+
+
+def _dynamic(name: str, summary: str, activation_type: ActivationType = "QUInt8", **changes: Any) -> Recipe:
+    return Recipe(name, f"dynamic, {summary}", "dynamic", "QOperator", activation_type, **changes)
+
+
+def _weight_only(name: str, weight_type: WeightType, bits: int) -> Recipe:
+    summary = f"weights in {bits} bits, blocks of 128; activations in float: as slow as FP32, or slower"
+    return Recipe(name, summary, "weight_only", "QOperator", "Float", weight_type, block_size=128)
+
+
+def _defaults(name: str, format_: Format, activation_type: ActivationType) -> Recipe:
     return Recipe(
-        name=f"static_u8s8_{word}",
-        summary=f"static, QOperator, U8S8, {method}; the nodes of quant_2, per channel, real tokens",
-        mode="static",
-        format="QOperator",
-        activation_type="QUInt8",
-        weight_type="QInt8",
-        calibration_method=method,
-        per_channel=True,
-        op_types=WORTH_QUANTIZING,
+        name,
+        f"static, {format_}, {'S8S8' if activation_type == 'QInt8' else 'U8S8'}, MinMax; library defaults",
+        "static",
+        format_,
+        activation_type,
+        calibration_method="MinMax",
+        per_channel=False,
+        quantizer="onnxruntime",
+        pad_calibration=True,
+        report_only=_TEXTBOOK,
     )
 
 
 _TABLE = (
-    Recipe(
-        name="quant_1",
-        summary="static, QDQ, S8S8, MinMax; matrix products and embeddings, per channel, real tokens",
-        mode="static",
-        format="QDQ",
-        activation_type="QInt8",
-        weight_type="QInt8",
-        calibration_method="MinMax",
-        per_channel=True,
-        op_types=WORTH_QUANTIZING,
+    _static("quant_1", "QDQ, S8S8, MinMax", format="QDQ", activation_type="QInt8"),
+    _static("quant_2", "QOperator, U8S8, MinMax"),
+    _static("static_u8s8_smooth", "U8S8, MinMax after SmoothQuant", smooth=True),
+    _static("static_u8s8_percentile", "U8S8, the middle 99.99 % of the values", "Percentile:99.99"),
+    _static("static_u8s8_entropy", "U8S8, smallest KL divergence", "Entropy"),
+    _static("static_u8s8_mse", "U8S8, smallest squared error", "MSE"),
+    _static(
+        "static_mixed",
+        "as static_u8s8_smooth; FFN output, pooler and classifier with 16-bit activations",
+        smooth=True,
+        nodes=(("ffn_out", "int16"), ("pooler", "int16"), ("classifier", "int16")),
     ),
-    Recipe(
-        name="quant_2",
-        summary="static, QOperator, U8S8, MinMax; matrix products and embeddings, per channel, real tokens",
-        mode="static",
-        format="QOperator",
-        activation_type="QUInt8",
-        weight_type="QInt8",
-        calibration_method="MinMax",
-        per_channel=True,
-        op_types=WORTH_QUANTIZING,
+    _static("static_u16s8", "16-bit activations in two 8-bit terms", activation_type="QUInt16"),
+    _static(
+        "static_u8s8_reduce_range",
+        "as static_u8s8_smooth with 7-bit weights, for CPUs without VNNI",
+        smooth=True,
+        reduce_range=True,
     ),
-    Recipe(
-        name="dynamic_u8s8",
-        summary="dynamic, QOperator, U8S8; matrix products and embeddings, per channel",
-        mode="dynamic",
-        format="QOperator",
-        activation_type="QUInt8",
-        weight_type="QInt8",
-        per_channel=True,
-        op_types=WORTH_QUANTIZING,
-    ),
-    Recipe(
-        name="quant_1_defaults",
-        summary="static, QDQ, S8S8, MinMax; library defaults",
-        mode="static",
-        format="QDQ",
-        activation_type="QInt8",
-        weight_type="QInt8",
-        calibration_method="MinMax",
-        pad_calibration=True,
-        report_only=_TEXTBOOK,
-    ),
-    Recipe(
-        name="quant_2_defaults",
-        summary="static, QOperator, U8S8, MinMax; library defaults",
-        mode="static",
-        format="QOperator",
-        activation_type="QUInt8",
-        weight_type="QInt8",
-        calibration_method="MinMax",
-        pad_calibration=True,
-        report_only=_TEXTBOOK,
-    ),
-    _static_u8s8("percentile", "Percentile:99.99"),
-    _static_u8s8("entropy", "Entropy"),
-    _static_u8s8("mse", "MSE"),
+    _dynamic("dynamic_u8s8", "U8S8"),
+    _dynamic("dynamic_u8s8_per_tensor", "U8S8, a weight scale for each tensor", per_channel=False),
+    _dynamic("dynamic_u16s8", "16-bit activations in two 8-bit terms", "QUInt16"),
+    _weight_only("weight_only_int8", "QInt8", 8),
+    _weight_only("weight_only_int4", "QInt4", 4),
+    _defaults("quant_1_defaults", "QDQ", "QInt8"),
+    _defaults("quant_2_defaults", "QOperator", "QUInt8"),
 )
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _TABLE}
 
 # The recipes worth showing when the user names none.
-DEFAULT_RECIPES = ("quant_1", "quant_2", "dynamic_u8s8")
+DEFAULT_RECIPES = ("quant_1", "quant_2", "static_u8s8_smooth", "dynamic_u8s8")
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -174,16 +264,30 @@ def split_names(text: str) -> tuple[str, ...]:
 def get_recipes(names: tuple[str, ...]) -> tuple[Recipe, ...]:
     """The recipes of these names, in their order; `all` stands for the whole table.
 
+    A name that ends in .toml is a recipe file, as `quantlib.recipe_file` reads it.
+
     Raises:
-        InputError: an unknown name, or one given twice.
+        InputError: an unknown name, one given twice, or a file that is no recipe.
     """
+    from quantlib.recipe_file import read_recipe
+
     if names == ("all",):
         return tuple(RECIPES.values())
+    found: dict[str, Recipe] = {}
     for name in names:
         if name == "all":
             raise InputError("'all' stands alone: it names every recipe")
-        if name not in RECIPES:
-            raise InputError(f"unknown recipe {name!r}; known: all, {', '.join(RECIPES)}")
-        if names.count(name) > 1:
-            raise InputError(f"recipe {name!r} is given twice")
-    return tuple(RECIPES[name] for name in names)
+        if name.endswith(".toml"):
+            recipe = read_recipe(Path(name))
+            if recipe.name in RECIPES:
+                raise InputError(f"{name}: the name {recipe.name!r} is taken by the table; choose another")
+        elif name in RECIPES:
+            recipe = RECIPES[name]
+        else:
+            raise InputError(
+                f"unknown recipe {name!r}; known: all, {', '.join(RECIPES)}, or a file that ends in .toml"
+            )
+        if recipe.name in found:
+            raise InputError(f"recipe {recipe.name!r} is given twice")
+        found[recipe.name] = recipe
+    return tuple(found.values())

@@ -4,6 +4,7 @@ Batch after batch is folded into a few numbers and a histogram for each activati
 not grow with the number of rows; ranges of every method come from that one pass.
 """
 
+from quantlib.calibration.channels import Channels, collect_channels
 from quantlib.calibration.graph import activations, load_with_shapes, save, tensors_for
 from quantlib.calibration.histogram import Histogram
 from quantlib.calibration.methods import CalibrationMethod, parse_method
@@ -20,6 +21,7 @@ from quantlib.calibration.stream import collect
 
 __all__ = [
     "CalibrationMethod",
+    "Channels",
     "Histogram",
     "Ranges",
     "Statistics",
@@ -27,6 +29,7 @@ __all__ = [
     "activations",
     "calibrate_min_max",
     "collect",
+    "collect_channels",
     "derive",
     "load_with_shapes",
     "merge",

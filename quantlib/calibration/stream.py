@@ -64,17 +64,17 @@ def collect(
     names = _known(model, tensors, onnx_path)
     source = graph.sources(model, names)
     axes = graph.axes(model, dict.fromkeys(source.values()))
-    session = _session(model, list(axes), threads)
+    session = session_for(model, list(axes), threads)
     del model
     fold = _Fold(onnx_path, axes, BINS if histograms else None)
     folding: Future[None] | None = None
     row = 0
     # A batch is folded, on one core, while the next one runs: two batches are in memory, no more.
     with ThreadPoolExecutor(max_workers=1) as worker:
-        for feed in _bounded(feeds):
-            mask = _mask(feed, row) if skip_padding else None
+        for feed in bounded(feeds):
+            mask = padding_mask(feed, row) if skip_padding else None
             shape = next(iter(feed.values())).shape
-            outputs = _run(session, onnx_path, list(axes), feed)
+            outputs = run_model(session, onnx_path, list(axes), feed)
             if folding:
                 folding.result()
             folding = worker.submit(fold, outputs, shape, mask, row)
@@ -109,7 +109,10 @@ class _Fold:
             self.found[name] = merge(self.found[name], new) if name in self.found else new
 
 
-def _session(model: onnx.ModelProto, names: list[str], threads: int | None) -> onnxruntime.InferenceSession:
+def session_for(
+    model: onnx.ModelProto, names: list[str], threads: int | None
+) -> onnxruntime.InferenceSession:
+    """A session that gives out these tensors of a model, no node fused; the model is changed."""
     from quantlib.runtime import open_session
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -131,7 +134,7 @@ def _known(model: Any, tensors: Sequence[str] | None, onnx_path: Path) -> list[s
     return names
 
 
-def _bounded(feeds: Iterable[Feed]) -> Iterator[Feed]:
+def bounded(feeds: Iterable[Feed]) -> Iterator[Feed]:
     """The feeds, parted by rows where one holds more than MAX_TOKENS."""
     for feed in feeds:
         rows, *rest = next(iter(feed.values())).shape
@@ -140,7 +143,7 @@ def _bounded(feeds: Iterable[Feed]) -> Iterator[Feed]:
             yield {name: array[start : start + step] for name, array in feed.items()}
 
 
-def _mask(feed: Feed, first_row: int) -> Mask | None:
+def padding_mask(feed: Feed, first_row: int) -> Mask | None:
     """bool, (rows, tokens): the real positions; None if all are.
 
     Raises:
@@ -157,7 +160,8 @@ def _mask(feed: Feed, first_row: int) -> Mask | None:
     return mask
 
 
-def _run(session: Any, onnx_path: Path, names: list[str], feed: Feed) -> list[FloatArray]:
+def run_model(session: Any, onnx_path: Path, names: list[str], feed: Feed) -> list[FloatArray]:
+    """The outputs of these names for one feed; a feed that cannot be run is an `InputError`."""
     from quantlib.runtime import feed_for, runtime_errors, shorten
 
     try:

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from quantlib import calibration, checkpoints, features, recipes, tasks
+from quantlib import calibration, checkpoints, features, recipes, smoothing, tasks
 from quantlib.cache import Cache, code_key, open_cache, versions_key
 from quantlib.distillation import distil
 from quantlib.errors import InputError
 from quantlib.experiment.options import CALIBRATION_SAMPLES, ExperimentOptions
 from quantlib.files import sha256_file, sha256_json, sha256_tree
 from quantlib.progress import Step, Steps
-from quantlib.quantize import quantize_onnx
+from quantlib.quantize import quantize_onnx, tensors_to_calibrate
 from quantlib.results import TEACHER
 from quantlib.runtime import default_threads
 from quantlib.training import TrainingOptions, fine_tune
@@ -207,34 +207,61 @@ def _quantized(work: _Work, fp32: Variant, checkpoint: Path) -> list[Variant]:
     samples = work.splits.calibration[: work.options.calibration_samples]
     rows = _tokenize(work, samples, checkpoint)
     asked = recipes.get_recipes(work.options.recipes)
+    sources = {False: fp32.path}
+    if any(recipe.smooth for recipe in asked):
+        sources[True] = _smoothed(work, fp32.path, rows)
     ranges: dict[str, calibration.Ranges] = {}
-    for padded in (False, True):
-        static = [r for r in asked if r.mode == "static" and r.pad_calibration == padded]
+    for smooth, padded in ((False, False), (True, False), (False, True)):
+        static = [
+            recipe
+            for recipe in asked
+            if recipe.mode == "static" and (recipe.smooth, recipe.pad_calibration) == (smooth, padded)
+        ]
         if static:
-            ranges |= _ranges(work, _statistics(work, fp32, rows, static), static)
+            ranges |= _ranges(work, _statistics(work, sources[smooth], rows, static), static)
     variants = []
     for recipe in asked:
-        path = _quantize(work, fp32, recipe, ranges.get(recipe.name))
+        path = _quantize(work, sources[recipe.smooth], recipe, ranges.get(recipe.name))
         file = fp32.file.with_name(f"model_{recipe.name}.onnx")
         variants.append(Variant(recipe.name, path, file, fp32.rows, recipe))
     return variants
 
 
+def _smoothed(work: _Work, fp32: Path, rows: Sequence[features.Feature]) -> Path:
+    """The same model with smooth activations."""
+    key = {
+        "model": sha256_file(fp32),
+        "rows": features.features_hash(rows),
+        "versions": versions_key("numpy", "onnx", "onnxruntime", "onnx-ir"),
+        "code": code_key("smoothing", "folding", "grid", "linear", "calibration", "features"),
+    }
+
+    def make(directory: Path, step: Step) -> None:
+        reader = features.CalibrationReader(rows, batch_size=4)
+        found = smoothing.search_smoothing(fp32, reader, progress=step.advance)
+        smoothing.smooth_onnx(fp32, directory / "model.onnx", found)
+
+    return _cached(work, "smooth", "smoothed", key, make, total=len(rows)) / "model.onnx"
+
+
 def _statistics(
-    work: _Work, fp32: Variant, rows: Sequence[features.Feature], static: Sequence[recipes.Recipe]
+    work: _Work, model: Path, rows: Sequence[features.Feature], static: Sequence[recipes.Recipe]
 ) -> Path:
-    """The file of statistics that all these recipes take their ranges from; they share `pad_calibration`."""
-    padded = static[0].pad_calibration
+    """The file of statistics that all these recipes take their ranges from.
+
+    They share `pad_calibration`, and are made from the same model.
+    """
+    padded, smooth = static[0].pad_calibration, static[0].smooth
     pad_to = work.options.seq_len if padded else None
     reader = features.CalibrationReader(rows, batch_size=4, pad_to=pad_to)
-    op_types = _union(static)
+    wanted = (tensors_to_calibrate(model, recipe) for recipe in static)
+    tensors = sorted({name for names in wanted for name in names})
     methods = [calibration.parse_method(recipe.calibration_method or "") for recipe in static]
     histograms = any(method.needs_histograms for method in methods)
 
     def collect(directory: Path, step: Step) -> None:
-        tensors = calibration.tensors_for(calibration.load_with_shapes(fp32.path), op_types)
         found = calibration.collect(
-            fp32.path,
+            model,
             reader,
             tensors,
             histograms=histograms,
@@ -244,23 +271,18 @@ def _statistics(
         calibration.write_statistics(directory / "statistics.json", found)
 
     key = {
-        "model": sha256_file(fp32.path),
+        "model": sha256_file(model),
         "rows": features.features_hash(rows),
         "pad_to": pad_to,
-        "op_types": op_types,
+        "tensors": tensors,
         "histograms": histograms,
         "versions": versions_key("numpy", "onnx", "onnxruntime"),
         "code": code_key("calibration", "features"),
     }
-    name = f"calibrate on rows padded to {pad_to}" if padded else "calibrate"
+    name = "calibrate" + (
+        f" on rows padded to {pad_to}" if padded else " the smoothed model" if smooth else ""
+    )
     return _cached(work, name, "statistics", key, collect, total=len(rows)) / "statistics.json"
-
-
-def _union(static: Sequence[recipes.Recipe]) -> list[str] | None:
-    """The operator types that any of the recipes quantizes; None is every type."""
-    if any(recipe.op_types is None for recipe in static):
-        return None
-    return sorted({op_type for recipe in static for op_type in recipe.op_types or ()})
 
 
 def _ranges(work: _Work, statistics: Path, static: Sequence[recipes.Recipe]) -> dict[str, calibration.Ranges]:
@@ -280,17 +302,17 @@ def _ranges(work: _Work, statistics: Path, static: Sequence[recipes.Recipe]) -> 
     return found
 
 
-def _quantize(work: _Work, fp32: Variant, recipe: recipes.Recipe, ranges: calibration.Ranges | None) -> Path:
+def _quantize(work: _Work, model: Path, recipe: recipes.Recipe, ranges: calibration.Ranges | None) -> Path:
     key = {
-        "model": sha256_file(fp32.path),
+        "model": sha256_file(model),
         "recipe": asdict(recipe),
         "ranges": None if ranges is None else sha256_json(ranges.of),
-        "versions": versions_key("onnx", "onnxruntime"),
-        "code": code_key("quantize"),
+        "versions": versions_key("onnx", "onnxruntime", "onnx-ir"),
+        "code": code_key("quantize", "grid", "linear"),
     }
 
     def make(directory: Path, _: Step) -> None:
-        quantize_onnx(fp32.path, directory / "model.onnx", recipe, ranges)
+        quantize_onnx(model, directory / "model.onnx", recipe, ranges)
 
     return _cached(work, f"quantize {recipe.name}", "quantized", key, make) / "model.onnx"
 

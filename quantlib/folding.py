@@ -1,0 +1,126 @@
+"""Divide an activation by a factor for each channel and multiply the weights that take it: the same sum."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quantlib.linear import FloatArray, Linear, constant, initializer
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_HEADS_FIRST = (0, 2, 1, 3)
+
+
+def scale_input(
+    graph: ir.Graph, takers: Sequence[Linear], layers: Sequence[Linear], factors: FloatArray
+) -> None:
+    """Divide the input of some layers by `factors`, (channels,), and make up for it in their weights.
+
+    Args:
+        graph: is changed in place.
+        takers: the layers that take the activation, at least one.
+        layers: every layer of the graph, one of which may compute what the activation is averaged from.
+        factors: positive, float32.
+    """
+    inverse = np.reciprocal(factors)
+    value = takers[0].input
+    for layer in takers:
+        _multiply(graph, layer.node, 1, factors[None, :] if layer.transposed else factors[:, None])
+    producer, averaged = value.producer(), _averaged(value, layers)
+    if producer is not None and _is_norm(producer):
+        _fold_into_norm(graph, producer, takers, factors)
+    elif averaged is not None:
+        _multiply(graph, averaged.node, 1, inverse)
+        if averaged.bias is not None:
+            _multiply(graph, averaged.last, list(averaged.last.inputs).index(averaged.bias), inverse)
+    else:
+        scaled = _mul(graph, value, inverse, f"{value.name}/smoothed", before=takers[0].node)
+        _take(takers, scaled)
+
+
+def _fold_into_norm(graph: ir.Graph, norm: ir.Node, takers: Sequence[Linear], factors: FloatArray) -> None:
+    """Scale a LayerNormalization; whatever else takes its output gets it multiplied back."""
+    value = norm.outputs[0]
+    for place in range(1, len(norm.inputs)):
+        _multiply(graph, norm, place, np.reciprocal(factors))
+    nodes = {layer.node for layer in takers}
+    others = [use for use in value.uses() if use.node not in nodes]
+    if others or value.is_graph_output():
+        following = next(node for node in graph if value in node.inputs)
+        original = _mul(graph, value, factors, f"{value.name}/original", before=following)
+        for use in others:
+            use.node.replace_input_with(use.idx, original)
+        if value.is_graph_output():
+            graph.outputs[list(graph.outputs).index(value)] = original
+
+
+def _is_norm(node: ir.Node) -> bool:
+    """Whether a node normalizes the last axis and scales it by constants."""
+    axis = node.attributes.get("axis")
+    return (
+        node.op_type == "LayerNormalization"
+        and (axis is None or axis.as_int() == -1)
+        and all(constant(value) is not None for value in node.inputs[1:])
+    )
+
+
+def _averaged(value: ir.Value, layers: Sequence[Linear]) -> Linear | None:
+    """The layer whose output's rows an attention averages to this activation, channel by channel.
+
+    That is softmax(scores)·V with heads split and joined: Reshape, Transpose, MatMul, and on the side of V
+    Transpose, Reshape. None if the activation came about in another way, or V is used elsewhere too.
+    """
+    joined = _before(value, "Reshape")
+    product = _before(_before(joined, "Transpose", _HEADS_FIRST), "MatMul", place=1)
+    split = _before(_before(product, "Transpose", _HEADS_FIRST), "Reshape")
+    found = next((layer for layer in layers if layer.last.outputs[0] is split), None)
+    if found is None or value.shape is None or constant(found.node.inputs[1]) is None:
+        return None
+    return found if found.weight.shape[1] == value.shape[-1] else None
+
+
+def _before(
+    value: ir.Value | None, op_type: str, perm: Sequence[int] | None = None, place: int = 0
+) -> ir.Value | None:
+    """An input of the node that gives out a value, if it is of this type and nothing else takes the value."""
+    node = None if value is None else value.producer()
+    if node is None or value is None or node.op_type != op_type:
+        return None
+    if perm is not None and tuple(node.attributes["perm"].as_ints()) != tuple(perm):
+        return None
+    given = node.inputs[place]
+    return given if given is not None and len(list(given.uses())) == 1 else None
+
+
+def _multiply(graph: ir.Graph, node: ir.Node, place: int, factors: FloatArray) -> None:
+    """Multiply a constant input of a node; others that share the constant keep theirs."""
+    value = node.inputs[place]
+    array = constant(value)
+    assert value is not None and array is not None
+    scaled = (array * factors).astype(np.float32)
+    if len(list(value.uses())) > 1:
+        node.replace_input_with(place, initializer(graph, f"{value.name}/{node.name}", scaled))
+    else:
+        import onnx_ir as ir
+
+        value.const_value = ir.tensor(scaled, name=value.name)
+
+
+def _mul(graph: ir.Graph, value: ir.Value, factors: FloatArray, name: str, before: ir.Node) -> ir.Value:
+    """value * factors, as a new node."""
+    import onnx_ir as ir
+
+    scale = initializer(graph, f"{name}/factors", factors)
+    node = ir.node("Mul", [value, scale], name=f"{name}/Mul")
+    node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = name, value.shape, value.type
+    graph.insert_before(before, node)
+    return node.outputs[0]
+
+
+def _take(takers: Sequence[Linear], value: ir.Value) -> None:
+    for layer in takers:
+        layer.node.replace_input_with(0, value)

@@ -1,0 +1,98 @@
+"""Model + recipe + ranges to a quantized model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from quantlib import linear, smoothing
+from quantlib.calibration import Ranges, load_with_shapes, tensors_for
+from quantlib.errors import InputError
+from quantlib.files import atomic_file
+from quantlib.quantize.library import quantize_with_library
+from quantlib.quantize.rewrite import rewrite
+from quantlib.recipes import Recipe
+
+__all__ = ["op_counts", "quantize_onnx", "tensors_to_calibrate"]
+
+
+def quantize_onnx(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Ranges | None = None) -> Path:
+    """Write the variant of an FP32 model that a recipe describes; the model itself is left alone.
+
+    Args:
+        onnx_path: the FP32 model; for a recipe with `smooth`, what `smooth_onnx` made of it.
+        out_path: the file to write; it is loaded once before it gets its name.
+        recipe: a row of `RECIPES`, or one of your own.
+        ranges: of the activations that `tensors_to_calibrate` names; needed by static recipes, and by those
+            only.
+
+    Returns:
+        out_path.
+
+    Raises:
+        InputError: no model, or none that can be read; one that is smoothed where the recipe is not, or the
+            other way round; a recipe that names a node which the model does not have; ranges that are
+            missing, not needed, or of another model.
+        RuntimeError: nothing was quantized.
+    """
+    from quantlib.runtime import open_session
+
+    if (ranges is None) != (recipe.mode != "static"):
+        raise InputError(
+            f"recipe {recipe.name} is {recipe.mode}: "
+            f"{'it needs calibrated ranges' if recipe.mode == 'static' else 'it takes no ranges'}"
+        )
+    needed = tensors_to_calibrate(onnx_path, recipe)
+    lacking = [] if ranges is None else [name for name in needed if name not in ranges.of]
+    if lacking:
+        raise InputError(f"{onnx_path}: the ranges lack {lacking[0]}; they are those of another model")
+    with atomic_file(out_path) as scratch:
+        if recipe.quantizer == "quantlib":
+            _rewritten(onnx_path, scratch, recipe, ranges)
+        else:
+            # The model, not its path: given a path, the library writes a file of its own beside it.
+            quantize_with_library(load_with_shapes(onnx_path), scratch, recipe, ranges)
+        if not any(_is_integer(op_type) for op_type in op_counts(scratch)):
+            raise RuntimeError(f"recipe {recipe.name} quantized no node of {onnx_path}")
+        open_session(scratch)
+    return out_path
+
+
+def tensors_to_calibrate(onnx_path: Path, recipe: Recipe) -> list[str]:
+    """The activations that a recipe needs the ranges of, in graph order; none for one that is not static.
+
+    Raises:
+        InputError: the file is missing or not an ONNX model.
+    """
+    if recipe.mode != "static":
+        return []
+    if recipe.quantizer == "onnxruntime":
+        return tensors_for(load_with_shapes(onnx_path), recipe.op_types)
+    layers = linear.find_linears(linear.load_ir(onnx_path))
+    return list(dict.fromkeys(str(layer.input.name) for layer in layers))
+
+
+def op_counts(onnx_path: Path) -> Counter[str]:
+    """How many nodes of each operator type a model has."""
+    import onnx
+
+    model = onnx.load(onnx_path, load_external_data=False)
+    return Counter(node.op_type for node in model.graph.node)
+
+
+def _rewritten(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Ranges | None) -> None:
+    import onnx_ir as ir
+
+    model = linear.load_ir(onnx_path)
+    smoothed = smoothing.is_smoothed(model)
+    if smoothed != recipe.smooth:
+        raise InputError(
+            f"{onnx_path}: recipe {recipe.name} is for a model that is {'' if recipe.smooth else 'not '}"
+            f"smoothed; this one is{'' if smoothed else ' not'} (quantlib.smooth_onnx)"
+        )
+    rewrite(model, recipe, {} if ranges is None else ranges.of)
+    ir.save(model, out_path)
+
+
+def _is_integer(op_type: str) -> bool:
+    return "Linear" in op_type or "Integer" in op_type or op_type == "MatMulNBits"

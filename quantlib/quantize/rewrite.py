@@ -1,0 +1,202 @@
+"""Rewrite the layers worth quantizing, each to the precision that a recipe gives it; nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from quantlib.grid import activation_grid, quantize_blocks, quantize_rows, quantize_weight
+from quantlib.linear import Embedding, Linear, find_embeddings, find_linears, initializer
+from quantlib.recipes import Recipe
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+MICROSOFT = "com.microsoft"
+_WEIGHT_ONLY_BLOCK = 128
+# The second 8-bit term of a 16-bit activation spans what rounding to the first one leaves, half a step either
+# way: 1/254 of its step reaches -127..127 around the zero point.
+_SECOND_TERM = np.float32(1 / 254)
+_FLOAT_ACTIVATIONS = 1  # MatMulNBits' accuracy_level: float32
+
+# A quantized activation: values, scale, zero point.
+Term = tuple["ir.Value", "ir.Value", "ir.Value"]
+
+
+def rewrite(model: ir.Model, recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Quantize a model in place.
+
+    Args:
+        model: the FP32 model.
+        recipe: one whose quantizer is quantlib.
+        ranges: {activation: (low, high)} of the inputs of its products; used by static recipes.
+
+    Raises:
+        InputError: the recipe names a node that the model does not have.
+    """
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    model.graph.opset_imports.setdefault(MICROSOFT, 1)
+    linears, embeddings = find_linears(model), find_embeddings(model)
+    precisions = recipe.precisions([*(e.name for e in embeddings), *(layer.name for layer in linears)])
+    writer = _Writer(model.graph, recipe, ranges)
+    if recipe.embeddings == "per_row":
+        for embedding in embeddings:
+            if precisions.get(embedding.name) != "float":
+                writer.embedding(embedding)
+    for linear in linears:
+        writer.linear(linear, precisions.get(linear.name))
+    RemoveUnusedNodesPass()(model)
+
+
+class _Writer:
+    """Adds nodes to a graph. What several layers share (a quantized input, a weight) is made once."""
+
+    def __init__(self, graph: ir.Graph, recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> None:
+        self.graph, self.recipe, self.ranges = graph, recipe, ranges
+        self.first_terms: dict[str, Term] = {}
+        self.second_terms: dict[str, Term] = {}
+        self.before: ir.Node | None = None
+
+    def linear(self, linear: Linear, precision: str | None) -> None:
+        """Put quantized nodes in the place of a product and its bias."""
+        if precision == "float":
+            return
+        self.before = linear.node
+        if precision == "weight_only" or self.recipe.mode == "weight_only":
+            result = self.weight_only(linear)
+        elif self.recipe.format == "QDQ":
+            result = self.qdq(linear)
+        else:
+            result = self.integer(linear, precision == "int16" or self.recipe.activation_type == "QUInt16")
+        self.replace(linear.last.outputs[0], result)
+
+    def embedding(self, embedding: Embedding) -> None:
+        """Rows of 8-bit numbers and their scales are looked up and multiplied."""
+        import onnx_ir as ir
+
+        self.before = embedding.node
+        name, table, indices = embedding.name, embedding.table_name, embedding.node.inputs[1]
+        values, scales = quantize_rows(embedding.table)
+        rows = self.node("Gather", [self.constant(f"{table}_quantized", values), indices], name)
+        scale = self.constant(f"{table}_scale", scales)
+        scale = self.node("Gather", [scale, indices], f"{name}/scale/Gather")
+        numbers = self.node("Cast", [rows], f"{name}/Cast", to=ir.DataType.FLOAT)
+        self.replace(embedding.node.outputs[0], self.node("Mul", [numbers, scale], f"{name}/Mul"))
+
+    def integer(self, linear: Linear, two_terms: bool) -> ir.Value:
+        """A product of integers for each term of the activation, their sum in float, and the bias."""
+        weight, scale = self.weight(linear)
+        terms = [self.first_term(linear.input)]
+        if two_terms:
+            terms.append(self.second_term(linear.input))
+        products = []
+        for i, (values, step, zero) in enumerate(terms):
+            name = linear.name if i == 0 else f"{linear.name}/second_term"
+            inputs = [values, weight, step, scale, zero, None, linear.bias if i == 0 else None]
+            products.append(self.node("MatMulIntegerToFloat", inputs, name, MICROSOFT))
+        return self.node("Add", products, f"{linear.name}/sum") if two_terms else products[0]
+
+    def qdq(self, linear: Linear) -> ir.Value:
+        """QuantizeLinear and DequantizeLinear on the activation, DequantizeLinear on the weight."""
+        activation = self.first_term(linear.input)
+        rounded = self.node("DequantizeLinear", list(activation), f"{linear.name}/DequantizeLinear")
+        values, scale = self.weight(linear)
+        count = linear.weight.shape[1] if self.recipe.per_channel else ()
+        zero = self.constant(f"{linear.weight_name}_zero_point", np.zeros(count, np.int8))
+        name = f"{linear.name}/weight/DequantizeLinear"
+        weight = self.node("DequantizeLinear", [values, scale, zero], name, axis=1)
+        return self.biased(linear, self.node("MatMul", [rounded, weight], linear.name))
+
+    def weight_only(self, linear: Linear) -> ir.Value:
+        """8 or 4-bit weights in blocks, multiplied in float."""
+        bits = 4 if self.recipe.weight_type == "QInt4" else 8
+        block_size = self.recipe.block_size or _WEIGHT_ONLY_BLOCK
+        values, scales = quantize_blocks(linear.weight, bits=bits, block_size=block_size)
+        name = f"{linear.weight_name}_blocks"
+        inputs = [linear.input, self.constant(name, values), self.constant(f"{name}_scale", scales)]
+        depth, width = linear.weight.shape
+        attributes = {"K": depth, "N": width, "bits": bits, "block_size": block_size}
+        attributes["accuracy_level"] = _FLOAT_ACTIVATIONS
+        return self.biased(linear, self.node("MatMulNBits", inputs, linear.name, MICROSOFT, **attributes))
+
+    def weight(self, linear: Linear) -> tuple[ir.Value, ir.Value]:
+        """The 8-bit weight and its scales."""
+        bits = 7 if self.recipe.reduce_range else 8
+        values, scales = quantize_weight(linear.weight, per_channel=self.recipe.per_channel, bits=bits)
+        name = linear.weight_name
+        return self.constant(f"{name}_quantized", values), self.constant(f"{name}_scale", scales)
+
+    def first_term(self, value: ir.Value) -> Term:
+        """An activation in 8 bits."""
+        name = str(value.name)
+        if name not in self.first_terms:
+            self.first_terms[name] = self._quantized(value, name)
+        return self.first_terms[name]
+
+    def _quantized(self, value: ir.Value, name: str) -> Term:
+        if self.recipe.mode == "dynamic":
+            values, step, zero = self.nodes("DynamicQuantizeLinear", [value], f"{name}/DynamicQuantizeLinear")
+            return values, step, zero
+        grid = activation_grid(*self.ranges[name], signed=self.recipe.activation_type == "QInt8")
+        step, zero = (
+            self.constant(f"{name}_scale", grid.scale),
+            self.constant(f"{name}_zero_point", grid.zero_point),
+        )
+        return self.node("QuantizeLinear", [value, step, zero], f"{name}/QuantizeLinear"), step, zero
+
+    def second_term(self, value: ir.Value) -> Term:
+        """What rounding an activation to its first term left, in 8 bits."""
+        name = str(value.name)
+        if name not in self.second_terms:
+            first = self.first_term(value)
+            rounded = self.node("DequantizeLinear", list(first), f"{name}/DequantizeLinear")
+            rest = self.node("Sub", [value, rounded], f"{name}/rest")
+            share = self.constant("second_term_share", _SECOND_TERM)
+            step = self.node("Mul", [first[1], share], f"{name}/second_scale")
+            zero = self.constant("second_term_zero_point", np.uint8(128))
+            values = self.node("QuantizeLinear", [rest, step, zero], f"{name}/second/QuantizeLinear")
+            self.second_terms[name] = (values, step, zero)
+        return self.second_terms[name]
+
+    def biased(self, linear: Linear, product: ir.Value) -> ir.Value:
+        """The product, with the bias added if there is one."""
+        if linear.bias is None:
+            return product
+        return self.node("Add", [product, linear.bias], f"{linear.name}/bias")
+
+    def node(
+        self, op_type: str, inputs: Sequence[ir.Value | None], name: str, domain: str = "", **attributes: Any
+    ) -> ir.Value:
+        """A new node's only output."""
+        (output,) = self.nodes(op_type, inputs, name, domain, **attributes)
+        return output
+
+    def nodes(
+        self, op_type: str, inputs: Sequence[ir.Value | None], name: str, domain: str = "", **attributes: Any
+    ) -> Sequence[ir.Value]:
+        """A new node's outputs; it stands before the layer that is being replaced."""
+        import onnx_ir as ir
+
+        assert self.before is not None
+        count = 3 if op_type == "DynamicQuantizeLinear" else 1
+        node = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=count, name=name)
+        for i, output in enumerate(node.outputs):
+            output.name = f"{name}/quantized:{i}"  # the plain name is that of the FP32 model's tensor
+        self.graph.insert_before(self.before, node)
+        return node.outputs
+
+    def constant(self, name: str, array: npt.NDArray[Any] | np.generic) -> ir.Value:
+        """An initializer; of one name there is one, since layers may share a weight."""
+        if name not in self.graph.initializers:
+            initializer(self.graph, name, array)
+        return self.graph.initializers[name]
+
+    def replace(self, old: ir.Value, new: ir.Value) -> None:
+        """Let `new` stand wherever `old` stood, under its name."""
+        new.shape, new.type = old.shape, old.type
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        new.name, old.name = old.name, f"{old.name}/float"
