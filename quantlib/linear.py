@@ -111,14 +111,10 @@ def find_embeddings(model: ir.Model) -> list[Embedding]:
     """Every Gather of rows of a constant float matrix, in graph order."""
     found = []
     for node in model.graph:
-        table = constant(node.inputs[0]) if node.op_type == "Gather" else None
-        if (
-            table is not None
-            and table.ndim == 2
-            and table.dtype == np.float32
-            and _integer(node, "axis") == 0
-        ):
-            found.append(Embedding(str(node.name), table, str(node.inputs[0].name), node))
+        source = node.inputs[0] if node.op_type == "Gather" else None
+        table = constant(source)
+        if source is not None and _is_matrix(table) and _integer(node, "axis") == 0:
+            found.append(Embedding(str(node.name), table, str(source.name), node))
     return found
 
 
