@@ -15,9 +15,10 @@ from quantlib import accuracy, features, gate, hardware, runtime
 from quantlib.cache import versions_key
 from quantlib.errors import InputError
 from quantlib.experiment import gating
-from quantlib.experiment.build import Built, Variant, build, variant_names
+from quantlib.experiment.build import Built, build, variant_names
 from quantlib.experiment.measure import evaluate
 from quantlib.experiment.options import ExperimentOptions
+from quantlib.experiment.work import Variant
 from quantlib.files import write_text
 from quantlib.latency import LatencyStats, Sampling
 from quantlib.latency.others import MAX_OTHERS

@@ -51,11 +51,21 @@ def main(
         Option(help="Where trained and built models are kept; default: the user's cache directory."),
     ] = None,
     seed: Annotated[int, Option(help="Seed of the training.")] = 42,
+    max_drop: Annotated[
+        float | None,
+        Option(
+            help="Also find the variant that loses at most this fraction of the primary metric "
+            "(0.005 is half a point), and write its recipe."
+        ),
+    ] = None,
+    max_drop_base: Annotated[
+        str, Option(help="The recipe in which the search for --max-drop starts.")
+    ] = "static_u8s8_smooth",
 ) -> None:
     """Quantize a teacher, measure every variant and a student, and print what each one costs and wins."""
     from rich.console import Console
 
-    from quantlib.experiment import run
+    from quantlib.experiment import budget, run
     from quantlib.hardware import describe, int8_note
     from quantlib.results import table
 
@@ -77,11 +87,15 @@ def main(
         output_dir=output_dir,
         cache_dir=cache_dir,
         seed=seed,
+        max_drop=max_drop,
+        max_drop_base=max_drop_base,
         **optional,
     )
     started, machine, name = time.perf_counter(), describe(), get_task(options.task).name
     out = Console()  # progress too: what is on stderr is what went wrong
     out.print(table(run(options, out)))
+    if max_drop is not None:
+        out.print(budget.table(output_dir / name / budget.SENSITIVITY_FILE))
     notes = [
         f"{name}, {batch_size}x{seq_len}, {options.threads} threads, {machine.cpu_model}. "
         f"{int8_note(machine)}",

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from quantlib import hardware, results, tasks
-from quantlib.experiment.build import Built, Variant, build
+from quantlib.experiment.build import Built, build
 from quantlib.experiment.measure import Measured, compare, measure
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.files import atomic_files, copy_file, make_dir, sha256_file
@@ -47,6 +47,8 @@ def run(options: ExperimentOptions, console: Console | None = None) -> list[resu
         with steps.step("write models and results") as step:
             for variant in built.variants:
                 copy_file(variant.path, scratch / variant.file)
+            for name, path in built.files.items():
+                copy_file(path, scratch / name)
             results.write_results(scratch, compared)
             step.note = str(directory)
         results.write_run(scratch, provenance(options, built, steps))

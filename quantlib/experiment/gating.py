@@ -9,8 +9,9 @@ from pathlib import Path
 from quantlib import accuracy, features, gate, hardware
 from quantlib.cache import versions_key
 from quantlib.coverage import coverage
-from quantlib.experiment.build import Built, Variant
+from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
+from quantlib.experiment.work import Variant
 from quantlib.latency import Launches, Sampling, TimedProcess, sample_ratios
 from quantlib.latency.launches import Start
 from quantlib.progress import Steps

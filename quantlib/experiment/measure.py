@@ -10,8 +10,9 @@ import numpy as np
 
 from quantlib import accuracy, features, hardware, results
 from quantlib.cache import Cache, code_key, open_cache, versions_key
-from quantlib.experiment.build import Built, Variant
+from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
+from quantlib.experiment.work import Variant
 from quantlib.files import place_errors, sha256_file
 from quantlib.latency import LatencyStats, benchmark_onnx_model
 from quantlib.progress import Steps

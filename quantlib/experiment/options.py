@@ -49,6 +49,8 @@ class ExperimentOptions:
     output_dir: Path = Path("runs")
     cache_dir: Path | None = None
     seed: int = 42
+    max_drop: float | None = None
+    max_drop_base: str = "static_u8s8_smooth"
 
     def __post_init__(self) -> None:
         tasks.get_task(self.task)
@@ -59,5 +61,22 @@ class ExperimentOptions:
             if not least <= value <= (value if most is None else most):
                 limits = f"at least {least}" if most is None else f"within {least}..{most}"
                 raise InputError(f"--{name.replace('_', '-')} {value} is out of range; it must be {limits}")
+        if self.max_drop is not None:
+            self._check_budget()
         if self.no_student and self.students:
             raise InputError("--no-student contradicts --student")
+
+    def _check_budget(self) -> None:
+        if self.max_drop is None or not 0 <= self.max_drop < 1:
+            raise InputError(
+                f"--max-drop {self.max_drop} is out of range; it is a fraction, at least 0 and below 1: "
+                "0.005 is half a point"
+            )
+        (base,) = recipes.get_recipes((self.max_drop_base,))
+        if base.quantizer != "quantlib" or base.nodes:
+            raise InputError(
+                f"--max-drop-base {base.name}: it must be one of quantlib's own recipes, without exceptions "
+                "for nodes"
+            )
+        if any(recipe.name == "max_drop" for recipe in recipes.get_recipes(self.recipes)):
+            raise InputError("--max-drop makes a variant 'max_drop', and --recipes names one of that name")

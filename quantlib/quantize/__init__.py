@@ -48,11 +48,12 @@ def quantize_onnx(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Range
         raise InputError(f"{onnx_path}: the ranges lack {lacking[0]}; they are those of another model")
     with atomic_file(out_path) as scratch:
         if recipe.quantizer == "quantlib":
-            _rewritten(onnx_path, scratch, recipe, ranges)
+            quantized = _rewritten(onnx_path, scratch, recipe, ranges)
         else:
             # The model, not its path: given a path, the library writes a file of its own beside it.
             quantize_with_library(load_with_shapes(onnx_path), scratch, recipe, ranges)
-        if not any(_is_integer(op_type) for op_type in op_counts(scratch)):
+            quantized = sum("Linear" in op or "Integer" in op for op in op_counts(scratch).elements())
+        if not quantized:
             raise RuntimeError(f"recipe {recipe.name} quantized no node of {onnx_path}")
         open_session(scratch)
     return out_path
@@ -80,7 +81,8 @@ def op_counts(onnx_path: Path) -> Counter[str]:
     return Counter(node.op_type for node in model.graph.node)
 
 
-def _rewritten(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Ranges | None) -> None:
+def _rewritten(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Ranges | None) -> int:
+    """How many layers were quantized."""
     import onnx_ir as ir
 
     model = linear.load_ir(onnx_path)
@@ -90,9 +92,6 @@ def _rewritten(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Ranges |
             f"{onnx_path}: recipe {recipe.name} is for a model that is {'' if recipe.smooth else 'not '}"
             f"smoothed; this one is{'' if smoothed else ' not'} (quantlib.smooth_onnx)"
         )
-    rewrite(model, recipe, {} if ranges is None else ranges.of)
+    quantized = rewrite(model, recipe, {} if ranges is None else ranges.of)
     ir.save(model, out_path)
-
-
-def _is_integer(op_type: str) -> bool:
-    return "Linear" in op_type or "Integer" in op_type or op_type == "MatMulNBits"
+    return quantized

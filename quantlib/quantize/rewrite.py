@@ -26,8 +26,8 @@ _FLOAT_ACTIVATIONS = 1  # MatMulNBits' accuracy_level: float32
 Term = tuple["ir.Value", "ir.Value", "ir.Value"]
 
 
-def rewrite(model: ir.Model, recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Quantize a model in place.
+def rewrite(model: ir.Model, recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> int:
+    """Quantize a model in place; returns how many layers were.
 
     Args:
         model: the FP32 model.
@@ -43,13 +43,14 @@ def rewrite(model: ir.Model, recipe: Recipe, ranges: Mapping[str, tuple[float, f
     linears, embeddings = find_linears(model), find_embeddings(model)
     precisions = recipe.precisions([*(e.name for e in embeddings), *(layer.name for layer in linears)])
     writer = _Writer(model.graph, recipe, ranges)
-    if recipe.embeddings == "per_row":
-        for embedding in embeddings:
-            if precisions.get(embedding.name) != "float":
-                writer.embedding(embedding)
+    for embedding in embeddings:
+        if recipe.embeddings == "per_row" and precisions.get(embedding.name) != "float":
+            writer.embedding(embedding)
     for linear in linears:
-        writer.linear(linear, precisions.get(linear.name))
+        if precisions.get(linear.name) != "float":
+            writer.linear(linear, precisions.get(linear.name))
     RemoveUnusedNodesPass()(model)
+    return writer.quantized
 
 
 class _Writer:
@@ -60,11 +61,10 @@ class _Writer:
         self.first_terms: dict[str, Term] = {}
         self.second_terms: dict[str, Term] = {}
         self.before: ir.Node | None = None
+        self.quantized = 0
 
     def linear(self, linear: Linear, precision: str | None) -> None:
         """Put quantized nodes in the place of a product and its bias."""
-        if precision == "float":
-            return
         self.before = linear.node
         if precision == "weight_only" or self.recipe.mode == "weight_only":
             result = self.weight_only(linear)
@@ -198,5 +198,6 @@ class _Writer:
     def replace(self, old: ir.Value, new: ir.Value) -> None:
         """Let `new` stand wherever `old` stood, under its name."""
         new.shape, new.type = old.shape, old.type
+        self.quantized += 1
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         new.name, old.name = old.name, f"{old.name}/float"

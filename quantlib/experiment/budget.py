@@ -1,0 +1,149 @@
+"""The variant that meets a budget, its recipe file, and the costs behind it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantlib import features, hardware, linear, recipes, sensitivity
+from quantlib.cache import code_key, versions_key
+from quantlib.experiment import quantizing
+from quantlib.experiment.work import Variant, Work, cached, tokenize
+from quantlib.files import sha256_file, sha256_json, write_json
+from quantlib.progress import Step
+from quantlib.recipe_file import read_recipe, write_recipe
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+BUDGETED = "max_drop"
+RECIPE_FILE, SENSITIVITY_FILE = "recipe_max_drop.toml", "sensitivity.json"
+
+# Costs are measured on so many calibration rows: they only have to rank the groups.
+COST_ROWS = 128
+
+
+def budgeted(work: Work, fp32: Variant, checkpoint: Path) -> tuple[Variant, dict[str, Path]]:
+    """The variant that meets `--max-drop`, and the files that say how it was found.
+
+    Costs are measured on calibration rows, the budget is verified on validation rows; evaluation rows are
+    not looked at.
+
+    Raises:
+        InputError: no choice of nodes meets the budget.
+    """
+    (base,) = recipes.get_recipes((work.options.max_drop_base,))
+    rows = quantizing.calibration_rows(work, checkpoint)
+    heldout = tokenize(work, work.splits.validation, checkpoint)
+    model = quantizing.source(work, fp32.path, rows, base.smooth)
+    ranges = quantizing.ranges_of(work, model, rows, [base])[base.name] if base.mode == "static" else None
+    few = rows[:: max(1, len(rows) // COST_ROWS)][:COST_ROWS]
+    problem = sensitivity.Problem(model, base, ranges, work.task, few, heldout, threads=work.options.threads)
+    costs = _costs(work, problem)
+    directory = _choice(work, problem, costs)
+    recipe = read_recipe(directory / RECIPE_FILE)
+    files = {name: directory / name for name in (RECIPE_FILE, SENSITIVITY_FILE)}
+    return quantizing.variant(work, fp32, model, recipe, ranges), files
+
+
+def _costs(work: Work, problem: sensitivity.Problem) -> list[sensitivity.GroupCost]:
+    model = linear.load_ir(problem.onnx_path)
+    names = [layer.name for layer in linear.find_embeddings(model)]
+    count = len(linear.groups([*names, *(layer.name for layer in linear.find_linears(model))]))
+    del model
+
+    def measure(directory: Path, step: Step) -> None:
+        costs = sensitivity.measure_costs(problem, step.advance)
+        write_json(directory / "costs.json", [asdict(cost) for cost in costs])
+
+    key = _key(problem) | {"rows": features.features_hash(problem.calibration)}
+    path = cached(work, "measure the cost of each group", "costs", key, measure, total=count) / "costs.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return [sensitivity.GroupCost(**(cost | {"nodes": tuple(cost["nodes"])})) for cost in found]
+
+
+def _choice(work: Work, problem: sensitivity.Problem, costs: Sequence[sensitivity.GroupCost]) -> Path:
+    max_drop = work.options.max_drop
+    assert max_drop is not None
+
+    def choose(directory: Path, step: Step) -> None:
+        choice = sensitivity.choose(problem, max_drop, costs, step.advance)
+        _write(directory, problem, choice)
+
+    key = _key(problem) | {
+        "rows": features.features_hash(problem.heldout),
+        "labels": [row.label for row in problem.heldout],
+        "costs": [asdict(cost) for cost in costs],
+        "max_drop": max_drop,
+    }
+    return cached(work, f"meet a drop of {100 * max_drop:g} points", "budget", key, choose)
+
+
+def _key(problem: sensitivity.Problem) -> dict[str, Any]:
+    machine = hardware.describe()
+    return {
+        "model": sha256_file(problem.onnx_path),
+        "recipe": asdict(problem.recipe),
+        "ranges": None if problem.ranges is None else sha256_json(problem.ranges.of),
+        "task": problem.task.name,
+        "threads": problem.threads,
+        "cpu": [machine.cpu_model, *machine.instruction_sets],
+        "versions": versions_key("onnx", "onnxruntime", "onnx-ir", "numpy"),
+        "code": code_key("sensitivity", "quantize", "grid", "linear", "accuracy", "recipes", "recipe_file"),
+    }
+
+
+def _write(directory: Path, problem: sensitivity.Problem, choice: sensitivity.Choice) -> None:
+    best, points = choice.best, 100 * choice.max_drop
+    summary = (
+        f"{problem.recipe.name} with {best.lifted} groups lifted, for a drop of at most {points:g} points"
+    )
+    recipe = replace(best.recipe, name=BUDGETED, summary=summary)
+    comments = {cost.group: f"costs {cost.logit_error:.4f} in 8 bits" for cost in choice.costs}
+    comments[""] = (
+        f"Meets a drop of {points:g} points on {len(problem.heldout)} held-out training rows of "
+        f"{problem.task.name}:\n"
+        f"{100 * best.drop:.2f} points, at most {100 * best.drop_high:.2f} with "
+        f"{100 * sensitivity.CONFIDENCE:g} % confidence; {100 * best.agreement:.1f} % of its labels are the "
+        "teacher's.\n"
+        "Edit it, and run it again with --recipes and the name of this file."
+    )
+    write_recipe(directory / RECIPE_FILE, recipe, comments)
+    write_json(
+        directory / SENSITIVITY_FILE,
+        {
+            "base": problem.recipe.name,
+            "max_drop": choice.max_drop,
+            "confidence": sensitivity.CONFIDENCE,
+            "calibration_rows": len(problem.calibration),
+            "heldout_rows": len(problem.heldout),
+            "costs": [asdict(cost) for cost in choice.costs],
+            "trials": [_trial(trial) for trial in choice.trials],
+            "chosen": _trial(best) | {"nodes": dict(best.recipe.nodes)},
+        },
+    )
+
+
+def _trial(trial: sensitivity.Trial) -> dict[str, float | int]:
+    return {key: value for key, value in asdict(trial).items() if key != "recipe"}
+
+
+def table(sensitivity_path: Path, rows: int = 12) -> Table:
+    """The dearest groups, and what was done about them, for a person to read."""
+    from rich import box
+    from rich.table import Table
+
+    found = json.loads(sensitivity_path.read_text(encoding="utf-8"))
+    nodes, costs = found["chosen"]["nodes"], found["costs"]
+    result = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    result.add_column("group", no_wrap=True)
+    result.add_column("logit error\nin 8 bits", justify="right")
+    result.add_column("chosen")
+    for cost in costs[:rows]:
+        result.add_row(cost["group"], f"{cost['logit_error']:.4f}", nodes.get(cost["group"], "8 bits"))
+    if len(costs) > rows:
+        result.add_row(f"and {len(costs) - rows} more, in {SENSITIVITY_FILE}", "", "")
+    return result

@@ -1,0 +1,146 @@
+"""The int8 variants of a run: smoothed, calibrated, quantized, each step kept in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from quantlib import calibration, features, recipes, smoothing
+from quantlib.cache import code_key, versions_key
+from quantlib.experiment.work import Variant, Work, cached, tokenize
+from quantlib.files import sha256_file, sha256_json
+from quantlib.progress import Step
+from quantlib.quantize import quantize_onnx, tensors_to_calibrate
+
+
+def quantized(work: Work, fp32: Variant, checkpoint: Path) -> list[Variant]:
+    """One variant of `fp32` for each recipe."""
+    rows = calibration_rows(work, checkpoint)
+    asked = recipes.get_recipes(work.options.recipes)
+    sources = {smooth: source(work, fp32.path, rows, smooth) for smooth in {r.smooth for r in asked}}
+    ranges: dict[str, calibration.Ranges] = {}
+    for smooth, padded in ((False, False), (True, False), (False, True)):
+        static = [
+            recipe
+            for recipe in asked
+            if recipe.mode == "static" and (recipe.smooth, recipe.pad_calibration) == (smooth, padded)
+        ]
+        if static:
+            ranges |= ranges_of(work, sources[smooth], rows, static)
+    return [variant(work, fp32, sources[r.smooth], r, ranges.get(r.name)) for r in asked]
+
+
+def calibration_rows(work: Work, checkpoint: Path) -> list[features.Feature]:
+    """The rows that static recipes are calibrated on, tokenized for a checkpoint."""
+    return tokenize(work, work.splits.calibration[: work.options.calibration_samples], checkpoint)
+
+
+def source(work: Work, fp32: Path, rows: Sequence[features.Feature], smooth: bool) -> Path:
+    """The FP32 model that a recipe starts from."""
+    return _smoothed(work, fp32, rows) if smooth else fp32
+
+
+def variant(
+    work: Work, fp32: Variant, model: Path, recipe: recipes.Recipe, ranges: calibration.Ranges | None
+) -> Variant:
+    """What a recipe makes of a model, to stand beside `fp32`."""
+    path = _quantize(work, model, recipe, ranges)
+    return Variant(recipe.name, path, fp32.file.with_name(f"model_{recipe.name}.onnx"), fp32.rows, recipe)
+
+
+def ranges_of(
+    work: Work, model: Path, rows: Sequence[features.Feature], static: Sequence[recipes.Recipe]
+) -> dict[str, calibration.Ranges]:
+    """The ranges of static recipes that share the model and `pad_calibration`, by their names."""
+    return _ranges(work, _statistics(work, model, rows, static), static)
+
+
+def _smoothed(work: Work, fp32: Path, rows: Sequence[features.Feature]) -> Path:
+    """The same model with smooth activations."""
+    key = {
+        "model": sha256_file(fp32),
+        "rows": features.features_hash(rows),
+        "versions": versions_key("numpy", "onnx", "onnxruntime", "onnx-ir"),
+        "code": code_key("smoothing", "folding", "grid", "linear", "calibration", "features"),
+    }
+
+    def make(directory: Path, step: Step) -> None:
+        reader = features.CalibrationReader(rows, batch_size=4)
+        found = smoothing.search_smoothing(fp32, reader, progress=step.advance)
+        smoothing.smooth_onnx(fp32, directory / "model.onnx", found)
+
+    return cached(work, "smooth", "smoothed", key, make, total=len(rows)) / "model.onnx"
+
+
+def _statistics(
+    work: Work, model: Path, rows: Sequence[features.Feature], static: Sequence[recipes.Recipe]
+) -> Path:
+    """The file of statistics that all these recipes take their ranges from.
+
+    They share `pad_calibration`, and are made from the same model.
+    """
+    padded, smooth = static[0].pad_calibration, static[0].smooth
+    pad_to = work.options.seq_len if padded else None
+    reader = features.CalibrationReader(rows, batch_size=4, pad_to=pad_to)
+    wanted = (tensors_to_calibrate(model, recipe) for recipe in static)
+    tensors = sorted({name for names in wanted for name in names})
+    methods = [calibration.parse_method(recipe.calibration_method or "") for recipe in static]
+    histograms = any(method.needs_histograms for method in methods)
+
+    def collect(directory: Path, step: Step) -> None:
+        found = calibration.collect(
+            model,
+            reader,
+            tensors,
+            histograms=histograms,
+            skip_padding=not padded,
+            progress=step.advance,
+        )
+        calibration.write_statistics(directory / "statistics.json", found)
+
+    key = {
+        "model": sha256_file(model),
+        "rows": features.features_hash(rows),
+        "pad_to": pad_to,
+        "tensors": tensors,
+        "histograms": histograms,
+        "versions": versions_key("numpy", "onnx", "onnxruntime"),
+        "code": code_key("calibration", "features"),
+    }
+    name = "calibrate" + (
+        f" on rows padded to {pad_to}" if padded else " the smoothed model" if smooth else ""
+    )
+    return cached(work, name, "statistics", key, collect, total=len(rows)) / "statistics.json"
+
+
+def _ranges(work: Work, statistics: Path, static: Sequence[recipes.Recipe]) -> dict[str, calibration.Ranges]:
+    """The ranges of each recipe, by its name. They are kept: a search takes seconds, reading them none."""
+    found = {}
+    digest = sha256_file(statistics)
+    for recipe in static:
+        method = recipe.calibration_method or ""
+        key = {"statistics": digest, "method": method, "code": code_key("calibration")}
+
+        def derive(directory: Path, method: str = method) -> None:
+            ranges = calibration.derive(calibration.read_statistics(statistics), method)
+            calibration.write_ranges(directory / "ranges.json", ranges)
+
+        entry = work.cache.get("ranges", key, derive)
+        found[recipe.name] = calibration.read_ranges(entry.path / "ranges.json")
+    return found
+
+
+def _quantize(work: Work, model: Path, recipe: recipes.Recipe, ranges: calibration.Ranges | None) -> Path:
+    key = {
+        "model": sha256_file(model),
+        "recipe": asdict(recipe),
+        "ranges": None if ranges is None else sha256_json(ranges.of),
+        "versions": versions_key("onnx", "onnxruntime", "onnx-ir"),
+        "code": code_key("quantize", "grid", "linear"),
+    }
+
+    def make(directory: Path, _: Step) -> None:
+        quantize_onnx(model, directory / "model.onnx", recipe, ranges)
+
+    return cached(work, f"quantize {recipe.name}", "quantized", key, make) / "model.onnx"
