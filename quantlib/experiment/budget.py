@@ -98,9 +98,7 @@ def _key(problem: sensitivity.Problem) -> dict[str, Any]:
 
 def _write(directory: Path, problem: sensitivity.Problem, choice: sensitivity.Choice) -> None:
     best, points = choice.best, 100 * choice.max_drop
-    summary = (
-        f"{problem.recipe.name} with {best.lifted} groups lifted, for a drop of at most {points:g} points"
-    )
+    summary = f"{problem.recipe.name}, {best.lifted} steps more careful, to lose at most {points:g} points"
     recipe = replace(best.recipe, name=BUDGETED, summary=summary)
     comments = {cost.group: f"costs {cost.logit_error:.4f} in 8 bits" for cost in choice.costs}
     comments[""] = (

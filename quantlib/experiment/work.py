@@ -55,6 +55,7 @@ def cached(
 
 
 def tokenize(work: Work, rows: Sequence[tasks.Example], checkpoint: Path) -> list[features.Feature]:
+    """Rows as the tokenizer of a checkpoint reads them."""
     return features.convert_examples_to_features(
         rows,
         work.task.labels,
