@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 STOCK = "stock_dynamic"
-NNCF = "nncf"
+# How NNCF takes the ranges of activations, by the name of the result. Its default is the mean of each row's
+# extremes, which clips the rows beyond it: on a regression it may lose what MINMAX keeps.
+NNCF_RANGES = {"nncf": "default", "nncf_minmax": "MINMAX"}
 PEER_PACKAGES = ("nncf", "openvino", "numpy")
 WORKER = Path(__file__).with_name("nncf_worker.py")
 _VERSIONS = """
@@ -100,7 +102,7 @@ def compare_peers(
     logits = {name: found.logits for name, found in evaluate(built, options, steps).items()}
     sizes = {variant.name: size_bytes(variant.path) for variant in built.variants}
     with _place(keep) as place:
-        fp32, stock, nncf = place / "fp32.onnx", place / f"{STOCK}.onnx", place / f"{NNCF}.xml"
+        fp32, stock = place / "fp32.onnx", place / f"{STOCK}.onnx"
         copy_file(teacher.path, fp32)
         with steps.step(f"quantize {STOCK}"):
             quantize_stock(fp32, stock)
@@ -110,19 +112,21 @@ def compare_peers(
             ).logits
             sizes[STOCK] = size_bytes(stock)
         if peers_python is not None:
-            with steps.step(f"quantize {NNCF}") as step:
-                quantize_nncf(peers_python, fp32, samples, nncf, step.advance)
-            with steps.step(f"evaluate {NNCF}", total=len(teacher.rows)) as step:
-                logits[NNCF] = predict_nncf(
-                    peers_python, nncf, teacher.rows, built.task, options.threads, step.advance
-                )
-            sizes[NNCF] = sum(path.stat().st_size for path in (nncf, nncf.with_suffix(".bin")))
+            for name, ranges in NNCF_RANGES.items():
+                model = place / f"{name}.xml"
+                with steps.step(f"quantize {name}") as step:
+                    quantize_nncf(peers_python, fp32, samples, model, ranges, step.advance)
+                with steps.step(f"evaluate {name}", total=len(teacher.rows)) as step:
+                    logits[name] = predict_nncf(
+                        peers_python, model, teacher.rows, built.task, options.threads, step.advance
+                    )
+                sizes[name] = sum(path.stat().st_size for path in (model, model.with_suffix(".bin")))
         labels = features.labels_array(teacher.rows)
         np.savez(place / "logits.npz", labels=labels, allow_pickle=False, **logits)
     return Compared(
         task=built.task,
         results=tuple(judge(built.task, name, logits, labels, sizes) for name in logits),
-        left_out={} if peers_python else {NNCF: "no --peers-python"},
+        left_out={} if peers_python else dict.fromkeys(NNCF_RANGES, "no --peers-python"),
         provenance={
             "task": built.task.name,
             "calibration_rows": len(samples),
@@ -223,11 +227,16 @@ def peer_versions(python: Path) -> dict[str, str]:
 
 
 def quantize_nncf(
-    python: Path, fp32: Path, rows: Sequence[features.Feature], out_path: Path, advance: Advance
+    python: Path,
+    fp32: Path,
+    rows: Sequence[features.Feature],
+    out_path: Path,
+    ranges: str,
+    advance: Advance,
 ) -> None:
     """Write NNCF's int8 model, `out_path` and a .bin beside it; calibrated on single rows without padding."""
     feeds = [features.pad([row], len(row)) for row in rows]
-    _run_worker(python, "quantize", fp32, feeds, out_path, 1, lambda _: advance(1))
+    _run_worker(python, "quantize", fp32, feeds, out_path, ranges, lambda _: advance(1))
 
 
 def predict_nncf(
@@ -249,7 +258,7 @@ def predict_nncf(
             model,
             [feed for _, feed in batches],
             out_path,
-            threads,
+            str(threads),
             lambda number: advance(len(batches[number][0])),
         )
         with np.load(out_path) as found:
@@ -269,7 +278,7 @@ def _run_worker(
     model: Path,
     feeds: Sequence[features.Feed],
     out_path: Path,
-    threads: int,
+    setting: str,
     done: Callable[[int], None],
 ) -> None:
     """Let the worker do one thing; `done(number)` is called as feeds are finished, counted from 0."""
@@ -277,14 +286,14 @@ def _run_worker(
         path = Path(scratch) / "feeds.npz"
         arrays = {f"{i}.{name}": array for i, feed in enumerate(feeds) for name, array in feed.items()}
         np.savez(path, allow_pickle=False, **arrays)
-        words = [str(word) for word in (python, "-I", WORKER, what, model, path, out_path, threads)]
+        words = [str(word) for word in (python, "-I", WORKER, what, model, path, out_path, setting)]
         with _start(words, stderr=messages) as process:
             assert process.stdout is not None
             for number, _ in enumerate(process.stdout):
                 done(number)
         if process.returncode != 0:
             messages.seek(0)
-            raise InputError(f"{NNCF}: {what} failed ({process.returncode}): {_last_line(messages.read())}")
+            raise InputError(f"NNCF: {what} failed ({process.returncode}): {_last_line(messages.read())}")
 
 
 def _start(words: Sequence[str], stderr: Any = subprocess.PIPE) -> subprocess.Popen[str]:

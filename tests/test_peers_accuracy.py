@@ -20,7 +20,7 @@ from quantlib.tasks import get_task
 STAND_IN = """
 import shutil, sys
 import numpy as np, onnxruntime
-what, model, feeds, out, threads = sys.argv[1:]
+what, model, feeds, out, setting = sys.argv[1:]
 arrays = np.load(feeds)
 count = 1 + max(int(key.split(".")[0]) for key in arrays.files)
 names = ("input_ids", "attention_mask", "token_type_ids")
@@ -28,7 +28,7 @@ rows = [{name: arrays[f"{i}.{name}"] for name in names} for i in range(count)]
 if what == "quantize":
     assert all(row["attention_mask"].all() and len(row["input_ids"]) == 1 for row in rows)
     shutil.copyfile(model, out)
-    open(out.replace(".xml", ".bin"), "wb").write(bytes(7))
+    open(out.replace(".xml", ".bin"), "wb").write(setting.encode())
 else:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     np.savez(out, **{str(i): session.run(["logits"], row)[0] for i, row in enumerate(rows)})
@@ -69,10 +69,10 @@ def test_without_an_interpreter_the_peer_is_left_out(
     tiny_options: ExperimentOptions, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert peers_accuracy.cli(arguments(tiny_options, "--json", tmp_path / "out.json")) == 0
-    assert "nncf is left out: no --peers-python" in capfd.readouterr().out
+    assert "nncf_minmax is left out: no --peers-python" in capfd.readouterr().out
     written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert list(written["results"]) == ["teacher", "dynamic_u8s8", "stock_dynamic"]
-    assert written["left_out"] == {"nncf": "no --peers-python"}
+    assert written["left_out"] == dict.fromkeys(["nncf", "nncf_minmax"], "no --peers-python")
     assert (written["calibration_rows"], written["evaluation_rows"]) == (16, 40)
     teacher, _, stock = written["results"].values()
     assert (teacher["accuracy_drop"], teacher["agreement"], teacher["logit_error"]) == (0, 1, 0)
@@ -92,9 +92,11 @@ def test_a_peer_is_judged_on_the_same_rows_in_their_order(
     nncf, teacher = written["results"]["nncf"], written["results"]["teacher"]
     # The stand-in quantizes nothing, so it must give what the teacher gives, row by row.
     assert nncf["logit_error"] == pytest.approx(0, abs=1e-6)
-    assert nncf["size_bytes"] == teacher["size_bytes"] + 7
+    assert nncf["size_bytes"] == teacher["size_bytes"] + len("default")
+    assert (keep / "nncf_minmax.bin").read_text(encoding="utf-8") == "MINMAX"
     assert set(written["packages"]) == {"numpy", "onnx", "onnxruntime"}
-    names = {"fp32.onnx", "stock_dynamic.onnx", "nncf.xml", "nncf.bin", "logits.npz"}
+    names = {"fp32.onnx", "stock_dynamic.onnx", "logits.npz"}
+    names |= {f"{name}.{suffix}" for name in ("nncf", "nncf_minmax") for suffix in ("xml", "bin")}
     assert {path.name for path in keep.iterdir()} == names
     with np.load(keep / "logits.npz") as logits:
         assert set(logits.files) == {"labels", *written["results"]}
@@ -113,7 +115,7 @@ def test_a_peer_that_fails_is_one_line_and_leaves_nothing(
     keep, out = tmp_path / "keep", tmp_path / "out.json"
     more = ("--peers-python", sys.executable, "--keep", keep, "--json", out)
     assert peers_accuracy.cli(arguments(tiny_options, *more)) == 2
-    assert "nncf: quantize failed (1): no such operation: Gelu" in error_line(capfd)
+    assert "NNCF: quantize failed (1): no such operation: Gelu" in error_line(capfd)
     assert list(keep.iterdir()) == []
     assert not out.exists()
 
