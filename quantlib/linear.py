@@ -24,13 +24,17 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.float32]
 
 # Where a layer stands in the network, in the order in which data flows through one.
-ROLES = ("embeddings", "qkv", "attention_output", "ffn_in", "ffn_out", "pooler", "classifier", "other")
+ROLES = (
+    "embeddings", "projection", "qkv", "attention_output", "ffn_in", "ffn_out", "pooler", "classifier",
+    "other",
+)  # fmt: skip
 
 # Nodes are named after the modules they come from: BERT, RoBERTa and ELECTRA share names, DistilBERT has its
 # own. The first pattern that is found decides.
 _ROLE_PATTERNS = tuple(
     (role, re.compile(pattern))
     for role, pattern in (
+        ("projection", r"\bembeddings_project\b"),  # ELECTRA's, from the tables' width to the layers'
         ("embeddings", r"embedding"),
         ("qkv", r"\.(query|key|value|qkv|[qkv]_lin)\b"),
         ("attention_output", r"attention\.(output\.dense|out_lin)\b"),
@@ -42,10 +46,19 @@ _ROLE_PATTERNS = tuple(
 )
 _LAYER = re.compile(r"\blayer\.(\d+)\.")
 _WORDS = {
+    "projection": "embeddings projection",
     "qkv": "QKV",
     "attention_output": "attention output",
     "ffn_in": "FFN input",
     "ffn_out": "FFN output",
+}
+_QKV_WORDS = {
+    "query": "query",
+    "key": "key",
+    "value": "value",
+    "q_lin": "query",
+    "k_lin": "key",
+    "v_lin": "value",
 }
 
 
@@ -53,19 +66,25 @@ _WORDS = {
 class Linear:
     """A product of an activation and a constant matrix, with its bias if it has one.
 
-    name: of the MatMul or Gemm. input: the activation, (..., in). weight: (in, out), with the name of its
-    initializer, which holds it as (out, in) if `transposed`. bias: the constant (out,), or None. node: the
-    product. last: the node whose output is product + bias (the product itself, or an Add).
+    name: of the MatMul or Gemm. weight: (in, out), with the name of its initializer, which holds it as
+    (out, in) if `transposed`. bias: the constant (out,), or None. node: the product. last: the node whose
+    output is product + bias (the product itself, or an Add).
     """
 
     name: str
-    input: ir.Value
     weight: FloatArray
     weight_name: str
     transposed: bool
     bias: ir.Value | None
     node: ir.Node
     last: ir.Node
+
+    @property
+    def input(self) -> ir.Value:
+        """The activation, (..., in), as the graph stands now: a layer before may have been rewritten."""
+        value = self.node.inputs[0]
+        assert value is not None
+        return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +121,10 @@ def load_ir(onnx_path: Path) -> ir.Model:
 
 
 def find_linears(model: ir.Model) -> list[Linear]:
-    """Every MatMul and Gemm with a constant float matrix as its second factor, in graph order."""
+    """Every MatMul and Gemm of an activation and a constant float matrix, in graph order.
+
+    A Gemm is left out if it scales its factors, transposes the first one, or adds anything but a bias (out,).
+    """
     found = (_linear(node) for node in model.graph if node.op_type in ("MatMul", "Gemm"))
     return [linear for linear in found if linear is not None]
 
@@ -114,8 +136,13 @@ def find_embeddings(model: ir.Model) -> list[Embedding]:
         source = node.inputs[0] if node.op_type == "Gather" else None
         table = constant(source)
         if source is not None and _is_matrix(table) and _integer(node, "axis") == 0:
-            found.append(Embedding(str(node.name), table, str(source.name), node))
+            found.append(Embedding(_name(node), table, str(source.name), node))
     return found
+
+
+def names(model: ir.Model) -> list[str]:
+    """The names of all layers worth quantizing, embeddings first."""
+    return [*(e.name for e in find_embeddings(model)), *(layer.name for layer in find_linears(model))]
 
 
 def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
@@ -154,8 +181,8 @@ def label(name: str) -> str:
     """A node in words, for a table: "layer 4 FFN output", "layer 4 query", "pooler"."""
     layer = _LAYER.search(name)
     kind = role(name)
-    if kind == "qkv" and (part := re.search(r"\.(query|key|value)\b", name)):
-        words = part[1]
+    if kind == "qkv" and (part := re.search(r"\.(query|key|value|[qkv]_lin)\b", name)):
+        words = _QKV_WORDS[part[1]]
     elif kind == "embeddings" and (part := re.search(r"(\w+)_embeddings\b", name)):
         words = f"{part[1].replace('_', ' ')} embeddings"
     else:
@@ -174,22 +201,21 @@ def groups(names: Iterable[str]) -> dict[str, list[str]]:
 def _linear(node: ir.Node) -> Linear | None:
     first, second = node.inputs[:2]
     weight = constant(second)
-    if not _is_matrix(weight) or first is None or second is None:
+    if not _is_matrix(weight) or second is None or first is None or constant(first) is not None:
         return None
-    transposed = False
+    transposed = node.op_type == "Gemm" and bool(_integer(node, "transB"))
+    weight = weight.T if transposed else weight
     if node.op_type == "MatMul":
-        bias, last = _added(node)
+        bias, last = _added(node, weight.shape[1])
     else:
         bias, last = node.inputs[2] if len(node.inputs) > 2 else None, node
         scaled = _number(node, "alpha") != 1.0 or _number(node, "beta") != 1.0
-        if scaled or _integer(node, "transA") or (bias is not None and not _is_vector(bias)):
+        if scaled or _integer(node, "transA") or (bias is not None and not _is_bias(bias, weight.shape[1])):
             return None
-        transposed = bool(_integer(node, "transB"))
-    weight = weight.T if transposed else weight
-    return Linear(str(node.name), first, weight, str(second.name), transposed, bias, node, last)
+    return Linear(_name(node), weight, str(second.name), transposed, bias, node, last)
 
 
-def _added(node: ir.Node) -> tuple[ir.Value | None, ir.Node]:
+def _added(node: ir.Node, width: int) -> tuple[ir.Value | None, ir.Node]:
     """The bias that is added to a product, and the Add; (None, the product) where there is none."""
     product = node.outputs[0]
     uses = list(product.uses())
@@ -197,16 +223,22 @@ def _added(node: ir.Node) -> tuple[ir.Value | None, ir.Node]:
         return None, node
     add = uses[0].node
     bias = add.inputs[1 - uses[0].idx]
-    return (bias, add) if _is_vector(bias) else (None, node)
+    return (bias, add) if _is_bias(bias, width) else (None, node)
 
 
-def _is_vector(value: ir.Value | None) -> bool:
+def _is_bias(value: ir.Value | None, width: int) -> bool:
+    """Whether a constant holds one float for each output channel (and is not one that is broadcast)."""
     array = constant(value)
-    return array is not None and array.ndim == 1
+    return array is not None and array.shape == (width,) and array.dtype == np.float32
 
 
 def _is_matrix(array: npt.NDArray[Any] | None) -> TypeGuard[FloatArray]:
     return array is not None and array.ndim == 2 and array.dtype == np.float32
+
+
+def _name(node: ir.Node) -> str:
+    """A node's name; that of its first output where it has none."""
+    return str(node.name or node.outputs[0].name)
 
 
 def _integer(node: ir.Node, name: str) -> int:

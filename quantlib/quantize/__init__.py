@@ -31,9 +31,8 @@ def quantize_onnx(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Range
 
     Raises:
         InputError: no model, or none that can be read; one that is smoothed where the recipe is not, or the
-            other way round; a recipe that names a node which the model does not have; ranges that are
-            missing, not needed, or of another model.
-        RuntimeError: nothing was quantized.
+            other way round; a recipe that names a node which the model does not have, or that leaves all of
+            them in float; ranges that are missing, not needed, or of another model.
     """
     from quantlib.runtime import open_session
 
@@ -51,10 +50,14 @@ def quantize_onnx(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Range
             quantized = _rewritten(onnx_path, scratch, recipe, ranges)
         else:
             # The model, not its path: given a path, the library writes a file of its own beside it.
-            quantize_with_library(load_with_shapes(onnx_path), scratch, recipe, ranges)
+            model = load_with_shapes(onnx_path)
+            _check_smoothed(
+                onnx_path, recipe, any(entry.key == smoothing.MARK for entry in model.metadata_props)
+            )
+            quantize_with_library(model, scratch, recipe, ranges)
             quantized = sum("Linear" in op or "Integer" in op for op in op_counts(scratch).elements())
         if not quantized:
-            raise RuntimeError(f"recipe {recipe.name} quantized no node of {onnx_path}")
+            raise InputError(f"{onnx_path}: recipe {recipe.name} quantizes no node of it")
         open_session(scratch)
     return out_path
 
@@ -62,15 +65,22 @@ def quantize_onnx(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Range
 def tensors_to_calibrate(onnx_path: Path, recipe: Recipe) -> list[str]:
     """The activations that a recipe needs the ranges of, in graph order; none for one that is not static.
 
+    Of quantlib's own recipes they are what layers take that get an 8-bit activation: not those which the
+    recipe leaves in float or quantizes in their weights only.
+
     Raises:
-        InputError: the file is missing or not an ONNX model.
+        InputError: the file is missing or not an ONNX model, or lacks a node that the recipe names.
     """
-    if recipe.mode != "static":
-        return []
     if recipe.quantizer == "onnxruntime":
-        return tensors_for(load_with_shapes(onnx_path), recipe.op_types)
-    layers = linear.find_linears(linear.load_ir(onnx_path))
-    return list(dict.fromkeys(str(layer.input.name) for layer in layers))
+        return tensors_for(load_with_shapes(onnx_path), recipe.op_types) if recipe.mode == "static" else []
+    if recipe.mode != "static" and not recipe.nodes:
+        return []
+    model = linear.load_ir(onnx_path)
+    layers = linear.find_linears(model)
+    precisions = recipe.precisions(linear.names(model))
+    takers = [layer for layer in layers if precisions.get(layer.name) not in ("float", "weight_only")]
+    tensors = dict.fromkeys(str(layer.input.name) for layer in takers)
+    return list(tensors) if recipe.mode == "static" else []
 
 
 def op_counts(onnx_path: Path) -> Counter[str]:
@@ -86,12 +96,15 @@ def _rewritten(onnx_path: Path, out_path: Path, recipe: Recipe, ranges: Ranges |
     import onnx_ir as ir
 
     model = linear.load_ir(onnx_path)
-    smoothed = smoothing.is_smoothed(model)
+    _check_smoothed(onnx_path, recipe, smoothing.is_smoothed(model))
+    quantized = rewrite(model, recipe, {} if ranges is None else ranges.of)
+    ir.save(model, out_path)
+    return quantized
+
+
+def _check_smoothed(onnx_path: Path, recipe: Recipe, smoothed: bool) -> None:
     if smoothed != recipe.smooth:
         raise InputError(
             f"{onnx_path}: recipe {recipe.name} is for a model that is {'' if recipe.smooth else 'not '}"
             f"smoothed; this one is{'' if smoothed else ' not'} (quantlib.smooth_onnx)"
         )
-    quantized = rewrite(model, recipe, {} if ranges is None else ranges.of)
-    ir.save(model, out_path)
-    return quantized

@@ -9,14 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from quantlib.grid import activation_grid, quantize_blocks, quantize_rows, quantize_weight
-from quantlib.linear import Embedding, Linear, find_embeddings, find_linears, initializer
+from quantlib.linear import Embedding, Linear, find_embeddings, find_linears, initializer, names
 from quantlib.recipes import Recipe
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 MICROSOFT = "com.microsoft"
-_WEIGHT_ONLY_BLOCK = 128
+# A layer that is "weight_only" among others: its bits and its block size.
+_WEIGHT_ONLY = (8, 128)
 # The second 8-bit term of a 16-bit activation spans what rounding to the first one leaves, half a step either
 # way: 1/254 of its step reaches -127..127 around the zero point.
 _SECOND_TERM = np.float32(1 / 254)
@@ -41,7 +42,7 @@ def rewrite(model: ir.Model, recipe: Recipe, ranges: Mapping[str, tuple[float, f
 
     model.graph.opset_imports.setdefault(MICROSOFT, 1)
     linears, embeddings = find_linears(model), find_embeddings(model)
-    precisions = recipe.precisions([*(e.name for e in embeddings), *(layer.name for layer in linears)])
+    precisions = recipe.precisions(names(model))
     writer = _Writer(model.graph, recipe, ranges)
     for embedding in embeddings:
         if recipe.embeddings == "per_row" and precisions.get(embedding.name) != "float":
@@ -67,7 +68,7 @@ class _Writer:
         """Put quantized nodes in the place of a product and its bias."""
         self.before = linear.node
         if precision == "weight_only" or self.recipe.mode == "weight_only":
-            result = self.weight_only(linear)
+            result = self.weight_only(linear, precision)
         elif self.recipe.format == "QDQ":
             result = self.qdq(linear)
         else:
@@ -81,8 +82,8 @@ class _Writer:
         self.before = embedding.node
         name, table, indices = embedding.name, embedding.table_name, embedding.node.inputs[1]
         values, scales = quantize_rows(embedding.table)
-        rows = self.node("Gather", [self.constant(f"{table}_quantized", values), indices], name)
-        scale = self.constant(f"{table}_scale", scales)
+        rows = self.node("Gather", [self.constant(f"{table}_rows_quantized", values), indices], name)
+        scale = self.constant(f"{table}_rows_scale", scales)
         scale = self.node("Gather", [scale, indices], f"{name}/scale/Gather")
         numbers = self.node("Cast", [rows], f"{name}/Cast", to=ir.DataType.FLOAT)
         self.replace(embedding.node.outputs[0], self.node("Mul", [numbers, scale], f"{name}/Mul"))
@@ -106,17 +107,18 @@ class _Writer:
         rounded = self.node("DequantizeLinear", list(activation), f"{linear.name}/DequantizeLinear")
         values, scale = self.weight(linear)
         count = linear.weight.shape[1] if self.recipe.per_channel else ()
-        zero = self.constant(f"{linear.weight_name}_zero_point", np.zeros(count, np.int8))
+        zero = self.constant(f"{_stem(linear)}_zero_point", np.zeros(count, np.int8))
         name = f"{linear.name}/weight/DequantizeLinear"
         weight = self.node("DequantizeLinear", [values, scale, zero], name, axis=1)
         return self.biased(linear, self.node("MatMul", [rounded, weight], linear.name))
 
-    def weight_only(self, linear: Linear) -> ir.Value:
+    def weight_only(self, linear: Linear, precision: str | None) -> ir.Value:
         """8 or 4-bit weights in blocks, multiplied in float."""
-        bits = 4 if self.recipe.weight_type == "QInt4" else 8
-        block_size = self.recipe.block_size or _WEIGHT_ONLY_BLOCK
+        bits, block_size = _WEIGHT_ONLY
+        if precision != "weight_only" and self.recipe.block_size is not None:
+            bits, block_size = 4 if self.recipe.weight_type == "QInt4" else 8, self.recipe.block_size
         values, scales = quantize_blocks(linear.weight, bits=bits, block_size=block_size)
-        name = f"{linear.weight_name}_blocks"
+        name = f"{_stem(linear)}_{bits}_bit_blocks_of_{block_size}"
         inputs = [linear.input, self.constant(name, values), self.constant(f"{name}_scale", scales)]
         depth, width = linear.weight.shape
         attributes = {"K": depth, "N": width, "bits": bits, "block_size": block_size}
@@ -127,7 +129,7 @@ class _Writer:
         """The 8-bit weight and its scales."""
         bits = 7 if self.recipe.reduce_range else 8
         values, scales = quantize_weight(linear.weight, per_channel=self.recipe.per_channel, bits=bits)
-        name = linear.weight_name
+        name = _stem(linear)
         return self.constant(f"{name}_quantized", values), self.constant(f"{name}_scale", scales)
 
     def first_term(self, value: ir.Value) -> Term:
@@ -190,7 +192,10 @@ class _Writer:
         return node.outputs
 
     def constant(self, name: str, array: npt.NDArray[Any] | np.generic) -> ir.Value:
-        """An initializer; of one name there is one, since layers may share a weight."""
+        """An initializer; of one name there is one, since layers may share a weight.
+
+        A name says how the array was made from the initializer that it names.
+        """
         if name not in self.graph.initializers:
             initializer(self.graph, name, array)
         return self.graph.initializers[name]
@@ -201,3 +206,8 @@ class _Writer:
         self.quantized += 1
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         new.name, old.name = old.name, f"{old.name}/float"
+
+
+def _stem(linear: Linear) -> str:
+    """What the names of a weight's constants begin with: a matrix may be used as it is, and transposed."""
+    return f"{linear.weight_name}_transposed" if linear.transposed else linear.weight_name
