@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
@@ -10,7 +11,7 @@ from typing import Any
 
 from quantlib.errors import InputError
 from quantlib.files import write_text
-from quantlib.recipes import Recipe
+from quantlib.recipes import CHOICES, PRECISIONS, Recipe
 
 _TUPLES = ("op_types",)
 _FLAGS = ("per_channel", "smooth", "reduce_range", "pad_calibration")
@@ -23,6 +24,9 @@ def write_recipe(path: Path, recipe: Recipe, comments: Mapping[str, str] | None 
         path: the file; its name must end in .toml, by which `--recipes` knows it.
         recipe: what to write.
         comments: {key of `Recipe.nodes`: a remark behind it}; the key "" is the remark at the top.
+
+    Raises:
+        InputError: the place cannot be written.
     """
     import tomlkit
 
@@ -32,14 +36,14 @@ def write_recipe(path: Path, recipe: Recipe, comments: Mapping[str, str] | None 
         document.add(tomlkit.comment(line))
     for field in fields(recipe):
         value = getattr(recipe, field.name)
-        if field.name != "nodes" and (field.default is MISSING or value != field.default):
+        if field.name != "nodes" and value != field.default:
             document[field.name] = list(value) if isinstance(value, tuple) else value
     if recipe.nodes:
         table = tomlkit.table()
         for key, precision in recipe.nodes:
             item = tomlkit.item(precision)
             if key in comments:
-                item.comment(comments[key])
+                item.comment(" ".join(comments[key].split()))
             table.add(key, item)
         document["nodes"] = table
     write_text(path, tomlkit.dumps(document))
@@ -55,22 +59,22 @@ def read_recipe(path: Path) -> Recipe:
     if not path.is_file():
         raise InputError(f"{path}: no such recipe file")
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         found: dict[str, Any] = tomllib.loads(text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a TOML file: {error}") from error
-    known = {field.name: field for field in fields(Recipe)}
     for key, value in found.items():
-        where = f"{path}:{_line(text, key)}"
-        if key not in known:
-            raise InputError(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
-        wanted = _wanted(key)
-        if not isinstance(value, wanted) or (wanted is int and isinstance(value, bool)):
-            raise InputError(f"{where}: {key} is {value!r}; it must be a {_NAMES[wanted]}")
-    for name, field in known.items():
-        if field.default is MISSING and name not in found:
-            raise InputError(f"{path}: the key {name!r} is missing")
+        if problem := _problem(key, value):
+            raise InputError(f"{path}:{_line(text, key)}: {problem}")
     nodes = found.pop("nodes", {})
+    for key, precision in nodes.items():
+        if problem := _node_problem(key, precision):
+            raise InputError(f"{path}:{_line(text, key)}: {problem}")
+    for field in fields(Recipe):
+        if field.default is MISSING and field.name not in found:
+            raise InputError(f"{path}: the key {field.name!r} is missing")
     values: dict[str, Any] = {k: tuple(v) if k in _TUPLES else v for k, v in found.items()}
     try:
         return Recipe(**values, nodes=tuple(nodes.items()))
@@ -78,18 +82,44 @@ def read_recipe(path: Path) -> Recipe:
         raise InputError(f"{path}: {error}") from error
 
 
-_NAMES = {bool: "true or false", int: "whole number", str: "string", list: "list", dict: "table"}
+def _problem(key: str, value: Any) -> str:
+    """What is wrong with a line, taken by itself; empty if nothing is."""
+    known = [field.name for field in fields(Recipe)]
+    if key not in known:
+        return f"unknown key {key!r}; known: {', '.join(known)}"
+    wanted, words = _wanted(key)
+    strings = key not in _TUPLES or (isinstance(value, list) and all(isinstance(item, str) for item in value))
+    if type(value) is not wanted or not strings:
+        return f"{key} is {value!r}; it must be {words}"
+    if value not in CHOICES.get(key, (value,)):
+        return f"{key} {value!r} is unknown; known: {', '.join(CHOICES[key])}"
+    return ""
 
 
-def _wanted(key: str) -> type:
+def _node_problem(key: str, precision: Any) -> str:
+    """What is wrong with a line of [nodes]; empty if nothing is."""
+    if isinstance(precision, dict):
+        whole = key
+        while isinstance(precision, dict) and precision:
+            part, precision = next(iter(precision.items()))
+            whole = f"{whole}.{part}"
+        return f'nodes: a key with dots needs quotation marks: "{whole}"'
+    if precision not in PRECISIONS:
+        return f"nodes: {key} is {precision!r}, an unknown precision; known: {', '.join(PRECISIONS)}"
+    return ""
+
+
+def _wanted(key: str) -> tuple[type, str]:
+    """The type of a key's value, and in words."""
     if key in _FLAGS:
-        return bool
-    special = {"nodes": dict, "block_size": int} | dict.fromkeys(_TUPLES, list)
-    return special.get(key, str)
+        return bool, "true or false"
+    if key in _TUPLES:
+        return list, "a list of strings"
+    special: dict[str, tuple[type, str]] = {"nodes": (dict, "a table"), "block_size": (int, "a whole number")}
+    return special.get(key, (str, "a string"))
 
 
 def _line(text: str, key: str) -> int:
-    """The line of a top-level key, counted from 1."""
-    lines = text.splitlines()
-    starts = (i for i, line in enumerate(lines, 1) if line.strip("[\"' \t").startswith(key))
-    return next(starts, 1)
+    """The line that gives a key its value, or opens the table of that name, counted from 1."""
+    start = re.compile(rf"[\[\s]*[\"']?{re.escape(key)}[\"']?\s*[.=\]]")
+    return next((i for i, line in enumerate(text.splitlines(), 1) if start.match(line)), 1)

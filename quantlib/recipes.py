@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,22 +20,28 @@ Quantizer = Literal["quantlib", "onnxruntime"]
 Embeddings = Literal["per_row", "float"]
 Precision = Literal["int16", "weight_only", "float"]
 
-_KINDS = {
-    "mode": Mode,
-    "format": Format,
-    "activation_type": ActivationType,
-    "weight_type": WeightType,
-    "quantizer": Quantizer,
-    "embeddings": Embeddings,
+# The fields that take one of a few words.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "mode": get_args(Mode),
+    "format": get_args(Format),
+    "activation_type": get_args(ActivationType),
+    "weight_type": get_args(WeightType),
+    "quantizer": get_args(Quantizer),
+    "embeddings": get_args(Embeddings),
 }
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 BLOCK_SIZES = (16, 32, 64, 128, 256)
+
+# A name becomes part of a file's, and a key of the results beside those of the float models.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_TAKEN = re.compile(r"all|teacher|student(_\d+)?")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One way to quantize a model.
 
-    name: the key of its results; stable, since baselines refer to it.
+    name: the key of its results, of letters, digits and "_.-"; stable, since baselines refer to it.
     mode: "static" (activation ranges from calibration), "dynamic" (ranges at run time) or "weight_only"
         (activations stay in float).
     format: "QDQ" (QuantizeLinear/DequantizeLinear pairs around float operators) or "QOperator" (operators on
@@ -54,7 +61,8 @@ class Recipe:
     block_size: weights along the input that share a scale; weight-only.
     nodes: exceptions, as pairs of a key and a precision. A key is a node's name, a group ("layer.4.ffn_out")
         or a role ("ffn_out"), the narrower one first; a precision is "int16" (as QUInt16), "weight_only"
-        (8 bits in blocks of 128, activations in float) or "float". quantlib only.
+        (8 bits in blocks of 128, activations in float) or "float". An embedding has no activation: only
+        "float" makes a difference there. quantlib only.
     pad_calibration: calibrate on rows padded to the full length, as the textbook does, instead of on real
         tokens only.
     report_only: why the variant is shown but not to be shipped; empty for one that may be.
@@ -79,10 +87,12 @@ class Recipe:
     report_only: str = ""
 
     def __post_init__(self) -> None:
-        for field, kind in _KINDS.items():
-            self._known(field, getattr(self, field), get_args(kind))
-        for _, precision in self.nodes:
-            self._known("precision", precision, get_args(Precision))
+        if not _NAME.fullmatch(self.name):
+            raise InputError(f"recipe {self.name!r}: a name is made of letters, digits and '_.-'")
+        for field, known in CHOICES.items():
+            self._known(field, getattr(self, field), known)
+        for key, precision in self.nodes:
+            self._known(f"the precision of {key}", precision, PRECISIONS)
         if self.calibration_method is not None:
             try:
                 parse_method(self.calibration_method)
@@ -101,7 +111,10 @@ class Recipe:
         static, own = self.mode == "static", self.quantizer == "quantlib"
         weights = self.mode == "weight_only"
         types = (self.activation_type, self.weight_type)
+        keys = [key for key, _ in self.nodes]
+        sixteen = any(precision == "int16" for _, precision in self.nodes)
         return (
+            (bool(_TAKEN.fullmatch(self.name)), "the name is taken; choose another"),
             (
                 static and self.calibration_method is None,
                 f"a static recipe needs a calibration method; known: {KNOWN}",
@@ -141,18 +154,21 @@ class Recipe:
                 self.activation_type == "QUInt16" and (not own or self.format != "QOperator"),
                 "QUInt16 activations are quantlib's, QOperator",
             ),
+            (self.format == "QDQ" and sixteen, "int16 nodes are QOperator"),
+            (weights and sixteen, "int16 nodes are for static and dynamic"),
+            (len(set(keys)) < len(keys), "nodes: a key is given twice"),
             (
-                self.format == "QDQ" and any(precision == "int16" for _, precision in self.nodes),
-                "int16 nodes are QOperator",
-            ),
-            (
-                not own and (self.smooth or bool(self.nodes)),
-                "smooth and nodes are quantlib's; the quantizer is onnxruntime",
+                not own and (self.smooth or bool(self.nodes) or self.embeddings != "per_row"),
+                "smooth, nodes and embeddings are quantlib's; the quantizer is onnxruntime",
             ),
             (self.smooth and weights, "a weight_only recipe has no activations to smooth"),
             (own and self.op_types is not None, "op_types are for the quantizer onnxruntime"),
             (self.op_types == (), "op_types is empty; nothing would be quantized"),
             (weights and self.reduce_range, "weight_only multiplies in float; reduce_range is for int8"),
+            (
+                weights and not self.per_channel,
+                "weight_only has a scale for each block; leave out per_channel",
+            ),
             (self.pad_calibration and not static, f"a {self.mode} recipe is not calibrated"),
         )
 
