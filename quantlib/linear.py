@@ -125,7 +125,8 @@ def find_linears(model: ir.Model) -> list[Linear]:
 
     A Gemm is left out if it scales its factors, transposes the first one, or adds anything but a bias (out,).
     """
-    found = (_linear(node) for node in model.graph if node.op_type in ("MatMul", "Gemm"))
+    kinds = ("MatMul", "Gemm", "Attention")
+    found = (_linear(node) for node in model.graph if node.op_type in kinds)
     return [linear for linear in found if linear is not None]
 
 

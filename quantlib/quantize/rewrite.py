@@ -23,6 +23,9 @@ _WEIGHT_ONLY = (8, 128)
 _SECOND_TERM = np.float32(1 / 254)
 _FLOAT_ACTIVATIONS = 1  # MatMulNBits' accuracy_level: float32
 
+# What a fused attention is told about its heads.
+_HEADS = ("num_heads", "mask_filter_value", "scale")
+
 # A quantized activation: values, scale, zero point.
 Term = tuple["ir.Value", "ir.Value", "ir.Value"]
 
@@ -67,13 +70,38 @@ class _Writer:
     def linear(self, linear: Linear, precision: str | None) -> None:
         """Put quantized nodes in the place of a product and its bias."""
         self.before = linear.node
+        attention = linear.node if linear.node.op_type == "Attention" else None
+        two_terms = precision == "int16" or self.recipe.activation_type == "QUInt16"
         if precision == "weight_only" or self.recipe.mode == "weight_only":
             result = self.weight_only(linear, precision)
         elif self.recipe.format == "QDQ":
             result = self.qdq(linear)
+        elif attention is not None and not two_terms and _bias_free(attention):
+            result, attention = self.attention(linear), None
         else:
-            result = self.integer(linear, precision == "int16" or self.recipe.activation_type == "QUInt16")
+            result = self.integer(linear, two_terms)
+        if attention is not None:
+            result = self.heads(attention, linear.weight.shape[1] // 3, result)
         self.replace(linear.last.outputs[0], result)
+
+    def attention(self, linear: Linear) -> ir.Value:
+        """Attention whose queries, keys and values are a product of integers, in one node."""
+        values, step, zero = self.first_term(linear.input)
+        weight, scale = self.weight(linear)
+        weight_zero = self.constant(f"{_stem(linear)}_zero_point", np.zeros(self.scales(linear), np.int8))
+        mask = linear.node.inputs[3] if len(linear.node.inputs) > 3 else None
+        inputs = [values, weight, linear.bias, step, scale, mask, zero, weight_zero]
+        kept = {name: linear.node.attributes[name] for name in _HEADS if name in linear.node.attributes}
+        return self.node("QAttention", inputs, linear.name, MICROSOFT, **kept)
+
+    def heads(self, attention: ir.Node, width: int, product: ir.Value) -> ir.Value:
+        """Attention on queries, keys and values that lie side by side, (batch, sequence, 3 * width)."""
+        name = str(attention.name)
+        sizes = self.constant(f"thirds_of_{3 * width}", np.full(3, width, np.int64))
+        parts = self.nodes("Split", [product, sizes], f"{name}/Split", outputs=3, axis=2)
+        mask, bias = (attention.inputs[i] if len(attention.inputs) > i else None for i in (3, 5))
+        kept = {name: attention.attributes[name] for name in _HEADS if name in attention.attributes}
+        return self.node("MultiHeadAttention", [*parts, None, mask, bias], f"{name}/heads", MICROSOFT, **kept)
 
     def embedding(self, embedding: Embedding) -> None:
         """Rows of 8-bit numbers and their scales are looked up and multiplied."""
@@ -106,8 +134,7 @@ class _Writer:
         activation = self.first_term(linear.input)
         rounded = self.node("DequantizeLinear", list(activation), f"{linear.name}/DequantizeLinear")
         values, scale = self.weight(linear)
-        count = linear.weight.shape[1] if self.recipe.per_channel else ()
-        zero = self.constant(f"{_stem(linear)}_zero_point", np.zeros(count, np.int8))
+        zero = self.constant(f"{_stem(linear)}_zero_point", np.zeros(self.scales(linear), np.int8))
         name = f"{linear.name}/weight/DequantizeLinear"
         weight = self.node("DequantizeLinear", [values, scale, zero], name, axis=1)
         return self.biased(linear, self.node("MatMul", [rounded, weight], linear.name))
@@ -132,6 +159,10 @@ class _Writer:
         name = _stem(linear)
         return self.constant(f"{name}_quantized", values), self.constant(f"{name}_scale", scales)
 
+    def scales(self, linear: Linear) -> tuple[int, ...]:
+        """The shape of a weight's scales."""
+        return linear.weight.shape[1:] if self.recipe.per_channel else ()
+
     def first_term(self, value: ir.Value) -> Term:
         """An activation in 8 bits."""
         name = str(value.name)
@@ -141,7 +172,9 @@ class _Writer:
 
     def _quantized(self, value: ir.Value, name: str) -> Term:
         if self.recipe.mode == "dynamic":
-            values, step, zero = self.nodes("DynamicQuantizeLinear", [value], f"{name}/DynamicQuantizeLinear")
+            values, step, zero = self.nodes(
+                "DynamicQuantizeLinear", [value], f"{name}/DynamicQuantizeLinear", outputs=3
+            )
             return values, step, zero
         grid = activation_grid(*self.ranges[name], signed=self.recipe.activation_type == "QInt8")
         step, zero = (
@@ -178,14 +211,19 @@ class _Writer:
         return output
 
     def nodes(
-        self, op_type: str, inputs: Sequence[ir.Value | None], name: str, domain: str = "", **attributes: Any
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        name: str,
+        domain: str = "",
+        outputs: int = 1,
+        **attributes: Any,
     ) -> Sequence[ir.Value]:
         """A new node's outputs; it stands before the layer that is being replaced."""
         import onnx_ir as ir
 
         assert self.before is not None
-        count = 3 if op_type == "DynamicQuantizeLinear" else 1
-        node = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=count, name=name)
+        node = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=outputs, name=name)
         for i, output in enumerate(node.outputs):
             output.name = f"{name}/quantized:{i}"  # the plain name is that of the FP32 model's tensor
         self.graph.insert_before(self.before, node)
@@ -206,6 +244,11 @@ class _Writer:
         self.quantized += 1
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         new.name, old.name = old.name, f"{old.name}/float"
+
+
+def _bias_free(attention: ir.Node) -> bool:
+    """Whether nothing but a mask is added to the scores; QAttention has no input for it."""
+    return len(attention.inputs) < 6 or attention.inputs[5] is None
 
 
 def _stem(linear: Linear) -> str:
