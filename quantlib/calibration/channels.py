@@ -10,7 +10,7 @@ import numpy as np
 
 from quantlib.calibration import graph
 from quantlib.calibration.histogram import FloatArray
-from quantlib.calibration.stream import bounded, padding_mask, run_model, session_for
+from quantlib.calibration.stream import Mask, bounded, known, padding_mask, run_model, session_for
 from quantlib.errors import InputError
 from quantlib.features import Feed
 
@@ -49,30 +49,26 @@ def collect_channels(
     Args:
         onnx_path: the FP32 model.
         feeds: what to run, once each: arrays (rows, tokens).
-        tensors: activations, by name; at least one.
+        tensors: activations (rows, ..., channels), by name; at least one.
         samples: positions kept, at most. seed: of their choice.
         threads: of the session; the physical cores by default.
         progress: called after each batch with the number of its rows.
 
     Raises:
-        InputError: as `quantlib.calibration.collect`.
+        InputError: as `quantlib.calibration.collect` does.
     """
     model = graph.load_with_shapes(onnx_path)
-    session = session_for(model, list(tensors), threads)
+    names = known(model, tensors, onnx_path)
+    session = session_for(model, names, threads)
+    del model
     rng, row = np.random.default_rng(seed), 0
     found: dict[str, Channels] = {}
     keys: dict[str, FloatArray] = {}
     for feed in bounded(feeds):
         mask = padding_mask(feed, row)
         rows = next(iter(feed.values())).shape[0]
-        for name, values in zip(tensors, run_model(session, onnx_path, list(tensors), feed), strict=True):
-            real = values[mask] if mask is not None and values.shape[:2] == mask.shape else values
-            real = real.reshape(-1, values.shape[-1])
-            if not np.isfinite(real).all():
-                last = row + rows - 1
-                raise InputError(
-                    f"{onnx_path}: activation {name} is not finite in calibration rows {row}..{last}"
-                )
+        for name, values in zip(names, run_model(session, onnx_path, names, feed), strict=True):
+            real = _positions(values, mask, f"{onnx_path}: activation {name}", row)
             new = rng.random(len(real), np.float32)
             found[name], keys[name] = _merge(found.get(name), keys.get(name), real, new, samples)
         row += rows
@@ -81,6 +77,20 @@ def collect_channels(
     if not row:
         raise InputError("no calibration rows: the calibration set is empty")
     return found
+
+
+def _positions(values: FloatArray, mask: Mask | None, what: str, first_row: int) -> FloatArray:
+    """The values that count, (positions, channels), of an activation, (rows, ..., channels)."""
+    row = np.broadcast_to(np.arange(len(values)).reshape(-1, *[1] * (values.ndim - 2)), values.shape[:-1])
+    # (rows, channels) with as many channels as tokens has the shape of a mask, and is none of its business.
+    if mask is not None and values.ndim > 2 and values.shape[:2] == mask.shape:
+        values, row = values[mask], row[mask]
+    real = values.reshape(-1, values.shape[-1])
+    bad = ~np.isfinite(real).all(axis=1)
+    if bad.any():
+        at = first_row + int(row.reshape(-1)[np.argmax(bad)])
+        raise InputError(f"{what} is NaN or infinite at calibration row {at}")
+    return real
 
 
 def _merge(

@@ -61,7 +61,7 @@ def collect(
             padding, or an activation is NaN or infinite (which tensor, which row; rows are counted from 0).
     """
     model = graph.load_with_shapes(onnx_path)
-    names = _known(model, tensors, onnx_path)
+    names = known(model, tensors, onnx_path)
     source = graph.sources(model, names)
     axes = graph.axes(model, dict.fromkeys(source.values()))
     session = session_for(model, list(axes), threads)
@@ -123,7 +123,8 @@ def session_for(
         return open_session(path, threads=threads, spinning=False, optimize=False)
 
 
-def _known(model: Any, tensors: Sequence[str] | None, onnx_path: Path) -> list[str]:
+def known(model: onnx.ModelProto, tensors: Sequence[str] | None, onnx_path: Path) -> list[str]:
+    """The names of activations, once it is certain that the model has them; all of them for None."""
     every = graph.activations(model)
     unknown = [] if tensors is None else [name for name in tensors if name not in set(every)]
     if unknown:
