@@ -30,11 +30,11 @@ def scale_input(
     value = takers[0].input
     for layer in takers:
         _multiply(graph, layer.node, 1, factors[None, :] if layer.transposed else factors[:, None])
-    producer, averaged = value.producer(), _averaged(value, layers)
+    producer, averaged = value.producer(), _averaged(value, takers, layers)
     if producer is not None and _is_norm(producer):
         _fold_into_norm(graph, producer, takers, factors)
     elif averaged is not None:
-        _multiply(graph, averaged.node, 1, inverse)
+        _multiply(graph, averaged.node, 1, inverse[:, None] if averaged.transposed else inverse)
         if averaged.bias is not None:
             _multiply(graph, averaged.last, list(averaged.last.inputs).index(averaged.bias), inverse)
     else:
@@ -54,8 +54,9 @@ def _fold_into_norm(graph: ir.Graph, norm: ir.Node, takers: Sequence[Linear], fa
         original = _mul(graph, value, factors, f"{value.name}/original", before=following)
         for use in others:
             use.node.replace_input_with(use.idx, original)
-        if value.is_graph_output():
+        if value.is_graph_output():  # and keeps its name
             graph.outputs[list(graph.outputs).index(value)] = original
+            original.name, value.name = value.name, f"{value.name}/smoothed"
 
 
 def _is_norm(node: ir.Node) -> bool:
@@ -68,12 +69,15 @@ def _is_norm(node: ir.Node) -> bool:
     )
 
 
-def _averaged(value: ir.Value, layers: Sequence[Linear]) -> Linear | None:
+def _averaged(value: ir.Value, takers: Sequence[Linear], layers: Sequence[Linear]) -> Linear | None:
     """The layer whose output's rows an attention averages to this activation, channel by channel.
 
     That is softmax(scores)·V with heads split and joined: Reshape, Transpose, MatMul, and on the side of V
-    Transpose, Reshape. None if the activation came about in another way, or V is used elsewhere too.
+    Transpose, Reshape. None if the activation came about in another way, or if it or V is used elsewhere too.
     """
+    nodes = {layer.node for layer in takers}
+    if value.is_graph_output() or any(use.node not in nodes for use in value.uses()):
+        return None
     joined = _before(value, "Reshape")
     product = _before(_before(joined, "Transpose", _HEADS_FIRST), "MatMul", place=1)
     split = _before(_before(product, "Transpose", _HEADS_FIRST), "Reshape")
@@ -90,10 +94,16 @@ def _before(
     node = None if value is None else value.producer()
     if node is None or value is None or node.op_type != op_type:
         return None
-    if perm is not None and tuple(node.attributes["perm"].as_ints()) != tuple(perm):
+    if perm is not None and ("perm" not in node.attributes or _ints(node, "perm") != tuple(perm)):
         return None
     given = node.inputs[place]
-    return given if given is not None and len(list(given.uses())) == 1 else None
+    if given is None or given.is_graph_output() or len(list(given.uses())) != 1:
+        return None
+    return given
+
+
+def _ints(node: ir.Node, name: str) -> tuple[int, ...]:
+    return tuple(node.attributes[name].as_ints())
 
 
 def _multiply(graph: ir.Graph, node: ir.Node, place: int, factors: FloatArray) -> None:

@@ -29,7 +29,8 @@ MARK = "quantlib.smoothed"
 ALPHAS = (0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 # Less than this is not worth a node at run time.
 WORTHWHILE_DB = 1.0
-_SMALLEST_WIDTH = 1e-5
+# A channel that is narrower than this says nothing of how wide it may get.
+_SMALLEST_WIDTH = np.float32(1e-5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +90,8 @@ def smooth_onnx(onnx_path: Path, out_path: Path, smoothing: Mapping[str, Smoothi
         out_path.
 
     Raises:
-        InputError: the model cannot be read, is smoothed already, or lacks an activation.
+        InputError: the model cannot be read, is smoothed already, or has no product that takes one of the
+            activations.
     """
     import onnx_ir as ir
 
@@ -117,21 +119,35 @@ def is_smoothed(model: ir.Model) -> bool:
 
 def _search(channels: Channels, layers: Sequence[Linear]) -> Smoothing:
     """The best alpha for an activation and the layers that take it."""
-    width = np.maximum(np.maximum(np.abs(channels.low), np.abs(channels.high)), _SMALLEST_WIDTH)
     weights = [layer.weight for layer in layers]
-    widest = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
-    widest = np.maximum(widest, _SMALLEST_WIDTH)
+    width = _widths(np.maximum(np.abs(channels.low), np.abs(channels.high)))
+    widest = _widths(np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0))
     exact = [channels.sample @ weight for weight in weights]
     ones = np.ones_like(width)
     plain = best_error = _error(channels, weights, exact, ones)
     best = Smoothing(0.0, 0.0, ones)
     for alpha in ALPHAS:
         factors = width**alpha / widest ** (1 - alpha)
-        factors = (factors / np.exp(np.log(factors).mean())).astype(np.float32)
+        factors = (factors / _geometric_mean(factors)).astype(np.float32)
         error = _error(channels, weights, exact, factors)
         if error < best_error:
             best, best_error = Smoothing(alpha, float(10 * np.log10(plain / error)), factors), error
     return best
+
+
+def _widths(largest: FloatArray) -> FloatArray:
+    """The largest number of each channel; a typical one for channels that are zero.
+
+    Behind a ReLU some are on all calibration rows. Taken as they are they would be spread so far that any
+    other value is clipped to nothing.
+    """
+    live = largest > _SMALLEST_WIDTH
+    typical = _geometric_mean(largest[live]) if live.any() else 1.0
+    return np.where(live, largest, typical).astype(np.float32)
+
+
+def _geometric_mean(values: FloatArray) -> float:
+    return float(np.exp(np.log(values).mean()))
 
 
 def _error(
