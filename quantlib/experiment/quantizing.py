@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,12 +16,19 @@ from quantlib.quantize import quantize_onnx, tensors_to_calibrate
 
 
 def quantized(work: Work, fp32: Variant, checkpoint: Path) -> list[Variant]:
-    """One variant of `fp32` for each recipe."""
+    """One variant of `fp32` for each recipe.
+
+    Raises:
+        InputError: a recipe does not fit the model; said before anything is calibrated.
+    """
     rows = calibration_rows(work, checkpoint)
     asked = recipes.get_recipes(work.options.recipes)
+    for recipe in asked:
+        if recipe.nodes:
+            tensors_to_calibrate(fp32.path, recipe)  # refuses a node that the model does not have
     sources = {smooth: source(work, fp32.path, rows, smooth) for smooth in {r.smooth for r in asked}}
     ranges: dict[str, calibration.Ranges] = {}
-    for smooth, padded in ((False, False), (True, False), (False, True)):
+    for smooth, padded in itertools.product((False, True), repeat=2):
         static = [
             recipe
             for recipe in asked
@@ -53,7 +61,10 @@ def ranges_of(
     work: Work, model: Path, rows: Sequence[features.Feature], static: Sequence[recipes.Recipe]
 ) -> dict[str, calibration.Ranges]:
     """The ranges of static recipes that share the model and `pad_calibration`, by their names."""
-    return _ranges(work, _statistics(work, model, rows, static), static)
+    tensors = sorted({name for recipe in static for name in tensors_to_calibrate(model, recipe)})
+    if not tensors:  # all that is left to quantize are embeddings, or weights
+        return {recipe.name: calibration.Ranges({}) for recipe in static}
+    return _ranges(work, _statistics(work, model, rows, static, tensors), static)
 
 
 def _smoothed(work: Work, fp32: Path, rows: Sequence[features.Feature]) -> Path:
@@ -74,17 +85,19 @@ def _smoothed(work: Work, fp32: Path, rows: Sequence[features.Feature]) -> Path:
 
 
 def _statistics(
-    work: Work, model: Path, rows: Sequence[features.Feature], static: Sequence[recipes.Recipe]
+    work: Work,
+    model: Path,
+    rows: Sequence[features.Feature],
+    static: Sequence[recipes.Recipe],
+    tensors: Sequence[str],
 ) -> Path:
-    """The file of statistics that all these recipes take their ranges from.
+    """The file of statistics that all these recipes take the ranges of these tensors from.
 
     They share `pad_calibration`, and are made from the same model.
     """
     padded, smooth = static[0].pad_calibration, static[0].smooth
     pad_to = work.options.seq_len if padded else None
     reader = features.CalibrationReader(rows, batch_size=4, pad_to=pad_to)
-    wanted = (tensors_to_calibrate(model, recipe) for recipe in static)
-    tensors = sorted({name for names in wanted for name in names})
     methods = [calibration.parse_method(recipe.calibration_method or "") for recipe in static]
     histograms = any(method.needs_histograms for method in methods)
 
@@ -103,14 +116,12 @@ def _statistics(
         "model": sha256_file(model),
         "rows": features.features_hash(rows),
         "pad_to": pad_to,
-        "tensors": tensors,
+        "tensors": list(tensors),
         "histograms": histograms,
         "versions": versions_key("numpy", "onnx", "onnxruntime"),
         "code": code_key("calibration", "features"),
     }
-    name = "calibrate" + (
-        f" on rows padded to {pad_to}" if padded else " the smoothed model" if smooth else ""
-    )
+    name = "calibrate" + " the smoothed model" * smooth + f" on rows padded to {pad_to}" * padded
     return cached(work, name, "statistics", key, collect, total=len(rows)) / "statistics.json"
 
 
@@ -137,7 +148,7 @@ def _quantize(work: Work, model: Path, recipe: recipes.Recipe, ranges: calibrati
         "recipe": asdict(recipe),
         "ranges": None if ranges is None else sha256_json(ranges.of),
         "versions": versions_key("onnx", "onnxruntime", "onnx-ir"),
-        "code": code_key("quantize", "grid", "linear"),
+        "code": code_key("quantize", "grid", "linear", "recipes"),
     }
 
     def make(directory: Path, _: Step) -> None:
