@@ -18,7 +18,8 @@ from pathlib import Path
 
 from quantlib import calibration, checkpoints, features, tasks
 from quantlib.calibration import graph
-from quantlib.recipes import WORTH_QUANTIZING
+from quantlib.quantize import tensors_to_calibrate
+from quantlib.recipes import RECIPES
 from quantlib.runtime import feed_for, open_session
 
 METHODS = ("MinMax", "MovingAverage", "Percentile:99.99", "Entropy", "MSE")
@@ -74,8 +75,10 @@ def _peak_bytes() -> int:
 
 def measure(what: str, model_path: Path, count: int, every: bool) -> str:
     """`what` is "plain" or "collect": seconds of the pass, seconds of the methods, MiB at the peak."""
-    op_types = None if every else WORTH_QUANTIZING
-    tensors = calibration.tensors_for(calibration.load_with_shapes(model_path), op_types)
+    if every:
+        tensors = calibration.activations(calibration.load_with_shapes(model_path))
+    else:
+        tensors = tensors_to_calibrate(model_path, RECIPES["quant_2"])
     feeds = read_feeds(count)
     words, started = "", time.perf_counter()
     if what == "plain":
