@@ -43,6 +43,20 @@ def tiny_rows(tiny_teacher: Path) -> list[Feature]:
     return tiny.features(tiny_teacher, 48)
 
 
+@pytest.fixture(scope="session", params=tiny.ARCHITECTURES)
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tiny.Exported:
+    """A tiny classifier of each architecture; `tiny_teacher` and `tiny_onnx` are the first one."""
+    from quantlib.export import export_bert_to_onnx
+
+    if request.param == "bert":
+        checkpoint, model = (request.getfixturevalue(name) for name in ("tiny_teacher", "tiny_onnx"))
+    else:
+        directory = tmp_path_factory.mktemp(request.param)
+        checkpoint = tiny.write_checkpoint(directory / "checkpoint", request.param)
+        model = export_bert_to_onnx(checkpoint, directory / "model.onnx", seq_len=64)
+    return tiny.Exported(request.param, checkpoint, model, tiny.features(checkpoint, 48))
+
+
 @pytest.fixture(scope="session")
 def glue_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory with SST-2 in it: 120 train and 40 dev rows whose label can be learned."""

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from quantlib.checkpoints import quiet_transformers
 from quantlib.features import Feature, convert_examples_to_features, load_tokenizer
 from quantlib.tasks import Example
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def words(text: str) -> list[str]:
@@ -36,6 +42,16 @@ ARCHITECTURES = {
     "electra": "ElectraForSequenceClassification",
     "roberta": "RobertaForSequenceClassification",
 }
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A checkpoint of one of `ARCHITECTURES`, its ONNX model, and 48 rows tokenized for it."""
+
+    kind: str
+    checkpoint: Path
+    model: Path
+    rows: list[Feature]
 
 
 def sentences(count: int, seed: int) -> list[tuple[str, str]]:
@@ -142,3 +158,40 @@ def edit_weights(directory: Path, change: Callable[[dict[str, Any]], None]) -> N
     weights = load_file(directory / "model.safetensors")
     change(weights)
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def save_graph(
+    path: Path,
+    nodes: Sequence[onnx.NodeProto],
+    constants: Mapping[str, Any] | None = None,
+    *,
+    width: int = 4,
+    outputs: Sequence[str] = ("y",),
+) -> Path:
+    """A model of these nodes, from x, float32 (rows, tokens, width), to float32 outputs."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    shape = ["rows", "tokens", width]
+    graph = helper.make_graph(
+        list(nodes),
+        "tiny",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in (constants or {}).items()],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
+    return path
+
+
+def logits(path: Path, rows: Sequence[Feature], batch_size: int = 8) -> Any:
+    """What a model with two labels gives for rows in length-bucketed batches: float32, (rows, 2)."""
+    from quantlib.features import batches
+    from quantlib.runtime import feed_for, open_session
+
+    session = open_session(path, threads=1)
+    found = np.empty((len(rows), 2), np.float32)
+    for index, feed in batches(rows, batch_size):
+        found[index] = session.run(None, feed_for(session, feed))[0]
+    return found
