@@ -85,6 +85,7 @@ def quantize_blocks(
 def levels(values: npt.NDArray[Any], grid: Grid) -> npt.NDArray[Any]:
     """What a float array becomes on a grid, as floats again: for simulation and for tests."""
     kind = np.iinfo(grid.zero_point.dtype)
-    steps = np.rint(values / grid.scale) + int(grid.zero_point)
+    with np.errstate(over="ignore"):  # what is infinite is clipped like any other
+        steps = np.rint(values / grid.scale) + int(grid.zero_point)
     rounded: npt.NDArray[Any] = (np.clip(steps, kind.min, kind.max) - int(grid.zero_point)) * grid.scale
     return rounded

@@ -67,11 +67,11 @@ def read_recipe(path: Path) -> Recipe:
         raise InputError(f"{path}: not a TOML file: {error}") from error
     for key, value in found.items():
         if problem := _problem(key, value):
-            raise InputError(f"{path}:{_line(text, key)}: {problem}")
+            raise InputError(f"{path}{_line(text, key)}: {problem}")
     nodes = found.pop("nodes", {})
     for key, precision in nodes.items():
         if problem := _node_problem(key, precision):
-            raise InputError(f"{path}:{_line(text, key)}: {problem}")
+            raise InputError(f"{path}{_line(text, key)}: {problem}")
     for field in fields(Recipe):
         if field.default is MISSING and field.name not in found:
             raise InputError(f"{path}: the key {field.name!r} is missing")
@@ -98,7 +98,7 @@ def _problem(key: str, value: Any) -> str:
 
 def _node_problem(key: str, precision: Any) -> str:
     """What is wrong with a line of [nodes]; empty if nothing is."""
-    if isinstance(precision, dict):
+    if isinstance(precision, dict) and precision:
         whole = key
         while isinstance(precision, dict) and precision:
             part, precision = next(iter(precision.items()))
@@ -119,7 +119,7 @@ def _wanted(key: str) -> tuple[type, str]:
     return special.get(key, (str, "a string"))
 
 
-def _line(text: str, key: str) -> int:
-    """The line that gives a key its value, or opens the table of that name, counted from 1."""
+def _line(text: str, key: str) -> str:
+    """":9" for the line that gives a key its value or opens the table of that name; empty if none does."""
     start = re.compile(rf"[\[\s]*[\"']?{re.escape(key)}[\"']?\s*[.=\]]")
-    return next((i for i, line in enumerate(text.splitlines(), 1) if start.match(line)), 1)
+    return next((f":{i}" for i, line in enumerate(text.splitlines(), 1) if start.match(line)), "")
