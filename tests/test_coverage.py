@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from quantlib.calibration import Ranges
-from quantlib.coverage import Coverage, coverage
+from quantlib.coverage import KEPT, TWO_ACTIVATIONS, Coverage, NotQuantized, coverage, has_integer_products
 from quantlib.errors import InputError
 from quantlib.quantize import quantize_onnx
 from quantlib.recipes import RECIPES
@@ -70,8 +70,8 @@ def test_float_weights_are_counted_wherever_they_come_from(tmp_path: Path) -> No
     found = coverage(save(tmp_path / "m.onnx", nodes, constants))
     # A node without a name goes by its output.
     names = ("plain", "handed_on", "cast", "constant_on_the_left", "e", "fused")
-    assert found == Coverage(quantized=0, total=6, in_float=names)
-    assert found.share == 0.0
+    assert found == Coverage(0, tuple(NotQuantized(name, "weight stays float") for name in names))
+    assert (found.quantized, found.total, found.in_float, found.share) == (0, 6, names, 0.0)
 
 
 def test_products_of_two_activations_do_not_count(tmp_path: Path) -> None:
@@ -81,7 +81,13 @@ def test_products_of_two_activations_do_not_count(tmp_path: Path) -> None:
         node("MatMul", ["scores", "x"], ["context"], name="context"),
         node("MatMul", ["context", "w"], ["y"], name="dense"),
     ]
-    assert coverage(save(tmp_path / "m.onnx", nodes, {"w": weight()})).in_float == ("dense",)
+    found = coverage(save(tmp_path / "m.onnx", nodes, {"w": weight()}))
+    assert (found.in_float, found.total) == (("dense",), 1)
+    assert [(product.node, product.reason) for product in found.not_quantized] == [
+        ("scores", TWO_ACTIVATIONS),
+        ("context", TWO_ACTIVATIONS),
+        ("dense", "weight stays float"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -99,8 +105,10 @@ def test_products_of_two_activations_do_not_count(tmp_path: Path) -> None:
 def test_operators_on_integers_are_quantized(tmp_path: Path, op: str, inputs: list[str]) -> None:
     nodes = [node(op, inputs, ["a"], domain="com.microsoft"), node("MatMul", ["a", "v"], ["y"], name="left")]
     constants = {"w": weight(dtype=np.int8), "v": weight(), "s": np.float32(1), "z": np.uint8(0)}
-    found = coverage(save(tmp_path / "m.onnx", nodes, constants))
+    path = save(tmp_path / "m.onnx", nodes, constants)
+    found = coverage(path)
     assert (found.quantized, found.total, found.in_float) == (1, 2, ("left",))
+    assert has_integer_products(path) == (op != "MatMulNBits"), "whose activations stay in float"
 
 
 def test_integer_products_of_two_activations_do_not_count_either(tmp_path: Path) -> None:
@@ -110,19 +118,20 @@ def test_integer_products_of_two_activations_do_not_count_either(tmp_path: Path)
         node("MatMul", ["b", "w"], ["y"], name="dense"),
     ]
     constants = {"w": weight(), "s": np.float32(1), "z": np.uint8(0)}
-    assert coverage(save(tmp_path / "m.onnx", nodes, constants)).total == 1
+    found = coverage(save(tmp_path / "m.onnx", nodes, constants))
+    assert (found.total, found.not_quantized) == (1, (NotQuantized("dense", "weight stays float"),))
 
 
 @pytest.mark.parametrize(
-    ("op", "inputs", "counts"),
+    ("op", "inputs", "reason"),
     [
-        ("MatMul", ["xd", "wd"], True),
-        ("Gemm", ["xd", "wd", "bias"], True),
-        ("MatMul", ["xd", "wt"], True),
-        ("MatMul", ["xd", "folded"], True),
-        ("MatMul", ["x", "wd"], False),
-        ("MatMul", ["xd", "w"], False),
-        ("MatMul", ["x", "w"], False),
+        ("MatMul", ["xd", "wd"], None),
+        ("Gemm", ["xd", "wd", "bias"], None),
+        ("MatMul", ["xd", "wt"], None),
+        ("MatMul", ["xd", "folded"], None),
+        ("MatMul", ["x", "wd"], "the first factor is not quantized"),
+        ("MatMul", ["xd", "w"], "the second factor is not quantized"),
+        ("MatMul", ["x", "w"], "weight stays float"),
     ],
     ids=[
         "both",
@@ -134,7 +143,7 @@ def test_integer_products_of_two_activations_do_not_count_either(tmp_path: Path)
         "neither",
     ],
 )
-def test_qdq_needs_both_factors(tmp_path: Path, op: str, inputs: list[str], counts: bool) -> None:
+def test_qdq_needs_both_factors(tmp_path: Path, op: str, inputs: list[str], reason: str | None) -> None:
     nodes = [
         *QDQ_INPUT,
         DEQUANTIZED_WEIGHT,
@@ -144,7 +153,11 @@ def test_qdq_needs_both_factors(tmp_path: Path, op: str, inputs: list[str], coun
         node(op, inputs, ["y"]),
     ]
     constants = INT8 | {"w": weight(), "bias": weight((4,))}
-    assert coverage(save(tmp_path / "m.onnx", nodes, constants)).share == float(counts)
+    path = save(tmp_path / "m.onnx", nodes, constants)
+    found = coverage(path)
+    assert found.share == (1.0 if reason is None else 0.0)
+    assert [product.reason for product in found.not_quantized] == ([] if reason is None else [reason])
+    assert has_integer_products(path) == (reason is None)
 
 
 @pytest.fixture(scope="module")
@@ -170,8 +183,27 @@ def test_a_product_left_out_is_named(two_products: Path, tmp_path: Path) -> None
 
     out = tmp_path / "q.onnx"
     quantize_dynamic(two_products, out, nodes_to_exclude=["first"])
-    assert coverage(out) == Coverage(1, 2, ("first",))
+    assert coverage(out) == Coverage(1, (NotQuantized("first", "weight stays float"),))
+    assert coverage(out, kept={"first", "second"}) == Coverage(1, (NotQuantized("first", KEPT),))
     assert coverage(out).share == 0.5
+
+
+def test_a_product_of_two_activations_is_no_choice_of_the_recipe(tmp_path: Path) -> None:
+    nodes = [
+        node("MatMul", ["x", "w"], ["q"], name="query"),
+        node("Transpose", ["q"], ["qt"]),
+        node("MatMul", ["q", "qt"], ["y"], name="scores"),
+    ]
+    found = coverage(save(tmp_path / "m.onnx", nodes, {"w": weight()}), kept={"query", "scores"})
+    assert found.not_quantized == (NotQuantized("query", KEPT), NotQuantized("scores", TWO_ACTIVATIONS))
+
+
+def test_float_nodes_of_a_bert_have_reasons(tiny_onnx: Path, tmp_path: Path) -> None:
+    found = coverage(quantize_onnx(tiny_onnx, tmp_path / "q.onnx", RECIPES["dynamic_u8s8"]))
+    assert (found.quantized, found.total) == (14, 14)  # 6 in each of 2 layers, the pooler and the classifier
+    assert len(found.not_quantized) == 4, "scores and context of 2 layers"
+    assert {product.reason for product in found.not_quantized} == {TWO_ACTIVATIONS}
+    assert all("attention.self" in product.node for product in found.not_quantized)
 
 
 @pytest.mark.parametrize(
@@ -193,10 +225,8 @@ def test_no_weights_at_all(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("counts", "words"),
-    [((0, 0, ()), "does not exist"), ((1, 1, ("a",)), "are not 1"), ((-1, 0, ()), "does not exist")],
-    ids=str,
+    ("quantized", "reasons"), [(0, []), (0, [TWO_ACTIVATIONS]), (-1, [KEPT, KEPT])], ids=str
 )
-def test_counts_are_checked(counts: tuple[int, int, tuple[str, ...]], words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        Coverage(*counts)
+def test_counts_are_checked(quantized: int, reasons: list[str]) -> None:
+    with pytest.raises(ValueError, match="does not exist"):
+        Coverage(quantized, tuple(NotQuantized("a", reason) for reason in reasons))
