@@ -116,6 +116,11 @@ def physical_cores() -> int:
     return min(psutil.cpu_count(logical=False) or usable, usable)
 
 
+def is_x86(hardware: Hardware) -> bool:
+    """Whether the CPU is of the x86 family, 32 or 64 bits; each operating system has its own word for it."""
+    return hardware.architecture.lower() in {"x86_64", "amd64", "i386", "i686", "x86"}
+
+
 def has_vnni(hardware: Hardware) -> bool:
     """Whether the CPU sums u8·s8 products in 32 bits, judged by the flag: a family name does not tell."""
     return bool({"avx512_vnni", "avx_vnni"} & set(hardware.instruction_sets))

@@ -61,11 +61,19 @@ def open_session(
     providers: Sequence[str] = CPU_PROVIDERS,
     spinning: bool = True,
     optimize: bool = True,
+    quant_precision: bool = False,
 ) -> onnxruntime.InferenceSession:
     """Load a model: sequential execution, one inter-op thread, `threads` intra-op threads.
 
     With `optimize` off the graph is run as it is written, no node fused: what an intermediate tensor holds
     then does not depend on which tensors are outputs.
+
+    With `quant_precision` on (`session.x64quantprecision`) s8 weights beyond ±64 are turned to u8 on x86, in
+    every integer product with a constant weight (MatMulInteger, MatMulIntegerToFloat, DynamicQuantizeMatMul,
+    QLinearMatMul below opset 21, QGemm, QAttention, QDQ). Their u8·u8 kernels are slower and always sum in 32
+    bits; the u8·s8 ones saturate at 16 bits on a CPU without VNNI. Elsewhere, on MatMulNBits, and with
+    `optimize` off, it does nothing. Version 1.32 then cannot load a model in which weights share a
+    zero point, or in which one is used twice.
 
     Raises:
         InputError: the file is missing or is no model that ONNX Runtime can run, `threads` is below 1, or
@@ -84,6 +92,9 @@ def open_session(
     options = _session_options(config)
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if quant_precision:
+        options.log_severity_level = 4  # this mode fails on some models, and what is raised says so
+        options.add_session_config_entry("session.x64quantprecision", "1")
     errors: tuple[type[Exception], ...] = (*runtime_errors(), ValueError, RuntimeError)
     try:
         return onnxruntime.InferenceSession(

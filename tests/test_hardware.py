@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from quantlib import hardware
-from quantlib.hardware import Hardware, describe, has_vnni, instruction_sets, int8_note
+from quantlib.hardware import Hardware, describe, has_vnni, instruction_sets, int8_note, is_x86
 
 
 def machine(*sets: str, **changes: Any) -> Hardware:
@@ -41,6 +41,14 @@ def test_flags_are_filtered_sorted_and_spelled_as_on_linux() -> None:
 @pytest.mark.parametrize("flag", ["avx512_vnni", "avx_vnni"])
 def test_vnni_by_its_flag(flag: str) -> None:
     assert has_vnni(machine("avx2", flag))
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [("x86_64", True), ("AMD64", True), ("i686", True), ("aarch64", False), ("arm64", False)],
+)
+def test_x86_in_the_words_of_each_system(word: str, expected: bool) -> None:
+    assert is_x86(machine(architecture=word)) == expected
 
 
 def test_a_family_name_does_not_make_vnni() -> None:

@@ -77,6 +77,13 @@ def test_session_options(model: Path, spinning: bool) -> None:
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == str(int(spinning))
 
 
+def test_quant_precision_is_asked_for_by_its_key(model: Path) -> None:
+    options = open_session(model, quant_precision=True).get_session_options()
+    assert options.get_session_config_entry("session.x64quantprecision") == "1"
+    with pytest.raises(RuntimeError, match=r"session\.x64quantprecision"):
+        open_session(model).get_session_options().get_session_config_entry("session.x64quantprecision")
+
+
 def test_threads_default_to_the_physical_cores(model: Path) -> None:
     assert default_threads() == physical_cores()
     assert open_session(model).get_session_options().intra_op_num_threads == physical_cores()
