@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantlib.errors import InputError
-from quantlib.features import Feature, batches, labels_array
+from quantlib.features import Feature, Feed, batches, labels_array
 from quantlib.runtime import CPU_PROVIDERS, feed_for, open_session, runtime_errors, shorten
 from quantlib.tasks import Task
 
@@ -192,13 +192,7 @@ def evaluate_onnx(
     session = open_session(onnx_path, threads=threads, providers=providers)
     logits = np.empty((len(features), task.num_labels), dtype=np.float32)
     for rows, feed in batches(features, batch_size):
-        outputs = _run(session, feed, onnx_path)
-        if outputs.shape != (len(rows), task.num_labels):
-            raise InputError(
-                f"{onnx_path}: logits of shape {outputs.shape} for {len(rows)} rows; "
-                f"{task.name} needs {(len(rows), task.num_labels)}"
-            )
-        logits[rows] = outputs
+        logits[rows] = run_logits(session, feed, task, onnx_path)
         if progress is not None:
             progress(len(rows))
     bad_row = _first_not_finite(logits)
@@ -215,7 +209,12 @@ def score(task: Task, logits: Array, features: Sequence[Feature]) -> Evaluation:
     return Evaluation(logits, labels, compute_metrics(task, logits, labels), mean_loss(task, logits, labels))
 
 
-def _run(session: Any, feed: dict[str, Array], onnx_path: Path) -> Array:
+def run_logits(session: Any, feed: Feed, task: Task, onnx_path: Path) -> Array:
+    """The logits of one batch: float32, (rows, labels).
+
+    Raises:
+        InputError: the model cannot take the batch, or has another number of logits than the task has labels.
+    """
     names = [output.name for output in session.get_outputs()]
     wanted = "logits" if "logits" in names else names[0]
     try:
@@ -226,7 +225,13 @@ def _run(session: Any, feed: dict[str, Array], onnx_path: Path) -> Array:
         raise InputError(
             f"{onnx_path}: cannot be run on {feed['input_ids'].shape}: {shorten(str(error))}"
         ) from error
-    return np.asarray(outputs)
+    logits, rows = np.asarray(outputs), len(feed["input_ids"])
+    if logits.shape != (rows, task.num_labels):
+        raise InputError(
+            f"{onnx_path}: logits of shape {logits.shape} for {rows} rows; "
+            f"{task.name} needs {(rows, task.num_labels)}"
+        )
+    return logits
 
 
 # Checks
