@@ -1,0 +1,84 @@
+"""Does this CPU's u8·s8 arithmetic overflow?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quantlib import hardware
+from quantlib.checks.logits import Progress, labels_changed, largest_change, need_rows, predict
+from quantlib.coverage import has_integer_products
+from quantlib.errors import InputError
+from quantlib.features import Feature, batches
+from quantlib.runtime import open_session
+from quantlib.tasks import Task
+
+SATURATION_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """What changes when u8·s8 products are summed by slower kernels that cannot overflow.
+
+    vnni: the CPU's flags name VNNI, with which neither kind can. rows: how many were compared. max_diff: the
+    largest change of a logit. labels_changed: rows with another label; None for regression. why_not: why the
+    question does not arise; then no row is compared, and max_diff and labels_changed are None.
+    """
+
+    vnni: bool
+    rows: int = 0
+    max_diff: float | None = None
+    labels_changed: int | None = None
+    why_not: str = ""
+
+    def __post_init__(self) -> None:
+        compared = self.rows > 0 and self.max_diff is not None
+        if compared == bool(self.why_not):
+            raise ValueError(f"either rows are compared or there is a reason why not: {self}")
+
+
+def check_saturation(
+    onnx_path: Path,
+    rows: Sequence[Feature],
+    task: Task,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Saturation:
+    """Run the first `SATURATION_ROWS` rows with `quant_precision` off and on, and compare the logits.
+
+    Integer sums are exact or saturated, nothing between, so a CPU that does not overflow gives a change of 0.
+
+    Raises:
+        InputError: as for `quantlib.checks.run_checks`.
+    """
+    machine = hardware.describe()
+    vnni = hardware.has_vnni(machine)
+    if not hardware.is_x86(machine):
+        return Saturation(vnni, why_not=f"{machine.architecture} is not x86")
+    if not has_integer_products(onnx_path):
+        return Saturation(vnni, why_not="no products of integers")
+    need_rows(onnx_path, rows)
+    sample = rows[:SATURATION_ROWS]
+    feeds = [feed for _, feed in batches(sample, 32)]
+    session = open_session(onnx_path, threads=threads)
+    usual = [predict(session, feed, task, onnx_path) for feed in feeds]
+    try:
+        session = open_session(onnx_path, threads=threads, quant_precision=True)
+    except InputError:
+        # It was loaded without the option a moment ago, so the option is what fails.
+        return Saturation(vnni, why_not="ONNX Runtime cannot load it with quant_precision")
+    exact = []
+    for feed in feeds:
+        exact.append(predict(session, feed, task, onnx_path))
+        if progress is not None:
+            progress(len(exact[-1]))
+    return Saturation(
+        vnni,
+        rows=len(sample),
+        max_diff=largest_change(np.concatenate(exact), np.concatenate(usual)),
+        labels_changed=labels_changed(task, np.concatenate(exact), np.concatenate(usual)),
+    )
