@@ -13,10 +13,11 @@ import pytest
 
 from quantlib import accuracy, features, gate, hardware, runtime
 from quantlib.cache import versions_key
+from quantlib.checks import Checks
 from quantlib.errors import InputError
 from quantlib.experiment import gating
 from quantlib.experiment.build import Built, build, variant_names
-from quantlib.experiment.measure import evaluate
+from quantlib.experiment.measure import check, evaluate
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.work import Variant
 from quantlib.files import write_text
@@ -248,6 +249,15 @@ def evaluations(
     """The predictions of every variant."""
     with wrong_use(), uncaptured(pytestconfig):
         return evaluate(built, experiment_options, steps)
+
+
+@pytest.fixture(scope="session")
+def checks(
+    pytestconfig: pytest.Config, built: Built, experiment_options: ExperimentOptions, steps: Steps
+) -> dict[str, Checks]:
+    """What was checked of every variant beyond its accuracy."""
+    with wrong_use(), uncaptured(pytestconfig):
+        return check(built, experiment_options, steps)
 
 
 @pytest.fixture(scope="session")

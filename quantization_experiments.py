@@ -67,7 +67,7 @@ def main(
 
     from quantlib.experiment import budget, run
     from quantlib.hardware import describe, int8_note
-    from quantlib.results import table
+    from quantlib.results import checks_table, table
 
     optional = {} if threads is None else {"threads": threads}
     options = ExperimentOptions(
@@ -93,7 +93,9 @@ def main(
     )
     started, machine, name = time.perf_counter(), describe(), get_task(options.task).name
     out = Console()  # progress too: what is on stderr is what went wrong
-    out.print(table(run(options, out)))
+    results = run(options, out)
+    out.print(table(results))
+    out.print(checks_table(results))
     if max_drop is not None:
         out.print(budget.table(output_dir / name / budget.SENSITIVITY_FILE))
     notes = [

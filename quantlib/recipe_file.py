@@ -120,6 +120,6 @@ def _wanted(key: str) -> tuple[type, str]:
 
 
 def _line(text: str, key: str) -> str:
-    """":9" for the line that gives a key its value or opens the table of that name; empty if none does."""
+    """ ":9" for the line that gives a key its value or opens the table of that name; empty if none does."""
     start = re.compile(rf"[\[\s]*[\"']?{re.escape(key)}[\"']?\s*[.=\]]")
     return next((f":{i}" for i, line in enumerate(text.splitlines(), 1) if start.match(line)), "")

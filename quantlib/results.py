@@ -1,4 +1,4 @@
-"""What a run found out about each variant: results.json, results.csv, run.json, and the console's table."""
+"""What a run found out about each variant: results.json, results.csv, run.json, and the console's tables."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from quantlib.latency.stats import LatencyStats
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from quantlib.checks import Checks
 
 SCHEMA_VERSION = 1
 TEACHER = "teacher"
@@ -39,7 +41,7 @@ class VariantResult:
     speedup: the teacher's median over the variant's. accuracy_drop: teacher minus variant in the primary
     metric, as a fraction. agreement: the share of rows with the teacher's label; for regression the
     correlation with the teacher's scores. recipe: how it was quantized, None for a float model.
-    extra: further values, written after these.
+    extra: further values, written after these. checks: what was checked beyond them, written last.
     """
 
     name: str
@@ -57,11 +59,12 @@ class VariantResult:
     agreement: float
     recipe: str | None = None
     extra: Mapping[str, Value] = field(default_factory=dict)
+    checks: Checks | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not self.metrics or self.size_bytes < 1:
             raise ValueError(f"variant {self.name!r} needs a name, a metric and a size")
-        taken = {"variant", "recipe", *_COMMON_KEYS}
+        taken = {"variant", "recipe", *_COMMON_KEYS, *self._check_values()}
         clashes = sorted((taken & {*self.metrics, *self.extra}) | (set(self.metrics) & set(self.extra)))
         if clashes:
             raise ValueError(f"{self.name}: names given twice: {', '.join(clashes)}")
@@ -86,7 +89,10 @@ class VariantResult:
         common = {key: getattr(self, key) for key in (*_LATENCY_KEYS, *_TEACHER_KEYS)}
         recipe = {} if self.recipe is None else {"recipe": self.recipe}
         head = {**self.metrics, "eval_loss": self.eval_loss, "model_size": self.model_size_mb}
-        return {**head, **common, **recipe, **self.extra}
+        return {**head, **common, **recipe, **self.extra, **self._check_values()}
+
+    def _check_values(self) -> Mapping[str, Value]:
+        return {} if self.checks is None else self.checks.values()
 
 
 def compare(
@@ -100,6 +106,7 @@ def compare(
     teacher: VariantResult | None = None,
     recipe: str | None = None,
     extra: Mapping[str, Value] | None = None,
+    checks: Checks | None = None,
 ) -> VariantResult:
     """The result of a variant, with its ratios and drop against `teacher` (None: it is the teacher itself).
 
@@ -124,6 +131,7 @@ def compare(
         agreement=float(agreement),
         recipe=recipe,
         extra=dict(extra or {}),
+        checks=checks,
     )
 
 
@@ -235,6 +243,42 @@ def _row(result: VariantResult, metrics: Sequence[str]) -> list[str]:
         f"{result.median_ms:.2f}",
         _red(f"{speedup:.2f}x", speedup < 1),
     ]
+
+
+def checks_table(results: Sequence[VariantResult]) -> Table:
+    """What was checked of each variant, in their order: the largest change of a logit, and changed labels.
+
+    Colour (red for labels that change) repeats what the words say.
+    """
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    found = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    found.add_column("checks", justify="left", overflow="fold")
+    found.add_column("quantized", justify="right", no_wrap=True)
+    for name in ("saturation", "invariance"):
+        found.add_column(name, justify="right", no_wrap=True)
+        found.add_column("labels", justify="left", no_wrap=True)
+    for result in results:
+        if result.checks is not None:
+            found.add_row(escape(result.name), *_check_row(result.checks))
+    return found
+
+
+def _check_row(checks: Checks) -> list[str]:
+    coverage, saturation, invariance = checks.coverage, checks.saturation, checks.invariance
+    return [
+        "" if coverage is None else f"{coverage.quantized}/{coverage.total}",
+        "" if saturation.max_diff is None else f"{saturation.max_diff:.2g}",
+        "n/a" if saturation.max_diff is None else _labels(saturation.labels_changed, saturation.rows),
+        f"{invariance.max_diff:.2g}",
+        _labels(invariance.labels_changed, invariance.rows),
+    ]
+
+
+def _labels(changed: int | None, rows: int) -> str:
+    return "" if changed is None else _red(f"{changed}/{rows}{' change' if changed else ''}", changed > 0)
 
 
 def _red(text: str, on: bool) -> str:

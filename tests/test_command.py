@@ -337,8 +337,10 @@ def test_the_command_prints_steps_and_a_table(finished: Finished) -> None:
     assert list(found) == ["teacher", "quant_1", "quant_2", "dynamic_u8s8", "student"]
     for name, values in found.items():
         assert any(line.startswith(f"✓ time {name} ") for line in steps)
-        (row,) = [line for line in lines if line.split()[:1] == [name]]
-        assert f"{values['accuracy']:.4f}" in row
+        row, checks = [line.split() for line in lines if line.split()[:1] == [name]]
+        assert row[1] == f"{values['accuracy']:.4f}"
+        assert ("14/14" in checks) == (values["quantized_share"] == 1.0)
+        assert f"{values['invariance_labels_changed']}/32" in checks
     assert lines[-1].startswith("Done in ")
     assert lines[-1].endswith(f"; written to {case.output_dir / 'SST-2'}"), "the task as it is written"
 

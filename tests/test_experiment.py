@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tiny
 
-from quantlib import experiment
+from quantlib import experiment, hardware
 from quantlib.checkpoints import packaged_minilm
 from quantlib.errors import InputError
 from quantlib.experiment import ExperimentOptions, build, provenance, run
@@ -27,10 +27,14 @@ KEYS = [
     "accuracy", "eval_loss", "model_size", "mean_ms", "std_ms", "min_ms", "max_ms", "median_ms",
     "compression_ratio", "speedup", "accuracy_drop", "agreement",
 ]  # fmt: skip
-EXTRA = ["logit_error", "drop_low", "drop_high", "standard_error_ms"]
+EXTRA = [
+    "logit_error", "drop_low", "drop_high", "standard_error_ms", "quantized_share", "saturation_max_diff",
+    "saturation_labels_changed", "invariance_max_diff", "invariance_labels_changed",
+]  # fmt: skip
 # The functions of the same names hide these modules.
 building = importlib.import_module("quantlib.experiment.build")
 measuring = importlib.import_module("quantlib.experiment.measure")
+X86 = hardware.is_x86(hardware.describe())
 TIMES = {"mean_ms", "std_ms", "min_ms", "max_ms", "median_ms", "speedup", "standard_error_ms"}
 MODELS = {
     "teacher": "ts_teacher_bert/model.onnx",
@@ -92,6 +96,15 @@ def test_results_are_measured(first: Path) -> None:
     assert found["quant_1"]["logit_error"] > 0
 
 
+def test_results_are_checked(first: Path) -> None:
+    found = load(first, "results.json")
+    for name, values in found.items():
+        assert values["quantized_share"] == (1.0 if name in RECIPES else None)
+        assert (values["saturation_max_diff"] is None) == (name not in RECIPES or not X86)
+        assert 0 <= values["invariance_labels_changed"] <= 32
+    assert found["dynamic_u8s8"]["invariance_max_diff"] > found["teacher"]["invariance_max_diff"]
+
+
 def test_csv_says_the_same(first: Path) -> None:
     with (first / "SST-2" / "results.csv").open(encoding="utf-8", newline="") as stream:
         rows = {row.pop("variant"): row for row in csv.DictReader(stream)}
@@ -100,7 +113,8 @@ def test_csv_says_the_same(first: Path) -> None:
     for name, values in found.items():
         for key, value in values.items():
             text = rows[name][key]
-            assert (text if isinstance(value, str) else float(text)) == value
+            expected = "" if value is None else value
+            assert (float(text) if isinstance(value, float | int) else text) == expected
 
 
 def test_run_says_what_the_results_depend_on(
@@ -109,7 +123,7 @@ def test_run_says_what_the_results_depend_on(
     run_json = load(first, "run.json")
     assert list(run_json) == [
         "schema_version", "arguments", "packages", "python", "hardware", "int8", "threads", "seeds", "sha256",
-        "recipes", "durations_s", "cached", "peak_memory_bytes",
+        "recipes", "durations_s", "cached", "peak_memory_bytes", "checks", "not_quantized",
     ]  # fmt: skip
     assert run_json["schema_version"] == SCHEMA_VERSION
     assert run_json["arguments"]["teacher"] == str(tiny_teacher)
@@ -124,10 +138,26 @@ def test_run_says_what_the_results_depend_on(
     assert hashes == {name: sha256_file(first / "SST-2" / path) for name, path in MODELS.items()}
     assert set(run_json["recipes"]) == set(DEFAULT_RECIPES)
     assert list(run_json["durations_s"])[:3] == ["read rows", "train the student", "export teacher"]
-    steps = {"calibrate", "quantize quant_1", "evaluate student", "time teacher", "write models and results"}
+    steps = {"calibrate", "quantize quant_1", "evaluate student", "check student", "time teacher"}
+    steps |= {"write models and results"}
     assert set(run_json["durations_s"]) >= steps
     assert run_json["cached"] == []
     assert run_json["peak_memory_bytes"] > 2**27
+
+
+def test_run_says_what_was_checked_and_why_products_stay_in_float(first: Path) -> None:
+    run_json, found = load(first, "run.json"), load(first, "results.json")
+    assert list(run_json["checks"]) == list(found)
+    for name, checks in run_json["checks"].items():
+        assert list(checks) == ["saturation", "invariance"]
+        assert checks["saturation"]["max_diff"] == found[name]["saturation_max_diff"]
+        assert checks["invariance"]["rows"] == 32
+    if X86:
+        assert run_json["checks"]["teacher"]["saturation"]["why_not"] == "no products of integers"
+    assert list(run_json["not_quantized"]) == list(DEFAULT_RECIPES)
+    assert run_json["not_quantized"]["quant_1"] == []
+    reasons = {product["reason"] for product in run_json["not_quantized"]["dynamic_u8s8"]}
+    assert reasons == {"product of two activations: no weight to store in 8 bits"}
 
 
 def test_models_hold_nothing_of_this_machine(first: Path, tiny_teacher: Path, cache_dir: Path) -> None:
@@ -157,6 +187,7 @@ def test_a_second_run_makes_nothing_and_finds_the_same(
     cached = set(load(tmp_path, "run.json")["cached"])
     made = {"train the student", "export teacher", "export student", "calibrate"}
     assert cached >= made | {f"quantize {name}" for name in DEFAULT_RECIPES}
+    assert cached >= {f"{step} {name}" for step in ("evaluate", "check") for name in MODELS}
     assert load(tmp_path, "run.json")["sha256"] == load(first, "run.json")["sha256"]
 
 

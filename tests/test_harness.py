@@ -86,7 +86,7 @@ def text_of(result: pytest.RunResult) -> str:
 def test_times_and_checks_every_variant(run, tmp_path):
     result = run(f"--benchmark-json={tmp_path / 'out.json'}")
     assert result.ret == 0
-    result.assert_outcomes(passed=4, deselected=6)
+    result.assert_outcomes(passed=5, deselected=6)
     assert re.search(r"teacher +1x16 +\d+\.\d+ ± \d+\.\d+", text_of(result))
     saved = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     by_name = {bench["name"]: bench for bench in saved["benchmarks"]}
@@ -99,6 +99,27 @@ def test_times_and_checks_every_variant(run, tmp_path):
     assert extra["op_counts"]["MatMulInteger"] > 0
     assert extra["compression_ratio"] > 1
     assert {"accuracy", "accuracy_drop", "size_bytes", "standard_error_ms", "noisy"} <= set(extra)
+
+
+CHANGING = """
+import importlib
+
+from quantlib.checks import Checks, Invariance, Saturation
+
+found = Checks(Saturation(True, why_not="not asked"), Invariance(32, 1.0, 0.5, labels_changed=2))
+measure = importlib.import_module("quantlib.experiment.measure")
+measure.check = lambda built, *_: {variant.name: found for variant in built.variants}
+"""
+
+
+def test_labels_that_depend_on_the_batch_fail_but_in_dynamic_variants(run, pytester, tmp_path):
+    pytester.makepyfile(changing=CHANGING)
+    report = tmp_path / "report.xml"
+    result = run("-p", "changing", "-k", "batch", "--recipes=quant_2,dynamic_u8s8", f"--junitxml={report}")
+    counts = result.parseoutcomes()
+    assert (counts["passed"], counts["failed"]) == (1, 1)
+    assert "quant_2: saturation: not asked, 2 of 32 labels change with the batch" in text_of(result)
+    assert report.read_text(encoding="utf-8").count('name="invariance_labels_changed" value="2"') == 2
 
 
 def test_machine_info_tells_the_processor_and_not_the_host(run, tmp_path):
@@ -122,9 +143,9 @@ def test_two_runs_have_the_same_machine_info(run, tmp_path):
 @pytest.mark.parametrize(
     ("option", "outcomes"),
     [
-        ("--benchmark-only", {"passed": 2, "skipped": 2, "deselected": 6}),
-        ("--benchmark-skip", {"passed": 2, "skipped": 2, "deselected": 6}),
-        ("--benchmark-disable", {"passed": 4, "deselected": 6}),
+        ("--benchmark-only", {"passed": 2, "skipped": 3, "deselected": 6}),
+        ("--benchmark-skip", {"passed": 3, "skipped": 2, "deselected": 6}),
+        ("--benchmark-disable", {"passed": 5, "deselected": 6}),
     ],
 )
 def test_switches_of_pytest_benchmark_work(run, option, outcomes):

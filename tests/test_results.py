@@ -13,11 +13,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from quantlib.checks import Checks, Invariance, Saturation
+from quantlib.coverage import KEPT, TWO_ACTIVATIONS, Coverage, NotQuantized
 from quantlib.errors import InputError
 from quantlib.latency import LatencyStats
 from quantlib.results import (
     SCHEMA_VERSION,
     VariantResult,
+    checks_table,
     compare,
     read_results,
     table,
@@ -66,6 +69,28 @@ def some_results() -> list[VariantResult]:
     return [teacher(), student, quantized]
 
 
+def checked(name: str, checks: Checks | None, metric: str = "accuracy") -> VariantResult:
+    return compare(
+        name, metrics={metric: 0.9}, eval_loss=0.1, size_bytes=8, latency=latency(1.0), checks=checks
+    )
+
+
+def some_checks() -> list[VariantResult]:
+    kept = NotQuantized("pooler", KEPT), NotQuantized("scores", TWO_ACTIVATIONS)
+    return [
+        checked("teacher", Checks(Saturation(True, why_not="float"), Invariance(32, 0.0, 1.5e-6, 0))),
+        checked("quant_1", Checks(Saturation(True, 64, 0.0, 0), Invariance(32, 0.0, 0.0, 0), Coverage(38))),
+        checked(
+            "dynamic",
+            Checks(Saturation(False, 64, 2.344, 7), Invariance(32, 0.5, 0.75, 1), Coverage(37, kept)),
+        ),
+        checked(
+            "score", Checks(Saturation(True, 64, 0.0, None), Invariance(32, 0.25, 0.5, None), Coverage(9))
+        ),
+        checked("unchecked", None),
+    ]
+
+
 def write_goldens() -> None:
     write_results(GOLDEN, some_results())
 
@@ -90,6 +115,27 @@ def test_against_the_teacher() -> None:
 def test_model_size_is_mebibytes() -> None:
     one = compare("teacher", metrics={"a": 1.0}, eval_loss=0.0, size_bytes=3 * 2**19, latency=latency(1.0))
     assert one.values()["model_size"] == 1.5
+
+
+def test_checks_are_written_last_and_flat(tmp_path: Path) -> None:
+    results = some_checks()
+    assert list(results[2].values().items())[-5:] == [
+        ("quantized_share", 37 / 38),
+        ("saturation_max_diff", 2.344),
+        ("saturation_labels_changed", 7),
+        ("invariance_max_diff", 0.75),
+        ("invariance_labels_changed", 1),
+    ]
+    assert "quantized_share" not in results[-1].values()
+    write_results(tmp_path, results)
+    found = read_results(tmp_path / "results.json")
+    assert found["teacher"]["quantized_share"] is found["teacher"]["saturation_max_diff"] is None
+    assert found == {result.name: result.values() for result in results}
+
+
+def test_a_metric_cannot_hide_a_check() -> None:
+    with pytest.raises(ValueError, match="given twice: quantized_share"):
+        checked("teacher", some_checks()[0].checks, metric="quantized_share")
 
 
 def test_written_results_are_read_back(tmp_path: Path) -> None:
@@ -221,10 +267,10 @@ def test_run_json(tmp_path: Path) -> None:
         write_run(tmp_path, {"seconds": float("nan")})
 
 
-def printed(colour: bool = False) -> list[str]:
+def printed(colour: bool = False, *, checks: bool = False) -> list[str]:
     console = Console(width=80, color_system="standard" if colour else None, force_terminal=colour)
     with console.capture() as capture:
-        console.print(table(some_results()))
+        console.print(checks_table(some_checks()) if checks else table(some_results()))
     return [line.strip() for line in capture.get().splitlines() if line.strip()]
 
 
@@ -244,6 +290,22 @@ def test_colour_marks_what_is_worse_and_adds_no_text() -> None:
     assert any("\x1b[31m2.00" in line for line in coloured)
     assert any("\x1b[31m0.80x" in line for line in coloured)
     assert not any("\x1b" in line for line in printed())
+
+
+def test_the_table_of_checks() -> None:
+    lines = printed(checks=True)
+    assert [" ".join(line.split()) for line in lines[2:]] == [
+        "teacher n/a 1.5e-06 0/32",
+        "quant_1 38/38 0 0/64 0 0/32",
+        "dynamic 37/38 2.3 7/64 change 0.75 1/32 change",
+        "score 9/9 0 0.5",
+    ]
+
+
+def test_colour_marks_labels_that_change() -> None:
+    coloured = printed(colour=True, checks=True)
+    assert [line.count("\x1b[31m") for line in coloured if "dynamic" in line] == [2]
+    assert sum("\x1b[31m" in line for line in coloured) == 1
 
 
 def test_a_drop_shown_as_one_point_is_not_coloured() -> None:

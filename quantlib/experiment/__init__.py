@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,8 @@ def run(options: ExperimentOptions, console: Console | None = None) -> list[resu
     steps = Steps(console)
     directory = make_dir(options.output_dir / tasks.get_task(options.task).name)
     built = build(options, steps)
-    compared = compare(built, measure(built, options, steps))
+    measured = measure(built, options, steps)
+    compared = compare(built, measured)
     with atomic_files(directory) as scratch:
         with steps.step("write models and results") as step:
             for variant in built.variants:
@@ -51,7 +53,7 @@ def run(options: ExperimentOptions, console: Console | None = None) -> list[resu
                 copy_file(path, scratch / name)
             results.write_results(scratch, compared)
             step.note = str(directory)
-        results.write_run(scratch, provenance(options, built, steps))
+        results.write_run(scratch, provenance(options, built, steps) | _checked(measured))
     return compared
 
 
@@ -74,6 +76,22 @@ def provenance(options: ExperimentOptions, built: Built, steps: Steps) -> dict[s
         "durations_s": steps.durations_s,
         "cached": sorted(steps.cached),
         "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
+def _checked(measured: Mapping[str, Measured]) -> dict[str, Any]:
+    """What run.json says of the checks, and of the matrix products that quantized variants leave in float."""
+    checks = {name: found.checks for name, found in measured.items()}
+    return {
+        "checks": {
+            name: {"saturation": asdict(found.saturation), "invariance": asdict(found.invariance)}
+            for name, found in checks.items()
+        },
+        "not_quantized": {
+            name: [asdict(product) for product in found.coverage.not_quantized]
+            for name, found in checks.items()
+            if found.coverage is not None
+        },
     }
 
 

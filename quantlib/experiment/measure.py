@@ -1,19 +1,23 @@
-"""Predict, time, compare."""
+"""Predict, check, time, compare."""
 
 from __future__ import annotations
 
+import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from quantlib import accuracy, features, hardware, results
 from quantlib.cache import Cache, code_key, open_cache, versions_key
+from quantlib.checks import CHECKED_ROWS, Checks, Invariance, Saturation, run_checks
+from quantlib.coverage import Coverage, NotQuantized
 from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.work import Variant
-from quantlib.files import place_errors, sha256_file
+from quantlib.files import place_errors, sha256_file, write_json
 from quantlib.latency import LatencyStats, benchmark_onnx_model
 from quantlib.progress import Steps
 from quantlib.runtime import size_bytes
@@ -23,19 +27,21 @@ Evaluations = dict[str, accuracy.Evaluation]
 
 @dataclass(frozen=True)
 class Measured:
-    """One variant's predictions and times."""
+    """One variant's predictions, checks and times."""
 
     evaluation: accuracy.Evaluation
+    checks: Checks
     latency: LatencyStats
 
 
 def measure(built: Built, options: ExperimentOptions, steps: Steps | None = None) -> dict[str, Measured]:
-    """Predict all evaluation rows with each variant, then time each, one at a time."""
+    """Predict all evaluation rows with each variant, check each, then time each, one at a time."""
     steps = steps or Steps()
     evaluations = evaluate(built, options, steps)
+    checks = check(built, options, steps)
     return {
-        variant.name: Measured(evaluations[variant.name], _time(variant, options, steps))
-        for variant in built.variants
+        name: Measured(evaluations[name], checks[name], _time(variant, options, steps))
+        for name, variant in ((variant.name, variant) for variant in built.variants)
     }
 
 
@@ -52,16 +58,7 @@ def evaluate(built: Built, options: ExperimentOptions, steps: Steps | None = Non
 def _evaluate(
     variant: Variant, built: Built, options: ExperimentOptions, cache: Cache, steps: Steps
 ) -> accuracy.Evaluation:
-    machine = hardware.describe()
-    key = {
-        "model": sha256_file(variant.path),
-        "rows": features.features_hash(variant.rows),
-        "labels": built.task.num_labels,
-        "threads": options.threads,
-        "cpu": [machine.cpu_model, *machine.instruction_sets],
-        "versions": versions_key("onnxruntime", "numpy"),
-        "code": code_key("accuracy", "features", "runtime"),
-    }
+    key = _key(variant, built, options) | {"code": code_key("accuracy", "features", "runtime")}
     with steps.step(f"evaluate {variant.name}", total=len(variant.rows)) as step:
 
         def predict(directory: Path) -> None:
@@ -76,6 +73,60 @@ def _evaluate(
         primary = built.task.primary_metric
         step.note = f"{primary} {evaluation.metrics[primary]:.4f}"
     return evaluation
+
+
+def _key(variant: Variant, built: Built, options: ExperimentOptions) -> dict[str, Any]:
+    """What decides a variant's logits, but for our own code."""
+    machine = hardware.describe()
+    return {
+        "model": sha256_file(variant.path),
+        "rows": features.features_hash(variant.rows),
+        "labels": built.task.num_labels,
+        "threads": options.threads,
+        "cpu": [machine.cpu_model, *machine.instruction_sets],
+        "versions": versions_key("onnxruntime", "numpy"),
+    }
+
+
+def check(built: Built, options: ExperimentOptions, steps: Steps | None = None) -> dict[str, Checks]:
+    """What is checked of each variant beyond its accuracy, by name; cached as predictions are."""
+    cache, steps = open_cache(options.cache_dir), steps or Steps()
+    return {variant.name: _check(variant, built, options, cache, steps) for variant in built.variants}
+
+
+def _check(variant: Variant, built: Built, options: ExperimentOptions, cache: Cache, steps: Steps) -> Checks:
+    quantized = variant.recipe is not None
+    code = code_key("checks", "accuracy", "coverage", "features", "hardware", "runtime")
+    key = _key(variant, built, options) | {"quantized": quantized, "code": code}
+    with steps.step(f"check {variant.name}", total=CHECKED_ROWS) as step:
+
+        def run(directory: Path) -> None:
+            found = run_checks(
+                variant.path,
+                variant.rows,
+                built.task,
+                quantized=quantized,
+                threads=options.threads,
+                progress=step.advance,
+            )
+            write_json(directory / "checks.json", asdict(found))
+
+        entry = cache.get("checks", key, run)
+        step.found = entry.hit
+        found = _read_checks(entry.path / "checks.json")
+        step.note = found.note
+    return found
+
+
+def _read_checks(path: Path) -> Checks:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    covered = found["coverage"]
+    return Checks(
+        Saturation(**found["saturation"]),
+        Invariance(**found["invariance"]),
+        covered
+        and Coverage(covered["quantized"], tuple(NotQuantized(**one) for one in covered["not_quantized"])),
+    )
 
 
 def _time(variant: Variant, options: ExperimentOptions, steps: Steps) -> LatencyStats:
@@ -102,7 +153,8 @@ def compare(built: Built, measured: dict[str, Measured]) -> list[results.Variant
     reference = measured[results.TEACHER].evaluation
     compared: list[results.VariantResult] = []
     for variant in built.variants:
-        evaluation, latency = measured[variant.name].evaluation, measured[variant.name].latency
+        found = measured[variant.name]
+        evaluation, latency = found.evaluation, found.latency
         low, high = accuracy.drop_interval(built.task, evaluation.logits, reference.logits, evaluation.labels)
         compared.append(
             results.compare(
@@ -120,6 +172,7 @@ def compare(built: Built, measured: dict[str, Measured]) -> list[results.Variant
                     "drop_high": high,
                     "standard_error_ms": latency.standard_error_ms,
                 },
+                checks=found.checks,
             )
         )
     return compared

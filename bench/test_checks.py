@@ -1,0 +1,15 @@
+"""No label depends on what else is in the batch, where the recipe does not make it so."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def test_labels_do_not_depend_on_the_batch(quantized, checks, record_property):
+    found = checks[quantized.name]
+    for name, value in found.values().items():
+        record_property(name, value)
+    # A dynamic recipe takes its ranges from the batch, so its labels may; the property tells how many.
+    dynamic = quantized.recipe is not None and quantized.recipe.mode == "dynamic"
+    if found.invariance.labels_changed and not dynamic:
+        pytest.fail(f"{quantized.name}: {found.note}", pytrace=False)
