@@ -82,9 +82,7 @@ def _averaged(value: ir.Value, takers: Sequence[Linear], layers: Sequence[Linear
     product = _before(_before(joined, "Transpose", _HEADS_FIRST), "MatMul", place=1)
     split = _before(_before(product, "Transpose", _HEADS_FIRST), "Reshape")
     found = next((layer for layer in layers if layer.last.outputs[0] is split), None)
-    if found is None or value.shape is None or constant(found.node.inputs[1]) is None:
-        return None
-    return found if found.weight.shape[1] == value.shape[-1] else None
+    return found if found is not None and found.weight.shape[1] == takers[0].weight.shape[0] else None
 
 
 def _before(
