@@ -123,6 +123,32 @@ def test_products_saturate_on_a_cpu_without_vnni(tmp_path: Path) -> None:
     assert (found.max_diff, found.labels_changed, found.rows, found.why_not) == (*expected, 3, "")
 
 
+def shared_model(path: Path) -> Path:
+    """Two products, of the first token and of the one after it, that share a weight and its zero point."""
+    model = onnx.load(integer_model(path, 127, -127))
+    product = model.graph.node.pop()
+    product.input.append("zeros")
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(2, np.int8), "zeros"))
+    for name in ("one", "other"):
+        copy = model.graph.node.add()
+        copy.CopyFrom(product)
+        copy.output[0] = name
+    model.graph.node.append(node("Sub", ["one", "other"], ["none"]))
+    model.graph.node.append(node("Add", ["none", "one"], ["logits"]))
+    onnx.save(model, path)
+    return path
+
+
+@x86
+def test_constants_that_are_used_twice_are_no_obstacle(tmp_path: Path) -> None:
+    path = shared_model(tmp_path / "m.onnx")
+    before = path.read_bytes()
+    found = check_saturation(path, [feature(255, 1)] * 2, SST2)
+    assert (found.rows, found.why_not) == (2, "")
+    assert (found.max_diff == 0) == hardware.has_vnni(hardware.describe())
+    assert path.read_bytes() == before
+
+
 @x86
 def test_quant_precision_is_exact_on_every_cpu(tmp_path: Path) -> None:
     session = open_session(integer_model(tmp_path / "m.onnx", 127, -127), threads=1, quant_precision=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from quantlib.checks.logits import Progress, labels_changed, largest_change, nee
 from quantlib.coverage import has_integer_products
 from quantlib.errors import InputError
 from quantlib.features import Feature, batches
+from quantlib.files import place_errors
 from quantlib.runtime import open_session
 from quantlib.tasks import Task
 
@@ -51,6 +54,8 @@ def check_saturation(
     """Run the first `SATURATION_ROWS` rows with `quant_precision` off and on, and compare the logits.
 
     Integer sums are exact or saturated, nothing between, so a CPU that does not overflow gives a change of 0.
+    ONNX Runtime 1.32 turns an s8 constant to u8 once for each use, and fails at the second one; so the model
+    that is run with the option is a copy in which each use has a constant of its own.
 
     Raises:
         InputError: as for `quantlib.checks.run_checks`.
@@ -66,11 +71,14 @@ def check_saturation(
     feeds = [feed for _, feed in batches(sample, 32)]
     session = open_session(onnx_path, threads=threads)
     usual = [predict(session, feed, task, onnx_path) for feed in feeds]
-    try:
-        session = open_session(onnx_path, threads=threads, quant_precision=True)
-    except InputError:
-        # It was loaded without the option a moment ago, so the option is what fails.
-        return Saturation(vnni, why_not="ONNX Runtime cannot load it with quant_precision")
+    place = Path(tempfile.gettempdir())
+    with place_errors(place), tempfile.TemporaryDirectory(dir=place) as scratch:
+        copy = _unshared(onnx_path, Path(scratch) / "model.onnx")
+        try:
+            session = open_session(copy, threads=threads, quant_precision=True)
+        except InputError:
+            # The model was loaded without the option a moment ago, so the option is what fails.
+            return Saturation(vnni, why_not="ONNX Runtime cannot load it with quant_precision")
     exact = []
     for feed in feeds:
         exact.append(predict(session, feed, task, onnx_path))
@@ -82,3 +90,25 @@ def check_saturation(
         max_diff=largest_change(np.concatenate(exact), np.concatenate(usual)),
         labels_changed=labels_changed(task, np.concatenate(exact), np.concatenate(usual)),
     )
+
+
+def _unshared(onnx_path: Path, copy_path: Path) -> Path:
+    """The same model with an s8 constant of its own for each use: a copy, or itself if that is so already."""
+    import onnx
+
+    model = onnx.load(onnx_path)
+    constants = {one.name: one for one in model.graph.initializer if one.data_type == onnx.TensorProto.INT8}
+    uses: Counter[str] = Counter()
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            if name not in constants:
+                continue
+            uses[name] += 1
+            if uses[name] > 1:
+                copy = model.graph.initializer.add()
+                copy.CopyFrom(constants[name])
+                copy.name = node.input[place] = f"{name}/use_{uses[name]}"
+    if all(count == 1 for count in uses.values()):
+        return onnx_path
+    onnx.save(model, copy_path)
+    return copy_path
