@@ -191,12 +191,13 @@ class Recipe:
                     if names
                     else f"recipe {self.name}: nothing to quantize"
                 )
-        found = {}
-        for name in names:
-            fitting = next((key for key in _keys(name) if key in given), None)
-            if fitting is not None:
-                found[name] = given[fitting]
-        return found
+        found = {name: self.precision(name) for name in names}
+        return {name: precision for name, precision in found.items() if precision is not None}
+
+    def precision(self, name: str) -> Precision | None:
+        """The precision of one node; None if it is no exception."""
+        given = dict(self.nodes)
+        return next((given[key] for key in _keys(name) if key in given), None)
 
 
 def _keys(name: str) -> tuple[str, str, str]:

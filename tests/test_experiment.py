@@ -16,12 +16,16 @@ import tiny
 from quantlib import experiment, hardware
 from quantlib.checkpoints import packaged_minilm
 from quantlib.errors import InputError
-from quantlib.experiment import ExperimentOptions, build, provenance, run
+from quantlib.experiment import Built, ExperimentOptions, build, provenance, run
 from quantlib.experiment.build import variant_names
+from quantlib.experiment.work import Variant
+from quantlib.features import Feature
 from quantlib.files import sha256_file, sha256_tree
 from quantlib.progress import Steps
+from quantlib.quantize import quantize_onnx
 from quantlib.recipes import DEFAULT_RECIPES, RECIPES
 from quantlib.results import SCHEMA_VERSION, read_results
+from quantlib.tasks import TASKS
 
 KEYS = [
     "accuracy", "eval_loss", "model_size", "mean_ms", "std_ms", "min_ms", "max_ms", "median_ms",
@@ -145,6 +149,21 @@ def test_run_says_what_the_results_depend_on(
     assert run_json["peak_memory_bytes"] > 2**27
 
 
+def test_a_product_that_the_recipe_keeps_in_float_is_no_oversight(
+    options: ExperimentOptions, tiny_onnx: Path, tiny_rows: list[Feature], tmp_path: Path
+) -> None:
+    nodes = (("layer.1.ffn_out", "float"), ("pooler", "int16"))
+    recipe = replace(RECIPES["dynamic_u8s8"], name="mixed", nodes=nodes)
+    path = quantize_onnx(tiny_onnx, tmp_path / "m.onnx", recipe)
+    variant = Variant("mixed", path, Path("m.onnx"), tiny_rows, recipe)
+    found = measuring.check(Built(TASKS["SST-2"], (variant,), {}), replace(options, cache_dir=tmp_path))
+    coverage = found["mixed"].coverage
+    reasons = {product.node: product.reason for product in coverage.not_quantized}
+    assert coverage.in_float == ("bert.encoder.layer.1.output.dense/MatMul",)
+    assert reasons[coverage.in_float[0]] == "kept in float by the recipe"
+    assert found["mixed"].saturation.why_not == "" or not X86, "two products share a weight"
+
+
 def test_run_says_what_was_checked_and_why_products_stay_in_float(first: Path) -> None:
     run_json, found = load(first, "run.json"), load(first, "results.json")
     assert list(run_json["checks"]) == list(found)
@@ -155,9 +174,9 @@ def test_run_says_what_was_checked_and_why_products_stay_in_float(first: Path) -
     if X86:
         assert run_json["checks"]["teacher"]["saturation"]["why_not"] == "no products of integers"
     assert list(run_json["not_quantized"]) == list(DEFAULT_RECIPES)
-    assert run_json["not_quantized"]["quant_1"] == []
-    reasons = {product["reason"] for product in run_json["not_quantized"]["dynamic_u8s8"]}
-    assert reasons == {"product of two activations: no weight to store in 8 bits"}
+    for products in run_json["not_quantized"].values():
+        reasons = {product["reason"] for product in products}
+        assert reasons == {"product of two activations: no weight to store in 8 bits"}
 
 
 def test_models_hold_nothing_of_this_machine(first: Path, tiny_teacher: Path, cache_dir: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from quantlib import accuracy, features, hardware, results
 from quantlib.cache import Cache, code_key, open_cache, versions_key
 from quantlib.checks import CHECKED_ROWS, Checks, Invariance, Saturation, run_checks
-from quantlib.coverage import Coverage, NotQuantized
+from quantlib.coverage import Coverage, NotQuantized, coverage
 from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.work import Variant
@@ -95,9 +95,9 @@ def check(built: Built, options: ExperimentOptions, steps: Steps | None = None) 
 
 
 def _check(variant: Variant, built: Built, options: ExperimentOptions, cache: Cache, steps: Steps) -> Checks:
-    quantized = variant.recipe is not None
+    quantized, kept = variant.recipe is not None, sorted(_kept(variant))
     code = code_key("checks", "accuracy", "coverage", "features", "hardware", "runtime")
-    key = _key(variant, built, options) | {"quantized": quantized, "code": code}
+    key = _key(variant, built, options) | {"quantized": quantized, "kept": kept, "code": code}
     with steps.step(f"check {variant.name}", total=CHECKED_ROWS) as step:
 
         def run(directory: Path) -> None:
@@ -106,6 +106,7 @@ def _check(variant: Variant, built: Built, options: ExperimentOptions, cache: Ca
                 variant.rows,
                 built.task,
                 quantized=quantized,
+                kept=kept,
                 threads=options.threads,
                 progress=step.advance,
             )
@@ -116,6 +117,15 @@ def _check(variant: Variant, built: Built, options: ExperimentOptions, cache: Ca
         found = _read_checks(entry.path / "checks.json")
         step.note = found.note
     return found
+
+
+def _kept(variant: Variant) -> set[str]:
+    """The products that a recipe keeps in float by their names."""
+    recipe = variant.recipe
+    if recipe is None or not recipe.nodes:
+        return set()
+    in_float = coverage(variant.path).in_float
+    return {name for name in in_float if recipe.precision(name) == "float"}
 
 
 def _read_checks(path: Path) -> Checks:
