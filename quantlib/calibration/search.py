@@ -160,19 +160,39 @@ def mse(histogram: Histogram, symmetric: bool) -> Pair:
 
 
 def squared_errors(
-    histogram: Histogram, lows: DoubleArray, highs: DoubleArray, symmetric: bool
+    histogram: Histogram,
+    lows: DoubleArray,
+    highs: DoubleArray,
+    symmetric: bool,
+    *,
+    levels: int = LEVELS,
+    extremes: Pair | None = None,
 ) -> DoubleArray:
     """The mean squared error of quantizing to each range: float64, (ranges,).
 
     Values count as evenly spread within a bin, over which the error is integrated exactly: at u = x / scale,
     n being the nearest level, the antiderivative of (u - n)**2 is n / 12 + (u - n)**3 / 3, beyond the
     outermost levels too. So a bin may be wider than a level.
+
+    Args:
+        levels: 2^bits; a symmetric grid leaves the lowest one out.
+        extremes: the smallest and the largest value. The outermost bins reach beyond them, which looks like
+            clipping on a grid much finer than the bins.
     """
-    top = 127 if symmetric else LEVELS - 1
+    top = levels // 2 - 1 if symmetric else levels - 1
     scale = (highs / top if symmetric else (highs - lows) / top)[:, None]
     bottom = np.full_like(scale, -top) if symmetric else np.rint(lows[:, None] / scale)
-    u = histogram.edges / scale
+    edges = histogram.edges if extremes is None else _trimmed(histogram, extremes)
+    u = edges / scale
     n = np.clip(np.rint(u), bottom, top if symmetric else bottom + top)
     area = np.diff(n / 12 + (u - n) ** 3 / 3, axis=1)
-    errors: DoubleArray = (area @ histogram.counts) * scale[:, 0] ** 3 / histogram.width / histogram.total
+    errors: DoubleArray = (area @ (histogram.counts / np.diff(edges))) * scale[:, 0] ** 3 / histogram.total
     return errors
+
+
+def _trimmed(histogram: Histogram, extremes: Pair) -> DoubleArray:
+    """The edges, the outermost ones moved in to the extremes; every bin keeps some width."""
+    edges, least = histogram.edges, histogram.width / 1024
+    edges[0] = min(max(edges[0], extremes[0]), edges[1] - least)
+    edges[-1] = max(min(edges[-1], extremes[1]), edges[-2] + least)
+    return edges
