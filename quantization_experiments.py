@@ -61,11 +61,16 @@ def main(
     max_drop_base: Annotated[
         str, Option(help="The recipe in which the search for --max-drop starts.")
     ] = "static_u8s8_smooth",
+    explain: Annotated[
+        bool, Option("--explain", help="Also tell what 8 bits cost each layer of the teacher, worst first.")
+    ] = False,
 ) -> None:
     """Quantize a teacher, measure every variant and a student, and print what each one costs and wins."""
     from rich.console import Console
 
     from quantlib.experiment import budget, run
+    from quantlib.explain import JSON, read_explanation
+    from quantlib.explain import table as noise_table
     from quantlib.hardware import describe, int8_note
     from quantlib.results import checks_table, table
 
@@ -89,6 +94,7 @@ def main(
         seed=seed,
         max_drop=max_drop,
         max_drop_base=max_drop_base,
+        explain=explain,
         **optional,
     )
     started, machine, name = time.perf_counter(), describe(), get_task(options.task).name
@@ -98,6 +104,9 @@ def main(
     out.print(checks_table(results))
     if max_drop is not None:
         out.print(budget.table(output_dir / name / budget.SENSITIVITY_FILE))
+    if explain:
+        layers = read_explanation(output_dir / name / JSON)
+        out.print(noise_table(layers), crop=False)  # a line a layer, however narrow the place
     notes = [
         f"{name}, {batch_size}x{seq_len}, {options.threads} threads, {machine.cpu_model}. "
         f"{int8_note(machine)}",

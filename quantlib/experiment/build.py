@@ -13,6 +13,7 @@ from quantlib.cache import code_key, open_cache, versions_key
 from quantlib.distillation import distil
 from quantlib.errors import InputError
 from quantlib.experiment.budget import BUDGETED, budgeted
+from quantlib.experiment.explaining import explained
 from quantlib.experiment.options import CALIBRATION_SAMPLES, ExperimentOptions
 from quantlib.experiment.quantizing import quantized
 from quantlib.experiment.work import Variant, Work, cached, tokenize
@@ -68,6 +69,8 @@ def build(options: ExperimentOptions, steps: Steps | None = None) -> Built:
     if options.max_drop is not None:
         variant, files = budgeted(work, variants[0], teacher)
         variants.append(variant)
+    if options.explain:
+        files |= explained(work, variants[0], teacher)
     for name, folder, student in students:
         hashes[name] = sha256_tree(student)
         variants.append(_fp32(work, name, folder, student))

@@ -51,6 +51,7 @@ class ExperimentOptions:
     seed: int = 42
     max_drop: float | None = None
     max_drop_base: str = "static_u8s8_smooth"
+    explain: bool = False
 
     def __post_init__(self) -> None:
         tasks.get_task(self.task)
