@@ -97,10 +97,7 @@ def measure_costs(problem: Problem, progress: Callable[[int], None] | None = Non
         problem: its calibration rows are run once for each group.
         progress: called after each group with 1.
     """
-    model = linear.load_ir(problem.onnx_path)
-    names = [layer.name for layer in linear.find_embeddings(model)]
-    groups = linear.groups([*names, *(layer.name for layer in linear.find_linears(model))])
-    del model
+    groups = groups_of(problem)
     exact = _logits(problem, problem.onnx_path, problem.calibration)
     costs = []
     for group, nodes in groups.items():
@@ -110,6 +107,15 @@ def measure_costs(problem: Problem, progress: Callable[[int], None] | None = Non
         if progress:
             progress(1)
     return sorted(costs, key=lambda cost: -cost.logit_error)
+
+
+def groups_of(problem: Problem) -> dict[str, list[str]]:
+    """{group: its nodes} of what the recipe quantizes."""
+    model = linear.load_ir(problem.onnx_path)
+    names = linear.names(model)
+    if problem.recipe.embeddings == "float":
+        names = [layer.name for layer in linear.find_linears(model)]
+    return linear.groups(names)
 
 
 def ladder(recipe: Recipe, costs: Sequence[GroupCost]) -> list[Recipe]:

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantlib import features, hardware, linear, recipes, sensitivity
+from quantlib import features, hardware, recipes, sensitivity
 from quantlib.cache import code_key, versions_key
 from quantlib.experiment import quantizing
 from quantlib.experiment.work import Variant, Work, cached, tokenize
@@ -50,10 +50,7 @@ def budgeted(work: Work, fp32: Variant, checkpoint: Path) -> tuple[Variant, dict
 
 
 def _costs(work: Work, problem: sensitivity.Problem) -> list[sensitivity.GroupCost]:
-    model = linear.load_ir(problem.onnx_path)
-    names = [layer.name for layer in linear.find_embeddings(model)]
-    count = len(linear.groups([*names, *(layer.name for layer in linear.find_linears(model))]))
-    del model
+    count = len(sensitivity.groups_of(problem))
 
     def measure(directory: Path, step: Step) -> None:
         costs = sensitivity.measure_costs(problem, step.advance)
