@@ -17,6 +17,7 @@ import tiny
 import quantization_experiments
 from quantlib.errors import InputError
 from quantlib.experiment import ExperimentOptions
+from quantlib.recipes import DEFAULT_RECIPES
 from quantlib.tasks import TASKS
 
 COMMAND = Path(quantization_experiments.__file__)
@@ -79,7 +80,10 @@ def refusal(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
     ("arguments", "words"),
     [
         (["--task", "QNLI"], "unknown task 'QNLI'; known: CoLA, SST-2, MRPC, RTE, STS-B, BBC-News"),
-        (["--recipes", "quant_1,int7"], "unknown recipe 'int7'; known: all, quant_1, quant_2, dynamic_u8s8"),
+        (
+            ["--recipes", "quant_1,int7"],
+            "unknown recipe 'int7'; known: all, quant_1, quant_2, static_u8s8_smooth",
+        ),
         (["--recipes", "quant_1,quant_1"], "recipe 'quant_1' is given twice"),
         (["--recipes", "all,quant_1"], "'all' stands alone"),
         (["--seq-len", "long"], "Invalid value for '--seq-len'"),
@@ -274,6 +278,83 @@ def test_a_hub_that_cannot_be_reached_is_one_line(
     )
 
 
+# Recipe files
+
+RECIPE = """\
+name = "mine"
+summary = "my own"
+mode = "dynamic"
+format = "QOperator"
+activation_type = "QUInt8"
+
+[nodes]
+ffn_out = "int16"
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (
+            'ffn_out = "int16"',
+            'fnn_out = "int16"',
+            "recipe mine: the model has no node, group or role 'fnn_out'",
+        ),
+        ("summary", "sumary", "mine.toml:2: unknown key 'sumary'; known: name, summary, mode, "),
+        ('"int16"', '"int7"', "mine.toml:8: nodes: ffn_out is 'int7', an unknown precision; known: int16, "),
+        ('"dynamic"', '"static"', "mine.toml: recipe mine: a static recipe needs a calibration method"),
+        ('"mine"', '"quant_1"', "mine.toml: the name 'quant_1' is taken by the table; choose another"),
+        ('"mine"', '"student"', "mine.toml: recipe student: the name is taken; choose another"),
+        ('name = "', "name = ", "mine.toml: not a TOML file"),
+        (RECIPE, "", "mine.toml: the key 'name' is missing"),
+    ],
+    ids=[
+        "node",
+        "key",
+        "precision",
+        "contradiction",
+        "name_of_the_table",
+        "name_of_a_variant",
+        "not_toml",
+        "empty",
+    ],
+)
+def test_a_bad_recipe_file_is_one_line(
+    case: Case,
+    finished: Finished,
+    tmp_path: Path,
+    old: str,
+    new: str,
+    words: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(RECIPE.replace(old, new), encoding="utf-8")
+    case.more = ["--recipes", f"quant_1,{path}", "--no-student"]
+    assert words in refusal(case.arguments(), capfd)
+    assert case.written() == []
+
+
+def test_a_recipe_file_that_is_missing_is_one_line(case: Case, capfd: pytest.CaptureFixture[str]) -> None:
+    case.more = ["--recipes", "nowhere/mine.toml"]
+    assert refusal(case.arguments(), capfd) == "error: nowhere/mine.toml: no such recipe file"
+    assert case.written() == []
+
+
+def test_a_recipe_file_is_run(
+    case: Case, finished: Finished, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.toml").write_text(RECIPE, encoding="utf-8")
+    case.more = ["--recipes", f"{tmp_path / 'mine.toml'}, dynamic_u8s8", "--no-student"]
+    assert quantization_experiments.cli(case.arguments()) == 0
+    results = json.loads((case.output_dir / "SST-2" / "results.json").read_text())
+    assert list(results) == ["teacher", "mine", "dynamic_u8s8"]
+    assert results["mine"]["recipe"] == "my own"
+    assert (case.output_dir / "SST-2/ts_teacher_bert/model_mine.onnx").is_file()
+    run_json = json.loads((case.output_dir / "SST-2" / "run.json").read_text())
+    assert run_json["recipes"]["mine"]["nodes"] == [["ffn_out", "int16"]]
+
+
 # Places
 
 
@@ -334,7 +415,7 @@ def test_the_command_prints_steps_and_a_table(finished: Finished) -> None:
     assert "train 75, calibration 30, validation 15, evaluation 40" in lines[0], "on one line, however long"
     steps = [line for line in lines if line.startswith("✓")]
     found = json.loads((case.output_dir / "SST-2" / "results.json").read_text())
-    assert list(found) == ["teacher", "quant_1", "quant_2", "dynamic_u8s8", "student"]
+    assert list(found) == ["teacher", *DEFAULT_RECIPES, "student"]
     for name, values in found.items():
         assert any(line.startswith(f"✓ time {name} ") for line in steps)
         row, checks = [line.split() for line in lines if line.split()[:1] == [name]]

@@ -22,7 +22,8 @@ from quantlib.experiment.work import Variant
 from quantlib.features import Feature
 from quantlib.files import sha256_file, sha256_tree
 from quantlib.progress import Steps
-from quantlib.quantize import quantize_onnx
+from quantlib.quantize import op_counts, quantize_onnx
+from quantlib.recipe_file import read_recipe, write_recipe
 from quantlib.recipes import DEFAULT_RECIPES, RECIPES
 from quantlib.results import SCHEMA_VERSION, read_results
 from quantlib.tasks import TASKS
@@ -73,7 +74,7 @@ def test_every_file_is_there(first: Path) -> None:
 
 def test_results_hold_variants_and_nothing_else(first: Path) -> None:
     found = load(first, "results.json")
-    assert list(found) == ["teacher", "quant_1", "quant_2", "dynamic_u8s8", "student"]
+    assert list(found) == ["teacher", *DEFAULT_RECIPES, "student"]
     for name, values in found.items():
         recipe = ["recipe"] if name in RECIPES else []
         assert list(values) == [*KEYS, *recipe, *EXTRA], name
@@ -192,8 +193,10 @@ def test_a_second_run_makes_nothing_and_finds_the_same(
     def never(*_: Any, **__: Any) -> None:
         pytest.fail("made again")
 
-    for name in ("distil", "fine_tune", "quantize_onnx"):
+    for name in ("distil", "fine_tune"):
         monkeypatch.setattr(building, name, never)
+    for name in ("quantize_onnx", "smoothing.search_smoothing", "calibration.collect"):
+        monkeypatch.setattr(f"quantlib.experiment.quantizing.{name}", never)
     monkeypatch.setattr("quantlib.export.export_bert_to_onnx", never)
     run(replace(options, output_dir=tmp_path))
     assert files(tmp_path) == files(first)
@@ -204,7 +207,8 @@ def test_a_second_run_makes_nothing_and_finds_the_same(
         untimed = [key for key in before[name] if key not in TIMES]
         assert {k: after[name][k] for k in untimed} == {k: before[name][k] for k in untimed}
     cached = set(load(tmp_path, "run.json")["cached"])
-    made = {"train the student", "export teacher", "export student", "calibrate"}
+    made = {"train the student", "export teacher", "export student", "smooth"}
+    made |= {"calibrate", "calibrate the smoothed model"}
     assert cached >= made | {f"quantize {name}" for name in DEFAULT_RECIPES}
     assert cached >= {f"{step} {name}" for step in ("evaluate", "check") for name in MODELS}
     assert load(tmp_path, "run.json")["sha256"] == load(first, "run.json")["sha256"]
@@ -283,8 +287,54 @@ def test_every_recipe(first: Path, options: ExperimentOptions) -> None:
     steps = Steps()
     built = build(replace(options, recipes=("all",), no_student=True), steps)
     assert [variant.name for variant in built.variants[1:]] == list(RECIPES)
-    assert "calibrate on rows padded to 32" in steps.durations_s
+    calibrations = {name for name in steps.durations_s if name.startswith("calibrate")}
+    assert calibrations == {"calibrate", "calibrate the smoothed model", "calibrate on rows padded to 32"}
     assert [variant.recipe for variant in built.variants] == [None, *RECIPES.values()]
+
+
+def recipe_file(tmp_path: Path, name: str = "mine", **changes: Any) -> str:
+    path = tmp_path / f"{name}.toml"
+    write_recipe(path, replace(RECIPES["quant_2"], name=name, **changes))
+    return str(path)
+
+
+def test_recipes_from_files(first: Path, options: ExperimentOptions, tmp_path: Path) -> None:
+    """Beside those of the table, and whatever of the model they calibrate on."""
+    everything = ("qkv", "attention_output", "ffn_in", "ffn_out", "pooler", "classifier")
+    files = (
+        recipe_file(tmp_path, "padded", smooth=True, pad_calibration=True),
+        recipe_file(tmp_path, "mixed", nodes=(("layer.1.ffn_out", "int16"), ("pooler", "float"))),
+        recipe_file(tmp_path, "tables", nodes=tuple((role, "float") for role in everything)),
+    )
+    steps = Steps()
+    built = build(replace(options, recipes=("quant_2", *files), no_student=True), steps)
+    found = {variant.name: variant for variant in built.variants}
+    assert list(found) == ["teacher", "quant_2", "padded", "mixed", "tables"]
+    assert found["mixed"].file.as_posix() == "ts_teacher_bert/model_mixed.onnx"
+    assert found["mixed"].recipe == read_recipe(Path(files[1]))
+    assert "calibrate the smoothed model on rows padded to 32" in steps.durations_s
+    assert op_counts(found["mixed"].path)["MatMulIntegerToFloat"] == 14
+    assert op_counts(found["tables"].path)["MatMul"] == 16, "only embeddings are quantized"
+
+
+def test_tables_alone_need_no_calibration(first: Path, options: ExperimentOptions, tmp_path: Path) -> None:
+    everything = ("qkv", "attention_output", "ffn_in", "ffn_out", "pooler", "classifier")
+    path = recipe_file(tmp_path, nodes=tuple((role, "float") for role in everything))
+    steps = Steps()
+    build(replace(options, recipes=(path,), no_student=True), steps)
+    assert not [name for name in steps.durations_s if name.startswith("calibrate")]
+
+
+def test_a_node_that_is_missing_is_said_before_anything_is_calibrated(
+    first: Path, options: ExperimentOptions, tmp_path: Path
+) -> None:
+    for number, mode in enumerate(("static", "dynamic")):
+        changes = {} if mode == "static" else {"mode": mode, "calibration_method": None}
+        path = recipe_file(tmp_path, f"mine_{number}", nodes=(("layer.7.qkv", "float"),), **changes)
+        steps = Steps()
+        with pytest.raises(InputError, match=r"the model has no node, group or role 'layer\.7\.qkv'"):
+            build(replace(options, recipes=("quant_2", path), calibration_samples=13 + number), steps)
+        assert not [name for name in steps.durations_s if name.startswith(("calibrate", "quantize"))]
 
 
 def test_a_teacher_is_fine_tuned_where_none_is_given(
