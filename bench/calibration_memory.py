@@ -9,6 +9,7 @@ classifier of random weights, if none is given; rows are those of the embedded d
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,8 @@ def write_model(path: Path) -> Path:
     with tempfile.TemporaryDirectory() as scratch, checkpoints.quiet_transformers():
         model = transformers.AutoModelForSequenceClassification.from_pretrained(base, num_labels=5)
         model.save_pretrained(scratch)
+        for name in ("tokenizer.json", "vocab.txt"):
+            shutil.copy(base / name, scratch)
         export_bert_to_onnx(scratch, path, SEQ_LEN)
     return path
 
