@@ -96,7 +96,7 @@ def test_times_and_checks_every_variant(run, tmp_path):
     assert variant["stats"]["rounds"] == 3
     extra = variant["extra_info"]
     assert extra["recipe"] == "dynamic_u8s8"
-    assert extra["op_counts"]["MatMulInteger"] > 0
+    assert extra["op_counts"]["MatMulIntegerToFloat"] > 0
     assert extra["compression_ratio"] > 1
     assert {"accuracy", "accuracy_drop", "size_bytes", "standard_error_ms", "noisy"} <= set(extra)
 
