@@ -318,7 +318,7 @@ def as_table(compared: Compared) -> Table:
 
     primary = compared.task.primary_metric
     found = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    found.add_column("model", justify="left", overflow="fold")
+    found.add_column("model", justify="left", no_wrap=True)
     for column in (
         primary,
         "drop\npoints",
