@@ -223,6 +223,7 @@ def test_saturation_is_compared_or_has_a_reason(values: dict[str, Any]) -> None:
 # Nodes that make `signal`, float (rows, 1), of `real` and `padding`, the numbers of such tokens in a row.
 SIGNALS = {
     "nothing": [node("Mul", ["padding", "zero"], ["signal"])],
+    "row": [node("Identity", ["real"], ["signal"])],
     "padding": [node("Identity", ["padding"], ["signal"])],
     "batch": [
         node("ReduceMax", ["real"], ["most"], axes=[0], keepdims=1),
@@ -273,6 +274,13 @@ def test_what_depends_on_the_batch_is_caught(
     assert found == Invariance(rows=4, in_batch=in_batch, padded=padded, labels_changed=changed)
     assert found.max_diff == max(in_batch, padded)
     assert sum(done) == 4
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_row_is_never_cut_to_its_company(tmp_path: Path, seed: int) -> None:
+    # The longest row, cut to 50, may be in a batch with the other two of the longest tenth.
+    model, rows = mask_model(tmp_path / "m.onnx", "row"), rows_of(100, 30, 30, *[10] * 27)
+    assert check_invariance(model, rows, SST2, seed=seed, threads=1).max_diff == 0
 
 
 def test_a_regression_has_no_labels_to_change(tmp_path: Path) -> None:
