@@ -50,7 +50,8 @@ def collect(
     Args:
         onnx_path: the FP32 model. Its first input has the shape (batch, sequence).
         feeds: what to run, once each: arrays (rows, tokens).
-        tensors: activations by name; None is all of them. `tensors_for` gives those a recipe needs.
+        tensors: activations by name; None is all of them. A recipe needs those that
+            `quantlib.quantize.tensors_to_calibrate` gives.
         histograms: keep them; without, it is quicker, and only MinMax and MovingAverage can be derived.
         skip_padding: False counts padded positions too, as the textbook does.
         threads: of the session; the physical cores by default.

@@ -65,7 +65,7 @@ def _order(layer: LayerNoise) -> tuple[int, int, int, str]:
     index = ROLES.index(role(layer.name))
     if place.isdecimal():
         return 1, int(place), index, layer.label
-    return (0 if index == 0 else 2), 0, index, layer.label
+    return (0 if index < ROLES.index("qkv") else 2), 0, index, layer.label
 
 
 def _place(layer: LayerNoise) -> tuple[str, str]:
