@@ -44,6 +44,7 @@ def test_the_commands_module_is_light() -> None:
 def test_no_module_imports_torch() -> None:
     names = [name for name in MODULES if not name.endswith("__main__")]
     assert {"quantlib.export.parity", "quantlib.training", "quantlib.experiment.build"} <= set(names)
+    assert {"quantlib.quantize.rewrite", "quantlib.smoothing", "quantlib.recipe_file"} <= set(names)
     code = "import importlib, sys; [importlib.import_module(m) for m in sys.argv[1:]]; print(*sys.modules)"
     loaded = set(run(code, *names))
     assert set(names) <= loaded
@@ -69,9 +70,15 @@ def test_work_on_onnx_files_needs_no_torch(tiny_onnx: Path, tiny_teacher: Path, 
             [("good film", "1"), ("a sad day in town", "0"), ("the happy people sing", "1")])]
         tokenizer = q.load_tokenizer(checkpoint)
         features = q.convert_examples_to_features(rows, ("0", "1"), 32, tokenizer, "classification")
-        ranges = q.calibrate_min_max(model, q.CalibrationReader(features, batch_size=2))
+        reader = q.CalibrationReader(features, batch_size=2)
+        ranges = q.calibrate_min_max(model, reader)
         static = q.quantize_onnx(model, out / "static.onnx", q.RECIPES["quant_1"], ranges)
-        dynamic = q.quantize_onnx(model, out / "dynamic.onnx", q.RECIPES["dynamic_u8s8"])
+        textbook = q.quantize_onnx(model, out / "textbook.onnx", q.RECIPES["quant_1_defaults"], ranges)
+        smooth = q.smooth_onnx(model, out / "smooth.onnx", q.search_smoothing(model, reader))
+        ranges = q.calibrate_min_max(smooth, reader)
+        q.quantize_onnx(smooth, out / "mixed.onnx", q.RECIPES["static_mixed"], ranges)
+        q.write_recipe(out / "mine.toml", q.RECIPES["dynamic_u8s8"])
+        dynamic = q.quantize_onnx(model, out / "dynamic.onnx", q.read_recipe(out / "mine.toml"))
         q.evaluate_onnx(static, features, q.TASKS["SST-2"])
         from quantlib.features import fixed_shape_feeds
         q.benchmark_onnx_model(dynamic, fixed_shape_feeds(features, 1, 16, 2), warmup_runs=0, num_runs=2)
