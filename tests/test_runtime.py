@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import tiny
 from onnx import TensorProto, helper, numpy_helper
 
 from quantlib.errors import InputError
@@ -75,6 +78,43 @@ def test_session_options(model: Path, spinning: bool) -> None:
     options = open_session(model, threads=3, spinning=spinning).get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 1)
     assert options.get_session_config_entry("session.intra_op.allow_spinning") == str(int(spinning))
+
+
+@pytest.mark.parametrize(
+    ("changes", "fused"),
+    [
+        ({}, False),
+        ({"disabled_optimizers": ()}, True),
+        ({"optimize": False, "disabled_optimizers": ()}, False),
+    ],
+    ids=["default", "all_optimizers", "none"],
+)
+def test_a_residual_sum_and_its_norm_stay_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], fused: bool
+) -> None:
+    """Seen in the graph that ONNX Runtime makes of it."""
+    made = tmp_path / "optimized.onnx"
+
+    def session(path: str, options: Any, **given: Any) -> Any:
+        options.optimized_model_filepath = str(made)
+        return original(path, options, **given)
+
+    original = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["t"]),
+        helper.make_node("Add", ["x", "t"], ["s"]),
+        helper.make_node("LayerNormalization", ["s", "gamma", "beta"], ["y"]),
+    ]
+    constants = {"gamma": np.ones(4, np.float32), "beta": np.zeros(4, np.float32)}
+    open_session(tiny.save_graph(tmp_path / "model.onnx", nodes, constants), **changes)
+    found = {node.op_type for node in onnx.load(made).graph.node}
+    assert ("SkipLayerNormalization" in found, "LayerNormalization" in found) == (fused, not fused)
+
+
+def test_what_is_disabled_is_part_of_the_record() -> None:
+    assert asdict(SessionConfig(threads=2))["disabled_optimizers"] == ("SkipLayerNormFusion",)
+    assert SessionConfig(threads=2, disabled_optimizers=()) != SessionConfig(threads=2)
 
 
 def test_quant_precision_is_asked_for_by_its_key(model: Path) -> None:

@@ -37,7 +37,7 @@ class TimedProcess:
         onnx_path: the model.
         feeds: arrays by input name, cycled through by the timed runs; what the model does not take is
             left out.
-        config: threads, spinning and providers; the default is one thread a physical core.
+        config: threads, spinning, providers and optimizers; the default is one thread a physical core.
     """
 
     def __init__(self, onnx_path: Path, feeds: Feeds, config: SessionConfig | None = None) -> None:

@@ -1,7 +1,8 @@
 """The process in which a model is timed: one session, commands on stdin, answers on stdout, a JSON line each.
 
 Started by `quantlib.latency.process`. Commands:
-    {"command": "load", "onnx_path": ..., "threads": ..., "spinning": ..., "providers": [...]}
+    {"command": "load", "onnx_path": ..., "threads": ..., "spinning": ..., "providers": [...],
+     "disabled_optimizers": [...]}
     {"command": "feeds", "directory": ...}   a directory of .npz files, cycled through in order of name
     {"command": "time", "runs": ..., "warmup_runs": ..., "wake_seconds": ...}
 Answers: {"result": ...}, the times in ms for "time", or {"error": text, "input": is it an InputError?}.
