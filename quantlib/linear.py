@@ -36,7 +36,7 @@ _ROLE_PATTERNS = tuple(
     for role, pattern in (
         ("projection", r"\bembeddings_project\b"),  # ELECTRA's, from the tables' width to the layers'
         ("embeddings", r"embedding"),
-        ("qkv", r"\.(query|key|value|qkv|[qkv]_lin)\b"),
+        ("qkv", r"\.(query|key|value|key_value|qkv|[qkv]_lin)\b"),
         ("attention_output", r"attention\.(output\.dense|out_lin)\b"),
         ("ffn_in", r"\.(intermediate\.dense|lin1)\b"),
         ("ffn_out", r"layer\.\d+\.(output\.dense|ffn\.lin2)\b"),
@@ -56,6 +56,7 @@ _QKV_WORDS = {
     "query": "query",
     "key": "key",
     "value": "value",
+    "key_value": "key and value",
     "q_lin": "query",
     "k_lin": "key",
     "v_lin": "value",
@@ -68,7 +69,9 @@ class Linear:
 
     name: of the MatMul or Gemm. weight: (in, out), with the name of its initializer, which holds it as
     (out, in) if `transposed`. bias: the constant (out,), or None. node: the product. last: the node whose
-    output is product + bias (the product itself, or an Add).
+    output is product + bias (the product itself, or an Add). A fused Attention is one too, with the weights
+    of query, key and value side by side, (in, 3 * hidden): it is both `node` and `last`, and gives out what
+    it makes of the product.
     """
 
     name: str
@@ -121,7 +124,7 @@ def load_ir(onnx_path: Path) -> ir.Model:
 
 
 def find_linears(model: ir.Model) -> list[Linear]:
-    """Every MatMul and Gemm of an activation and a constant float matrix, in graph order.
+    """Every MatMul, Gemm and Attention of an activation and a constant float matrix, in graph order.
 
     A Gemm is left out if it scales its factors, transposes the first one, or adds anything but a bias (out,).
     """
@@ -136,7 +139,7 @@ def find_embeddings(model: ir.Model) -> list[Embedding]:
     for node in model.graph:
         source = node.inputs[0] if node.op_type == "Gather" else None
         table = constant(source)
-        if source is not None and _is_matrix(table) and _integer(node, "axis") == 0:
+        if source is not None and is_matrix(table) and _integer(node, "axis") == 0:
             found.append(Embedding(_name(node), table, str(source.name), node))
     return found
 
@@ -182,7 +185,7 @@ def label(name: str) -> str:
     """A node in words, for a table: "layer 4 FFN output", "layer 4 query", "pooler"."""
     layer = _LAYER.search(name)
     kind = role(name)
-    if kind == "qkv" and (part := re.search(r"\.(query|key|value|[qkv]_lin)\b", name)):
+    if kind == "qkv" and (part := re.search(r"\.(query|key|value|key_value|[qkv]_lin)\b", name)):
         words = _QKV_WORDS[part[1]]
     elif kind == "embeddings" and (part := re.search(r"(\w+)_embeddings\b", name)):
         words = f"{part[1].replace('_', ' ')} embeddings"
@@ -202,7 +205,7 @@ def groups(names: Iterable[str]) -> dict[str, list[str]]:
 def _linear(node: ir.Node) -> Linear | None:
     first, second = node.inputs[:2]
     weight = constant(second)
-    if not _is_matrix(weight) or second is None or first is None or constant(first) is not None:
+    if not is_matrix(weight) or second is None or first is None or constant(first) is not None:
         return None
     transposed = node.op_type == "Gemm" and bool(_integer(node, "transB"))
     weight = weight.T if transposed else weight
@@ -211,7 +214,7 @@ def _linear(node: ir.Node) -> Linear | None:
     else:
         bias, last = node.inputs[2] if len(node.inputs) > 2 else None, node
         scaled = _number(node, "alpha") != 1.0 or _number(node, "beta") != 1.0
-        if scaled or _integer(node, "transA") or (bias is not None and not _is_bias(bias, weight.shape[1])):
+        if scaled or _integer(node, "transA") or (bias is not None and not is_bias(bias, weight.shape[1])):
             return None
     return Linear(_name(node), weight, str(second.name), transposed, bias, node, last)
 
@@ -224,16 +227,17 @@ def _added(node: ir.Node, width: int) -> tuple[ir.Value | None, ir.Node]:
         return None, node
     add = uses[0].node
     bias = add.inputs[1 - uses[0].idx]
-    return (bias, add) if _is_bias(bias, width) else (None, node)
+    return (bias, add) if is_bias(bias, width) else (None, node)
 
 
-def _is_bias(value: ir.Value | None, width: int) -> bool:
+def is_bias(value: ir.Value | None, width: int) -> bool:
     """Whether a constant holds one float for each output channel (and is not one that is broadcast)."""
     array = constant(value)
     return array is not None and array.shape == (width,) and array.dtype == np.float32
 
 
-def _is_matrix(array: npt.NDArray[Any] | None) -> TypeGuard[FloatArray]:
+def is_matrix(array: npt.NDArray[Any] | None) -> TypeGuard[FloatArray]:
+    """Whether a constant is a matrix of float32."""
     return array is not None and array.ndim == 2 and array.dtype == np.float32
 
 

@@ -72,6 +72,17 @@ def test_weights_and_biases_are_those_of_the_checkpoint(exported: tiny.Exported)
         np.testing.assert_array_equal(table.table, saved[f"{table.name.rpartition('/')[0]}.weight"])
 
 
+def test_a_fused_attention_is_a_layer(tmp_path: Path) -> None:
+    given = node("Attention", ["x", "w", "b"], ["y"], name="q", num_heads=2, domain="com.microsoft")
+    path = tiny.save_graph(tmp_path / "model.onnx", [given], {"w": weight(4, 12), "b": weight(12)})
+    (layer,) = find_linears(load_ir(path))
+    assert (layer.name, layer.weight_name, layer.transposed) == ("q", "w", False)
+    assert layer.node is layer.last
+    assert layer.input.name == "x"
+    np.testing.assert_array_equal(layer.weight, weight(4, 12))
+    np.testing.assert_array_equal(linear.constant(layer.bias), weight(12))
+
+
 # What a name tells
 
 
@@ -86,6 +97,12 @@ def test_weights_and_biases_are_those_of_the_checkpoint(exported: tiny.Exported)
         ),
         ("bert.encoder.layer.3.attention.self/MatMul_1", "other", None, None),
         ("bert.encoder.layer.3.attention.self.qkv/MatMul", "qkv", "layer.3.qkv", "layer 3 QKV"),
+        (
+            "bert.encoder.layer.5.attention.self.key_value/MatMul",
+            "qkv",
+            "layer.5.qkv",
+            "layer 5 key and value",
+        ),
         ("distilbert.transformer.layer.2.attention.v_lin/MatMul", "qkv", "layer.2.qkv", "layer 2 value"),
         ("classifier.dense/Gemm", "pooler", "pooler", "pooler"),
         ("classifier.out_proj/Gemm", "classifier", "classifier", "classifier"),

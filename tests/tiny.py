@@ -167,8 +167,12 @@ def save_graph(
     *,
     width: int = 4,
     outputs: Sequence[str] = ("y",),
+    shapes: Mapping[str, Sequence[str | int]] | None = None,
 ) -> Path:
-    """A model of these nodes, from x, float32 (rows, tokens, width), to float32 outputs."""
+    """A model of these nodes, from x, float32 (rows, tokens, width), to float32 outputs.
+
+    shapes: of float32 tensors in between.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -179,8 +183,12 @@ def save_graph(
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in (constants or {}).items()],
+        value_info=[
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
+            for name, dims in (shapes or {}).items()
+        ],
     )
-    opsets = [helper.make_opsetid("", 17)]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
     return path
 
