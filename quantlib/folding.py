@@ -34,9 +34,7 @@ def scale_input(
     if producer is not None and _is_norm(producer):
         _fold_into_norm(graph, producer, takers, factors)
     elif averaged is not None:
-        _multiply(graph, averaged.node, 1, inverse[:, None] if averaged.transposed else inverse)
-        if averaged.bias is not None:
-            _multiply(graph, averaged.last, list(averaged.last.inputs).index(averaged.bias), inverse)
+        _scale_outputs(graph, averaged, inverse)
     else:
         scaled = _mul(graph, value, inverse, f"{value.name}/smoothed", before=takers[0].node)
         _take(takers, scaled)
@@ -44,11 +42,19 @@ def scale_input(
 
 def _fold_into_norm(graph: ir.Graph, norm: ir.Node, takers: Sequence[Linear], factors: FloatArray) -> None:
     """Scale a LayerNormalization; whatever else takes its output gets it multiplied back."""
-    value = norm.outputs[0]
     for place in range(1, len(norm.inputs)):
         _multiply(graph, norm, place, np.reciprocal(factors))
-    nodes = {layer.node for layer in takers}
-    others = [use for use in value.uses() if use.node not in nodes]
+    _give_back(graph, norm.outputs[0], {layer.node for layer in takers}, factors)
+
+
+def _give_back(graph: ir.Graph, value: ir.Value, takers: set[ir.Node], factors: FloatArray) -> None:
+    """Multiply a value for all but those who take it divided; of rows that are picked, only those."""
+    others = []
+    for use in [use for use in value.uses() if use.node not in takers]:
+        if use.idx == 0 and _picks_rows(use.node):
+            _give_back(graph, use.node.outputs[0], set(), factors)
+        else:
+            others.append(use)
     if others or value.is_graph_output():
         following = next(node for node in graph if value in node.inputs)
         original = _mul(graph, value, factors, f"{value.name}/original", before=following)
@@ -57,6 +63,14 @@ def _fold_into_norm(graph: ir.Graph, norm: ir.Node, takers: Sequence[Linear], fa
         if value.is_graph_output():  # and keeps its name
             graph.outputs[list(graph.outputs).index(value)] = original
             original.name, value.name = value.name, f"{value.name}/smoothed"
+
+
+def _picks_rows(node: ir.Node) -> bool:
+    """Whether a node gives out some of the rows of (batch, rows, channels), whole."""
+    value, axis = node.inputs[0], node.attributes.get("axis")
+    if node.op_type != "Gather" or value is None or value.shape is None or axis is None:
+        return False
+    return len(value.shape) == 3 and axis.as_int() == 1
 
 
 def _is_norm(node: ir.Node) -> bool:
@@ -72,17 +86,46 @@ def _is_norm(node: ir.Node) -> bool:
 def _averaged(value: ir.Value, takers: Sequence[Linear], layers: Sequence[Linear]) -> Linear | None:
     """The layer whose output's rows an attention averages to this activation, channel by channel.
 
-    That is softmax(scores)·V with heads split and joined: Reshape, Transpose, MatMul, and on the side of V
-    Transpose, Reshape. None if the activation came about in another way, or if it or V is used elsewhere too.
+    The last of its output channels are the values V, as many as the activation has. None if the activation
+    came about in another way, or if it or V is used elsewhere too.
     """
     nodes = {layer.node for layer in takers}
     if value.is_graph_output() or any(use.node not in nodes for use in value.uses()):
         return None
+    producer = value.producer()
+    picked = producer is not None and _picks_rows(producer)
+    product, parts = _values(_before(value, "Gather") if picked else value)
+    found = next((layer for layer in layers if layer.last.outputs[0] is product), None)
+    fits = found is not None and found.weight.shape[1] == parts * takers[0].weight.shape[0]
+    return found if fits else None
+
+
+def _values(value: ir.Value | None) -> tuple[ir.Value | None, int]:
+    """What a layer gives out to an attention, and in how many parts of one width, the last of which is V.
+
+    A fused Attention is a layer itself, of queries, keys and values. MultiHeadAttention takes V from a Split.
+    Written out, attention is softmax(scores)·V with heads split and joined: Reshape, Transpose, MatMul, and
+    on the side of V Transpose, Reshape.
+    """
+    producer = None if value is None else value.producer()
+    if producer is not None and producer.op_type == "Attention":
+        return value, 3
+    part = _before(value, "MultiHeadAttention", place=2)
+    split = None if part is None else part.producer()
+    if split is not None and part is split.outputs[-1]:
+        return _before(part, "Split"), len(split.outputs)
     joined = _before(value, "Reshape")
     product = _before(_before(joined, "Transpose", _HEADS_FIRST), "MatMul", place=1)
-    split = _before(_before(product, "Transpose", _HEADS_FIRST), "Reshape")
-    found = next((layer for layer in layers if layer.last.outputs[0] is split), None)
-    return found if found is not None and found.weight.shape[1] == takers[0].weight.shape[0] else None
+    return _before(_before(product, "Transpose", _HEADS_FIRST), "Reshape"), 1
+
+
+def _scale_outputs(graph: ir.Graph, layer: Linear, factors: FloatArray) -> None:
+    """Multiply the last output channels of a layer, as many as there are factors."""
+    scales = np.ones(layer.weight.shape[1], np.float32)
+    scales[-len(factors) :] = factors
+    _multiply(graph, layer.node, 1, scales[:, None] if layer.transposed else scales)
+    if layer.bias is not None:
+        _multiply(graph, layer.last, list(layer.last.inputs).index(layer.bias), scales)
 
 
 def _before(

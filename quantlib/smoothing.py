@@ -101,11 +101,13 @@ def smooth_onnx(onnx_path: Path, out_path: Path, smoothing: Mapping[str, Smoothi
     if is_smoothed(model):
         raise InputError(f"{onnx_path}: this model is smoothed already")
     layers = find_linears(model)
+    takers: dict[str, list[Linear]] = {name: [] for name in smoothing}
+    for layer in layers:  # before any of them is given another input
+        takers.setdefault(str(layer.input.name), []).append(layer)
     for name, one in smoothing.items():
-        takers = [layer for layer in layers if layer.input.name == name]
-        if not takers:
+        if not takers[name]:
             raise InputError(f"{onnx_path}: no product takes the activation {name!r}")
-        scale_input(model.graph, takers, layers, one.factors)
+        scale_input(model.graph, takers[name], layers, one.factors)
     model.metadata_props[MARK] = "1"
     with atomic_file(out_path) as scratch:
         ir.save(model, scratch)
