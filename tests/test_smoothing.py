@@ -19,6 +19,7 @@ from quantlib.calibration.graph import load_with_shapes, save, with_outputs
 from quantlib.errors import InputError
 from quantlib.features import CalibrationReader, Feature, Feed, pad
 from quantlib.files import sha256_file
+from quantlib.graph import compile_onnx
 from quantlib.linear import find_linears, load_ir
 from quantlib.quantize import op_counts, quantize_onnx, tensors_to_calibrate
 from quantlib.recipes import RECIPES
@@ -179,9 +180,11 @@ def checked(
     constants: dict[str, Any],
     factors: Factors,
     outputs: Sequence[str] = ("y",),
+    shapes: Mapping[str, Sequence[str | int]] | None = None,
 ) -> Path:
     """The smoothed model, which gives the same outputs as before for random input."""
-    model = tiny.save_graph(tmp_path / "model.onnx", nodes, constants, outputs=outputs)
+    path = tmp_path / "model.onnx"
+    model = tiny.save_graph(path, nodes, constants, outputs=outputs, shapes=shapes)
     path = smooth_onnx(model, tmp_path / "smoothed.onnx", smoothing(factors))
     results = []
     for file in (model, path):
@@ -335,6 +338,125 @@ def test_an_attention_that_does_more_is_multiplied(
     constants = ATTENTION | {"mix": normal(2, 2)}
     path = checked(tmp_path, attention(**changes), constants, {"o": FACTORS}, outputs=("y", *more))
     assert op_counts(path)["Mul"] == 1
+
+
+# Compiled graphs
+
+MICROSOFT = {"domain": "com.microsoft", "num_heads": 2}
+FUSED = {"w": normal(4, 12, seed=1), "b": normal(12, seed=2), "wo": normal(4, 3, seed=3)}
+ONE_NODE = [node("Attention", ["x", "w", "b"], ["o"], name="qkv", **MICROSOFT)]
+PARTS = [
+    node("MatMul", ["x", "wq"], ["q"]),
+    node("MatMul", ["x", "wkv"], ["p"]),
+    node("Add", ["p", "bkv"], ["kv"]),
+    node("Split", ["kv", "halves"], ["k", "v"], axis=2),
+    node("MultiHeadAttention", ["q", "k", "v"], ["o"], **MICROSOFT),
+]
+HALVES = {
+    "wq": normal(4, 4, seed=1), "wkv": normal(4, 8, seed=2), "bkv": normal(8, seed=3), "wo": normal(4, 3),
+    "halves": np.array([4, 4]),
+}  # fmt: skip
+ROWS = ["rows", "tokens", 4]
+OUT = node("MatMul", ["o", "wo"], ["y"], name="output")
+PICK = [
+    node("Gather", ["o", "row"], ["r"], axis=1),
+    node("MatMul", ["r", "wo"], ["y"], name="output"),
+]
+
+
+@pytest.mark.parametrize("row", [False, True], ids=["all_rows", "one_row"])
+def test_factors_go_into_the_values_of_a_fused_attention(tmp_path: Path, row: bool) -> None:
+    tail, taken = (PICK, "r") if row else ([OUT], "o")
+    constants = FUSED | {"row": np.array([1])}
+    path = checked(tmp_path, [*ONE_NODE, *tail], constants, {taken: FACTORS}, shapes={"o": ROWS})
+    assert op_counts(path)["Mul"] == 0
+    values = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    for name in ("w", "b"):
+        np.testing.assert_array_equal(values[name][..., :8], FUSED[name][..., :8])
+        np.testing.assert_allclose(values[name][..., 8:], FUSED[name][..., 8:] / FACTORS, rtol=1e-6)
+
+
+def test_factors_go_into_the_values_beside_the_keys(tmp_path: Path) -> None:
+    path = checked(tmp_path, [*PARTS, OUT], HALVES, {"o": FACTORS})
+    assert op_counts(path)["Mul"] == 0
+    values = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    for name in ("wkv", "bkv"):
+        np.testing.assert_array_equal(values[name][..., :4], HALVES[name][..., :4])
+        np.testing.assert_allclose(values[name][..., 4:], HALVES[name][..., 4:] / FACTORS, rtol=1e-6)
+
+
+TURNED = [PARTS[0], PARTS[1], PARTS[2], node("Split", ["kv", "halves"], ["v", "k"], axis=2), PARTS[4]]
+BARE = [node("Attention", ["x", "w", "b"], ["o"], name="qkv", **MICROSOFT), *PICK, node("Abs", ["o"], ["z"])]
+FUSED_REASONS: dict[str, tuple[list[Any], str, tuple[str, ...]]] = {
+    "values_first": ([*TURNED, OUT], "o", ("y",)),
+    "values_used_twice": ([*PARTS, OUT, node("Abs", ["v"], ["z"])], "o", ("y", "z")),
+    "pair_used_twice": ([*PARTS, OUT, node("Abs", ["kv"], ["z"])], "o", ("y", "z")),
+    "all_rows_wanted": (BARE, "r", ("y", "z")),
+    "pick_of_channels": (
+        [*ONE_NODE, node("Gather", ["o", "mixed"], ["r"], axis=2), node("MatMul", ["r", "wo"], ["y"])],
+        "r",
+        ("y",),
+    ),
+}
+
+
+@pytest.mark.parametrize(("nodes", "taken", "outputs"), FUSED_REASONS.values(), ids=list(FUSED_REASONS))
+def test_a_fused_attention_that_does_more_is_multiplied(
+    tmp_path: Path, nodes: list[Any], taken: str, outputs: tuple[str, ...]
+) -> None:
+    constants = FUSED | HALVES | {"row": np.array([1]), "mixed": np.array([2, 0, 3, 1])}
+    path = checked(tmp_path, nodes, constants, {taken: FACTORS}, outputs=outputs, shapes={"o": ROWS})
+    assert op_counts(path)["Mul"] == 1
+
+
+def test_a_picked_row_is_multiplied_back_behind_the_pick(tmp_path: Path) -> None:
+    """Of the residual, which takes one row, one row is multiplied and not all."""
+    nodes = [
+        norm("a"),
+        node("MatMul", ["n", "w"], ["p"], name="all"),
+        node("Gather", ["n", "row"], ["r"], axis=1),
+        node("MatMul", ["r", "v"], ["q"], name="one"),
+        node("Add", ["q", "r"], ["s"]),
+        node("Add", ["p", "s"], ["y"]),
+    ]
+    constants = NORM | {"w": normal(4, 4), "v": normal(4, 4, seed=1), "row": np.array([1])}
+    for factors in ({"n": FACTORS}, {"r": FACTORS, "n": 1 / FACTORS}, {"n": FACTORS, "r": 1 / FACTORS}):
+        path = checked(tmp_path, nodes, constants, factors, shapes={"n": ROWS})
+        muls = [n for n in onnx.load(path).graph.node if n.op_type == "Mul"]
+        assert len(muls) == len(factors)
+        assert muls[0].input[0] == "r"
+
+
+@pytest.fixture(scope="module", params=["row", "whole"])
+def compiled(
+    exported: tiny.Exported, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Each architecture, compiled in each form."""
+    path = tmp_path_factory.mktemp("compiled") / "model.onnx"
+    return compile_onnx(exported.model, path, last_attention=request.param).path
+
+
+def test_logits_of_a_compiled_model_stay(exported: tiny.Exported, compiled: Path, tmp_path: Path) -> None:
+    found = search_smoothing(compiled, CalibrationReader(exported.rows, 8), threads=1)
+    attended = {n.output[0] for n in onnx.load(compiled).graph.node if "Attention" in n.op_type}
+    assert len(found) > 5
+    assert attended & set(found), "an attention whose values are smoothed"
+    path = smooth_onnx(compiled, tmp_path / "model.onnx", found)
+    want = tiny.logits(exported.model, exported.rows)
+    for batch_size in (1, 8):
+        np.testing.assert_allclose(tiny.logits(path, exported.rows, batch_size), want, atol=1e-4)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(0, 10**6), st.floats(0, 1.5), st.data())
+def test_logits_of_a_compiled_model_stay_with_any_factors(
+    exported: tiny.Exported, compiled: Path, tmp_path: Path, seed: int, spread: float, data: st.DataObject
+) -> None:
+    factors = some_factors(compiled, seed, spread)
+    chosen = data.draw(st.lists(st.sampled_from(sorted(factors)), unique=True))
+    path = smooth_onnx(compiled, tmp_path / "model.onnx", smoothing({name: factors[name] for name in chosen}))
+    rows = exported.rows[:8]
+    np.testing.assert_allclose(tiny.logits(path, rows), tiny.logits(compiled, rows), atol=1e-4)
 
 
 # What cannot be smoothed

@@ -1,0 +1,103 @@
+"""Is what attention adds to its scores the padding mask, and nothing else?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    Compute = Callable[[npt.NDArray[np.int64]], npt.NDArray[Any]]
+
+# (rows, tokens) on which a bias is computed; the exporter traces at 2x16.
+_SHAPES = ((1, 1), (1, 7), (2, 16), (5, 12))
+
+
+class NotPaddingError(ValueError):
+    """A bias is not the padding mask; the message says why."""
+
+
+def padding_value(bias: ir.Value, attention_mask: ir.Value) -> float:
+    """The number that a bias adds to the scores of padded keys; to those of real ones it adds 0.
+
+    Two things are shown. By the ancestors of the bias, that it depends on no data but `attention_mask` (and
+    on the shape of any input). By its values on masks of several shapes, with padding in any place, rows
+    without padding and rows of nothing else, that it is where(mask, 0, number) for every query and head.
+
+    Args:
+        bias: what is added to the scores, (batch, heads or 1, queries or 1, keys).
+        attention_mask: the graph's input, (batch, sequence); 0 is padding.
+
+    Raises:
+        NotPaddingError: the bias is something else.
+    """
+    _check_ancestors(bias, attention_mask)
+    compute = _subgraph(bias, attention_mask)
+    numbers = set()
+    for seed, (rows, tokens) in enumerate(_SHAPES):
+        mask = _random_mask(rows, tokens, seed)
+        found = compute(mask)
+        if found.ndim != 4 or found.shape[0] != rows or found.shape[3] != tokens:
+            raise NotPaddingError(f"its mask has the shape {found.shape} for {rows} rows of {tokens} tokens")
+        padded = np.broadcast_to((mask == 0)[:, None, None, :], found.shape)
+        if found[~padded].any():
+            raise NotPaddingError("its mask changes the scores of real tokens")
+        numbers |= set(found[padded].tolist())
+    if len(numbers) != 1:
+        raise NotPaddingError(f"its mask adds {len(numbers)} different numbers to the scores of padding")
+    return float(numbers.pop())
+
+
+def _check_ancestors(bias: ir.Value, attention_mask: ir.Value) -> None:
+    """Walk up from the bias; below a Shape nothing but sizes is passed on."""
+    waiting, seen = [bias], {bias}
+    while waiting:
+        value = waiting.pop()
+        if value.is_graph_input() and value is not attention_mask:
+            raise NotPaddingError(f"its mask depends on {value.name}")
+        producer = value.producer()
+        if producer is None or producer.op_type == "Shape":
+            continue
+        for given in producer.inputs:
+            if given is not None and given not in seen:
+                seen.add(given)
+                waiting.append(given)
+
+
+def _subgraph(bias: ir.Value, attention_mask: ir.Value) -> Compute:
+    """The part of the graph that computes the bias, as a function of the mask alone."""
+    import onnx_ir as ir
+    import onnxruntime
+
+    graph = attention_mask.graph
+    assert graph is not None
+    part = ir.convenience.extract(graph, list(graph.inputs), [bias])
+    # The runtime knows IR versions up to the one of its own ONNX; nothing here needs more than 8.
+    proto = ir.to_proto(ir.Model(part, ir_version=8))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [value.name for value in session.get_inputs()]
+
+    def compute(mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        # No data of the other inputs is read, so any will do.
+        feed = {name: mask if name == attention_mask.name else np.zeros_like(mask) for name in names}
+        return np.asarray(session.run(None, feed)[0])
+
+    return compute
+
+
+def _random_mask(rows: int, tokens: int, seed: int) -> npt.NDArray[np.int64]:
+    """Padding in any place; the first row has none, the last of several is all padding."""
+    mask = np.random.default_rng(seed).integers(0, 2, (rows, tokens))
+    mask[0] = 1
+    if rows > 1:
+        mask[-1] = 0
+    return mask
