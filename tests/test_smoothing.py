@@ -619,3 +619,29 @@ def test_planted_outliers_are_found_and_smoothing_wins(
         path = quantize_onnx(source, tmp_path / f"{recipe}.onnx", RECIPES[recipe], ranges)
         errors[recipe] = np.abs(tiny.logits(path, tiny_rows) - want).mean()
     assert errors["static_u8s8_smooth"] < errors["quant_2"] / 2
+
+
+@pytest.mark.parametrize("factor", [0.0, 1.0], ids=["zero", "constant"])
+def test_a_smoothed_recipe_where_an_activation_never_changes(tmp_path: Path, factor: float) -> None:
+    """From the search to the variant; another activation beside it is smoothed as ever."""
+    one, weight = np.full(8, factor, np.float32), normal(8, 5)
+    nodes = [node("Mul", ["x", "wide"], ["a"]), node("MatMul", ["a", "w"], ["p"])]
+    nodes += [
+        node("Sub", ["x", "x"], ["o"]),
+        node("Add", ["o", "one"], ["k"]),
+        node("MatMul", ["k", "w"], ["q"]),
+    ]
+    nodes.append(node("Add", ["p", "q"], ["y"]))
+    wide = np.array([1, 1, 1, 50, 1, 1, 1, 1], np.float32)
+    constants = {"wide": wide, "one": one, "w": weight}
+    model = tiny.save_graph(tmp_path / "model.onnx", nodes, constants, width=8)
+    rows = normal(4, 60, 8, seed=3)
+    found = search_smoothing(model, x(rows), threads=1)
+    assert found["a"].factors.argmax() == 3
+    smooth = smooth_onnx(model, tmp_path / "smooth.onnx", found)
+    recipe = RECIPES["static_u8s8_smooth"]
+    ranges = derive(collect(smooth, x(rows), tensors_to_calibrate(smooth, recipe)), "MinMax")
+    path = quantize_onnx(smooth, tmp_path / "quantized.onnx", recipe, ranges)
+    (y,) = open_session(path, threads=1).run(None, {"x": rows})
+    want = (rows * wide) @ weight + one @ weight
+    assert np.abs(y - want).max() < 0.02 * np.abs(want).max()
