@@ -473,6 +473,101 @@ def test_another_scale_is_kept(tiny_onnx: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(run(done.path, feed), run(model, feed), rtol=0, atol=1e-4)
 
 
+def array_of(graph: onnx.GraphProto, name: str) -> np.ndarray:
+    return numpy_helper.to_array(next(t for t in graph.initializer if t.name == name))
+
+
+def passed_on(place: int, *parts: str) -> Change:
+    """Inputs of nodes of the first attention that are no constants any more."""
+
+    def change(graph: onnx.GraphProto) -> None:
+        for part in parts:
+            user = named(graph, f"bert.encoder.layer.0.attention.self{part}")
+            new = node("Identity", [user.input[place]], [f"{part}/passed"], name=f"{part}/Identity")
+            user.input[place] = f"{part}/passed"
+            insert(graph, [new], user)
+
+    return change
+
+
+def divided(graph: onnx.GraphProto) -> None:
+    scale = named(graph, "bert.encoder.layer.0.attention.self/Mul")
+    graph.initializer.append(numpy_helper.from_array(np.array(4, np.float32), "four"))
+    scale.op_type, scale.input[1] = "Div", "four"
+
+
+def one_head_of_values(graph: onnx.GraphProto) -> None:
+    """Both heads of queries and keys share one of values."""
+    module = "bert.encoder.layer.0.attention.self.value"
+    for name in (f"{module}.weight", f"{module}.bias"):
+        half = np.ascontiguousarray(array_of(graph, name)[..., :16])
+        next(t for t in graph.initializer if t.name == name).CopyFrom(numpy_helper.from_array(half, name))
+    parts = (f"{module}/", "bert.encoder.layer.0.attention.self/Reshape_3:0", "self/Transpose_2:0")
+    for info in [info for info in graph.value_info if any(part in info.name for part in parts)]:
+        graph.value_info.remove(info)
+
+
+def unknown_heads(graph: onnx.GraphProto) -> None:
+    name = "bert.encoder.layer.0.attention.self/Reshape:0"
+    graph.value_info.remove(next(info for info in graph.value_info if info.name == name))
+
+
+NOT_FUSED: dict[str, tuple[Change, str]] = {
+    "divided": (divided, "it is not softmax(q·k * scale + mask)·v of one input"),
+    "weight": (passed_on(1, ".key/MatMul"), "a weight of query, key or value is not constant"),
+    "bias": (passed_on(1, ".value/Add"), "a bias of query, key or value is not constant"),
+    "scale": (passed_on(1, "/Mul"), "its scale is not a constant number"),
+    "widths": (one_head_of_values, "query, key and value differ in width"),
+    "heads": (unknown_heads, "the number of its heads is not known"),
+}
+
+
+@pytest.mark.parametrize(("change", "reason"), NOT_FUSED.values(), ids=list(NOT_FUSED))
+def test_an_attention_that_does_not_fit_is_left_alone(
+    tiny_onnx: Path, tmp_path: Path, change: Change, reason: str
+) -> None:
+    model = edited(tiny_onnx, tmp_path / "model.onnx", change)
+    done = compile_onnx(model, tmp_path / "compiled.onnx")
+    assert done.left == (f"bert.encoder.layer.0.attention.self: attention is not fused: {reason}",)
+    assert (done.done["attention"], done.done["row_attention"]) == (1, 1), "the other one is"
+    feed = random_feed(np.array([[1] * 9, [1] * 4 + [0] * 5]))
+    np.testing.assert_allclose(run(done.path, feed), run(model, feed), rtol=0, atol=1e-4)
+
+
+def test_another_formula_of_a_norm_is_left_alone(tiny_onnx: Path, tmp_path: Path) -> None:
+    name = "bert.embeddings.LayerNorm/LayerNormalization"
+
+    def change(graph: onnx.GraphProto) -> None:
+        square = named(graph, f"{name}/squared")
+        square.op_type, square.input[1] = "Mul", square.input[0]
+
+    model = at_opset(tiny_onnx, 13, tmp_path / "13.onnx")
+    done = compile_onnx(edited(model, tmp_path / "model.onnx", change), tmp_path / "compiled.onnx")
+    assert done.left == (
+        f"{name}/deviation: Sqrt is not part of a LayerNormalization as it is known: not fused",
+    )
+    assert done.done["layer_normalization"] == 4
+
+
+def test_equal_constants_are_merged(tiny_onnx: Path, tmp_path: Path) -> None:
+    names = [f"bert.encoder.layer.{n}.output.LayerNorm.weight" for n in (0, 1)]
+
+    def change(graph: onnx.GraphProto) -> None:
+        first = array_of(graph, names[0])
+        next(t for t in graph.initializer if t.name == names[1]).CopyFrom(
+            numpy_helper.from_array(first, names[1])
+        )
+
+    plain = compile_onnx(tiny_onnx, tmp_path / "plain.onnx")
+    model = edited(tiny_onnx, tmp_path / "model.onnx", change)
+    done = compile_onnx(model, tmp_path / "compiled.onnx")
+    assert done.done["merged_constants"] == plain.done["merged_constants"] + 1
+    held = [tensor.name for tensor in onnx.load(done.path).graph.initializer]
+    assert [name for name in names if name in held] == names[:1]
+    used = {name for n in onnx.load(done.path).graph.node for name in n.input}
+    assert set(held) <= used, "nothing is held that no node takes"
+
+
 def test_a_model_without_a_mask(tiny_onnx: Path, tmp_path: Path) -> None:
     def change(graph: onnx.GraphProto) -> None:
         (mask,) = (value for value in graph.input if value.name == "attention_mask")
@@ -575,6 +670,26 @@ def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none\.onnx: no such ONNX model$"):
         compile_onnx(tmp_path / "none.onnx", tmp_path / "out.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_form_of_the_last_attention(tiny_onnx: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="last_attention must be 'row' or 'whole', not 'rows'"):
+        compile_onnx(tiny_onnx, tmp_path / "out.onnx", last_attention="rows")  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_cannot_be_run(tiny_onnx: Path, tmp_path: Path) -> None:
+    """Its table of positions is shorter than it says."""
+
+    def change(graph: onnx.GraphProto) -> None:
+        name = "bert.embeddings.position_ids"
+        ids = array_of(graph, name) + 64
+        next(t for t in graph.initializer if t.name == name).CopyFrom(numpy_helper.from_array(ids, name))
+
+    model = edited(tiny_onnx, tmp_path / "model.onnx", change)
+    with pytest.raises(InputError, match=r"model\.onnx: cannot be run on \(1, 1\): .*out of data bounds"):
+        compile_onnx(model, tmp_path / "out.onnx")
+    assert list(tmp_path.iterdir()) == [model]
 
 
 def test_other_logits_are_an_error(tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

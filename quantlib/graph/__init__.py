@@ -63,14 +63,18 @@ def compile_onnx(
         onnx_path: opset 13 to 18; BERT, DistilBERT, RoBERTa or ELECTRA.
         out_path: the file to write. It declares at least opset 17 if LayerNormalization was fused.
         last_attention: "row" lets the last attention ask for one row, as products for query and for key and
-            value; "whole" leaves it one node, like the others. "row" was never the slower one.
+            value; "whole" leaves it one node, like the others. "row" is as fast at 1x32 and 1.02 to 1.07
+            times as fast at 1x128 and 8x128, in FP32 and in 8 bits, where scores cost more than products.
 
     Raises:
-        InputError: the file is missing, no ONNX model, compiled already, or cannot be run.
+        InputError: the file is missing, no ONNX model, compiled already, or cannot be run; an unknown
+            `last_attention`.
         RuntimeError: the compiled graph computes something else. Nothing is written then.
     """
     from quantlib.graph.parity import check_parity
 
+    if last_attention not in ("row", "whole"):
+        raise InputError(f"last_attention must be 'row' or 'whole', not {last_attention!r}")
     model = load_ir(onnx_path)
     if is_compiled(model):
         raise InputError(f"{onnx_path}: this model is compiled already")
@@ -101,9 +105,9 @@ def _rewrite(model: ir.Model, row_attention: bool) -> tuple[dict[str, int], list
     done: dict[str, int] = {}
     left: list[str] = []
     for name, rewrite in {
-        "layer_normalization": fuse_layer_normalization,
-        "gelu": fuse_gelu,
         "attention": fuse_attention,
+        "gelu": fuse_gelu,
+        "layer_normalization": fuse_layer_normalization,
         "row": cut_to_row,
     }.items():
         done[name], sentences = rewrite(model)
