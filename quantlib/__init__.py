@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from quantlib.experiment import ExperimentOptions, run
     from quantlib.export import export_bert_to_onnx
     from quantlib.features import CalibrationReader, convert_examples_to_features, load_tokenizer
+    from quantlib.graph import Compiled, compile_onnx
     from quantlib.latency import LatencyStats, benchmark_onnx_model
     from quantlib.quantize import quantize_onnx
     from quantlib.recipe_file import read_recipe, write_recipe
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "CalibrationReader": "features",
+    "Compiled": "graph",
     "Evaluation": "accuracy",
     "Example": "tasks",
     "ExperimentOptions": "experiment",
@@ -41,6 +43,7 @@ _MODULE_OF = {
     "VariantResult": "results",
     "benchmark_onnx_model": "latency",
     "calibrate_min_max": "calibration",
+    "compile_onnx": "graph",
     "convert_examples_to_features": "features",
     "evaluate_onnx": "accuracy",
     "export_bert_to_onnx": "export",
@@ -58,6 +61,7 @@ __all__ = [
     "RECIPES",
     "TASKS",
     "CalibrationReader",
+    "Compiled",
     "Evaluation",
     "Example",
     "ExperimentOptions",
@@ -69,6 +73,7 @@ __all__ = [
     "VariantResult",
     "benchmark_onnx_model",
     "calibrate_min_max",
+    "compile_onnx",
     "convert_examples_to_features",
     "evaluate_onnx",
     "export_bert_to_onnx",
