@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 CPU_PROVIDERS = ("CPUExecutionProvider",)
 # SkipLayerNormalization is what this makes of a residual sum and the LayerNormalization behind it. On x86 it
-# is the slower of the two: without it a MiniLM of 6 layers is 1.05 to 1.12 times as fast in FP32, and 1.3 to
-# 1.4 times in 8 bits, where the products take less of the time (ONNX Runtime 1.32, 1x32 and 1x128).
+# is the slower of the two: without it a MiniLM of 6 layers is 1.03 to 1.10 times as fast in FP32, and 1.17 to
+# 1.26 times in 8 bits, where products take less of the time (ONNX Runtime 1.32, 2 threads, 1x32 to 8x128).
 DISABLED_OPTIMIZERS = ("SkipLayerNormFusion",)
 
 _DTYPES: dict[str, Any] = {
