@@ -60,6 +60,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--num-runs", type=int, default=30, help="timed runs")
     group.addoption("--seed", type=int, default=42, help="seed of the training")
     group.addoption("--cache-dir", type=Path, help="where built models are kept")
+    group.addoption("--no-compile", action="store_true", help="take the graphs as they are exported")
+    group.addoption(
+        "--stock-sessions", action="store_true", help="open sessions as ONNX Runtime does by default"
+    )
     group.addoption("--shapes", default="1x128", help="comma-separated BATCHxLENGTH to time; default 1x128")
     group.addoption("--limits", type=Path, default=LIMITS, help="TOML file of limits")
     gating_group = parser.getgroup("gate", "the gate: fail on a real regression, and on nothing else")
@@ -128,6 +132,8 @@ def _experiment_options(config: pytest.Config) -> ExperimentOptions:
         num_runs=get("num_runs"),
         cache_dir=get("cache_dir"),
         seed=get("seed"),
+        compile=not get("no_compile"),
+        stock_sessions=get("stock_sessions"),
         **given,
     )
 
@@ -297,7 +303,7 @@ def time_variant(
 
     def timed(variant: Variant, shape: Shape) -> None:
         batch, length = shape
-        session = runtime.open_session(variant.path, threads=experiment_options.threads)
+        session = runtime.open_configured(variant.path, experiment_options.session)
         rows = features.fixed_shape_feeds(variant.rows, batch, length, experiment_options.num_runs)
         feeds = [runtime.feed_for(session, feed) for feed in rows]
         if not benchmark.disabled:

@@ -64,6 +64,13 @@ def main(
     explain: Annotated[
         bool, Option("--explain", help="Also tell what 8 bits cost each layer of the teacher, worst first.")
     ] = False,
+    no_compile: Annotated[
+        bool, Option("--no-compile", help="Quantize the graph as it is exported, to see what compiling wins.")
+    ] = False,
+    stock_sessions: Annotated[
+        bool,
+        Option("--stock-sessions", help="Time in sessions as ONNX Runtime opens them when told nothing."),
+    ] = False,
 ) -> None:
     """Quantize a teacher, measure every variant and a student, and print what each one costs and wins."""
     from rich.console import Console
@@ -95,6 +102,8 @@ def main(
         max_drop=max_drop,
         max_drop_base=max_drop_base,
         explain=explain,
+        compile=not no_compile,
+        stock_sessions=stock_sessions,
         **optional,
     )
     started, machine, name = time.perf_counter(), describe(), get_task(options.task).name

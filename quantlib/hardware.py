@@ -31,6 +31,7 @@ _OF_INTEREST = (
     "sve",
     "sve2",
 )
+_X86 = frozenset({"x86_64", "amd64", "i386", "i686", "x86"})
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -118,7 +119,12 @@ def physical_cores() -> int:
 
 def is_x86(hardware: Hardware) -> bool:
     """Whether the CPU is of the x86 family, 32 or 64 bits; each operating system has its own word for it."""
-    return hardware.architecture.lower() in {"x86_64", "amd64", "i386", "i686", "x86"}
+    return hardware.architecture.lower() in _X86
+
+
+def on_x86() -> bool:
+    """Whether this process runs on such a CPU (`describe` says it too, but takes its time)."""
+    return platform.machine().lower() in _X86
 
 
 def has_vnni(hardware: Hardware) -> bool:

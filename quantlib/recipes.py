@@ -34,7 +34,7 @@ BLOCK_SIZES = (16, 32, 64, 128, 256)
 
 # A name becomes part of a file's, and a key of the results beside those of the float models.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_TAKEN = re.compile(r"all|teacher|student(_.*)?")
+_TAKEN = re.compile(r"all|(teacher|student)(_.*)?")
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,11 @@ from quantlib.experiment.build import Built, build
 from quantlib.experiment.measure import Measured, compare, measure
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.files import atomic_files, copy_file, make_dir, sha256_file
+from quantlib.graph import Compiled
+from quantlib.hardware import on_x86
 from quantlib.progress import Steps
 from quantlib.tasks import SPLIT_SEED
+from quantlib.unsigned import count_signed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,6 +70,8 @@ def provenance(options: ExperimentOptions, built: Built, steps: Steps) -> dict[s
         "hardware": asdict(machine),
         "int8": hardware.int8_note(machine),
         "threads": options.threads,
+        "sessions": _sessions(options, built),
+        "compiled": {name: _report(found) for name, found in built.compiled.items()},
         "seeds": {"training": options.seed, "split": SPLIT_SEED},
         "sha256": {
             **built.hashes,
@@ -77,6 +82,19 @@ def provenance(options: ExperimentOptions, built: Built, steps: Steps) -> dict[s
         "cached": sorted(steps.cached),
         "peak_memory_bytes": peak_memory_bytes(),
     }
+
+
+def _sessions(options: ExperimentOptions, built: Built) -> dict[str, Any]:
+    """How variants are timed, and how many S8 activations of each are turned to U8 for this CPU."""
+    found: dict[str, Any] = {**asdict(options.session), "unsigned_activations": {}}
+    if options.session.unsigned_activations and on_x86():
+        counts = {variant.name: count_signed(variant.path) for variant in built.variants}
+        found["unsigned_activations"] = {name: count for name, count in counts.items() if count}
+    return found
+
+
+def _report(compiled: Compiled) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in asdict(compiled).items() if name != "path"}
 
 
 def _checked(measured: Mapping[str, Measured]) -> dict[str, Any]:
@@ -110,4 +128,6 @@ def peak_memory_bytes() -> int | None:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
     return value if isinstance(value, int | float | str | bool | None) else str(value)

@@ -13,11 +13,13 @@ from quantlib.cache import code_key, open_cache, versions_key
 from quantlib.distillation import distil
 from quantlib.errors import InputError
 from quantlib.experiment.budget import BUDGETED, budgeted
+from quantlib.experiment.compiling import SUFFIX, compiled
 from quantlib.experiment.explaining import explained
 from quantlib.experiment.options import CALIBRATION_SAMPLES, ExperimentOptions
 from quantlib.experiment.quantizing import quantized
 from quantlib.experiment.work import Variant, Work, cached, tokenize
 from quantlib.files import sha256_json, sha256_tree
+from quantlib.graph import Compiled
 from quantlib.progress import Step, Steps
 from quantlib.results import TEACHER
 from quantlib.runtime import default_threads
@@ -31,23 +33,35 @@ MADE_STUDENT = "half"
 class Built:
     """Every variant of a run, the teacher first, and the hashes of what they were made from.
 
-    files: what else a run leaves beside its results, {name: path}.
+    files: what else a run leaves beside its results, {name: path}. compiled: what compiling did to each
+    float model, by the model's name.
     """
 
     task: tasks.Task
     variants: tuple[Variant, ...]
     hashes: Mapping[str, str]
     files: Mapping[str, Path] = field(default_factory=dict)
+    compiled: Mapping[str, Compiled] = field(default_factory=dict)
 
 
 def variant_names(options: ExperimentOptions) -> tuple[str, ...]:
     """The names of the variants that `build` will make, in their order, without building them."""
-    count = 0 if options.no_student else max(1, len(options.students))
-    students = tuple(STUDENT if number == 1 else f"{STUDENT}_{number}" for number in range(1, count + 1))
+    students = student_names(options)
     names = [recipe.name for recipe in recipes.get_recipes(options.recipes)]
     if options.max_drop is not None:
         names.append(BUDGETED)
-    return (TEACHER, *names, *students)
+    return (*_float_names(options, TEACHER), *names, *(n for s in students for n in _float_names(options, s)))
+
+
+def _float_names(options: ExperimentOptions, name: str) -> tuple[str, ...]:
+    """The variants of a model before anything is quantized."""
+    return (name, f"{name}{SUFFIX}") if options.compile else (name,)
+
+
+def student_names(options: ExperimentOptions) -> tuple[str, ...]:
+    """The names of the students, in their order."""
+    count = 0 if options.no_student else max(1, len(options.students))
+    return tuple(STUDENT if number == 1 else f"{STUDENT}_{number}" for number in range(1, count + 1))
 
 
 def build(options: ExperimentOptions, steps: Steps | None = None) -> Built:
@@ -63,18 +77,31 @@ def build(options: ExperimentOptions, steps: Steps | None = None) -> Built:
     teacher = _teacher(work)
     students = _students(work, teacher, given)
     hashes = {"data": tasks.data_hash(work.splits), TEACHER: sha256_tree(teacher)}
-    variants = [_fp32(work, TEACHER, Path("ts_teacher_bert"), teacher)]
-    variants += quantized(work, variants[0], teacher)
+    reports: dict[str, Compiled] = {}
+    variants = _floats(work, reports, TEACHER, Path("ts_teacher_bert"), teacher)
+    fp32, fast = variants[0], variants[1] if work.options.compile else None
+    variants += quantized(work, fp32, fast, teacher)
     files: dict[str, Path] = {}
     if options.max_drop is not None:
-        variant, files = budgeted(work, variants[0], teacher)
+        variant, files = budgeted(work, fast or fp32, teacher)
         variants.append(variant)
     if options.explain:
-        files |= explained(work, variants[0], teacher)
+        files |= explained(work, fast or fp32, teacher)
     for name, folder, student in students:
         hashes[name] = sha256_tree(student)
-        variants.append(_fp32(work, name, folder, student))
-    return Built(task, tuple(variants), hashes, files)
+        variants += _floats(work, reports, name, folder, student)
+    return Built(task, tuple(variants), hashes, files, reports)
+
+
+def _floats(
+    work: Work, reports: dict[str, Compiled], name: str, folder: Path, checkpoint: Path
+) -> list[Variant]:
+    """A model as it is exported and, unless that is turned off, compiled."""
+    fp32 = _fp32(work, name, folder, checkpoint)
+    if not work.options.compile:
+        return [fp32]
+    variant, reports[name] = compiled(work, fp32)
+    return [fp32, variant]
 
 
 def _read_rows(task: tasks.Task, options: ExperimentOptions, steps: Steps) -> tasks.Splits:
@@ -123,7 +150,7 @@ def _students(work: Work, teacher: Path, given: Sequence[Path]) -> list[tuple[st
             number += 1
             folder = Path(f"ts_student_{stem}_{number}")
         folders.append(folder)
-    return list(zip(variant_names(work.options)[-len(given) :], folders, given, strict=True))
+    return list(zip(student_names(work.options), folders, given, strict=True))
 
 
 def _distilled(work: Work, teacher: Path) -> Path:

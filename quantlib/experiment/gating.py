@@ -17,7 +17,7 @@ from quantlib.latency.launches import Start
 from quantlib.progress import Steps
 from quantlib.quantize import op_counts
 from quantlib.results import TEACHER
-from quantlib.runtime import SessionConfig, size_bytes
+from quantlib.runtime import size_bytes
 
 
 def record(
@@ -47,7 +47,13 @@ def record(
         data_hash=built.hashes["data"],
         labels=tuple(float(row.label) for row in teacher.rows),
         machine=machine(options),
-        settings={"seq_len": options.seq_len, "opset": options.opset, "seed": options.seed},
+        settings={
+            "seq_len": options.seq_len,
+            "opset": options.opset,
+            "seed": options.seed,
+            "compile": options.compile,
+            "stock_sessions": options.stock_sessions,
+        },
         variants=variants,
         latency={},
     )
@@ -129,4 +135,4 @@ def start(variant: Variant, batch: int, length: int, options: ExperimentOptions)
     """How a variant's process is started, fed with real rows of exactly (batch, length)."""
     feeds = list(features.fixed_shape_feeds(variant.rows, batch, length, 8))
     path: Path = variant.path
-    return lambda: TimedProcess(path, feeds, SessionConfig(options.threads))
+    return lambda: TimedProcess(path, feeds, options.session)

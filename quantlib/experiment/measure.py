@@ -150,7 +150,7 @@ def _time(variant: Variant, options: ExperimentOptions, steps: Steps) -> Latency
                 feeds,
                 warmup_runs=options.warmup_runs,
                 num_runs=options.num_runs,
-                threads=options.threads,
+                session=options.session,
             )
         step.note = f"median {latency.median_ms:.2f} ms, ± {100 * latency.relative_error:.1f} %"
         if latency.noisy:

@@ -8,7 +8,7 @@ from pathlib import Path
 from quantlib import recipes, tasks
 from quantlib.errors import InputError
 from quantlib.export.opset import check_opset
-from quantlib.runtime import default_threads
+from quantlib.runtime import SessionConfig, default_threads
 
 _RANGES: tuple[tuple[str, int, int | None], ...] = (
     ("seq_len", 8, None),
@@ -27,6 +27,9 @@ CALIBRATION_SAMPLES = 512
 @dataclass(frozen=True)
 class ExperimentOptions:
     """What the command takes; see `quantization_experiments.py --help`.
+
+    compile: off, variants are made from the graph as it is exported. stock_sessions: on, they are timed in
+    sessions as ONNX Runtime opens them by default; what they compute is the same.
 
     Raises:
         InputError: an unknown task or recipe, or a value out of range.
@@ -52,6 +55,8 @@ class ExperimentOptions:
     max_drop: float | None = None
     max_drop_base: str = "static_u8s8_smooth"
     explain: bool = False
+    compile: bool = True
+    stock_sessions: bool = False
 
     def __post_init__(self) -> None:
         tasks.get_task(self.task)
@@ -66,6 +71,11 @@ class ExperimentOptions:
             self._check_budget()
         if self.no_student and self.students:
             raise InputError("--no-student contradicts --student")
+
+    @property
+    def session(self) -> SessionConfig:
+        """How every variant's session runs when it is timed."""
+        return SessionConfig.stock(self.threads) if self.stock_sessions else SessionConfig(self.threads)
 
     def _check_budget(self) -> None:
         if self.max_drop is None or not 0 <= self.max_drop < 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,28 +14,31 @@ from quantlib.progress import Step
 from quantlib.quantize import quantize_onnx, tensors_to_calibrate
 
 
-def quantized(work: Work, fp32: Variant, checkpoint: Path) -> list[Variant]:
-    """One variant of `fp32` for each recipe.
+def quantized(work: Work, fp32: Variant, compiled: Variant | None, checkpoint: Path) -> list[Variant]:
+    """One variant of `fp32` for each recipe: quantlib's own from the compiled graph, if there is one.
+
+    ONNX Runtime's quantizer gets the graph as it was exported, as everybody who uses it by hand would.
 
     Raises:
         InputError: a recipe does not fit the model; said before anything is calibrated.
     """
     rows = calibration_rows(work, checkpoint)
     asked = recipes.get_recipes(work.options.recipes)
+    begun = {r.name: fp32 if compiled is None or r.quantizer == "onnxruntime" else compiled for r in asked}
     for recipe in asked:
         if recipe.nodes:
-            tensors_to_calibrate(fp32.path, recipe)  # refuses a node that the model does not have
-    sources = {smooth: source(work, fp32.path, rows, smooth) for smooth in {r.smooth for r in asked}}
+            tensors_to_calibrate(
+                begun[recipe.name].path, recipe
+            )  # refuses a node that the model does not have
+    sources = {recipe.name: source(work, begun[recipe.name].path, rows, recipe.smooth) for recipe in asked}
+    alike: dict[tuple[Path, bool], list[recipes.Recipe]] = {}
+    for recipe in asked:
+        if recipe.mode == "static":
+            alike.setdefault((sources[recipe.name], recipe.pad_calibration), []).append(recipe)
     ranges: dict[str, calibration.Ranges] = {}
-    for smooth, padded in itertools.product((False, True), repeat=2):
-        static = [
-            recipe
-            for recipe in asked
-            if recipe.mode == "static" and (recipe.smooth, recipe.pad_calibration) == (smooth, padded)
-        ]
-        if static:
-            ranges |= ranges_of(work, sources[smooth], rows, static)
-    return [variant(work, fp32, sources[r.smooth], r, ranges.get(r.name)) for r in asked]
+    for (model, _), static in alike.items():
+        ranges |= ranges_of(work, model, rows, static)
+    return [variant(work, fp32, sources[r.name], r, ranges.get(r.name)) for r in asked]
 
 
 def calibration_rows(work: Work, checkpoint: Path) -> list[features.Feature]:

@@ -22,6 +22,7 @@ def benchmark_onnx_model(
     num_runs: int = NUM_RUNS,
     *,
     threads: int | None = None,
+    session: SessionConfig | None = None,
 ) -> LatencyStats:
     """Time a model at a fixed shape, in a process of its own.
 
@@ -33,17 +34,22 @@ def benchmark_onnx_model(
         warmup_runs: untimed runs right before the timed ones.
         num_runs: timed runs.
         threads: intra-op threads; by default one a physical core.
+        session: all that there is to say of a session, in place of `providers` and `threads`.
 
     Raises:
-        ValueError: the batches differ in shape, there are none, or the counts are too small.
+        ValueError: the batches differ in shape, there are none, or the counts are too small; `session` is
+            given beside `threads` or `providers`.
         InputError: the model cannot be loaded, a provider is unknown, or an input is missing.
         RuntimeError: the model failed while it ran.
     """
     check_counts(warmup_runs, num_runs)
     feeds = list(itertools.islice(eval_dataloader, num_runs))
     _check_shapes(feeds)
-    config = SessionConfig(default_threads() if threads is None else threads, providers=tuple(providers))
-    with TimedProcess(Path(onnx_path), feeds, config) as process:
+    if session is None:
+        session = SessionConfig(default_threads() if threads is None else threads, providers=tuple(providers))
+    elif threads is not None or tuple(providers) != CPU_PROVIDERS:
+        raise ValueError("threads and providers are part of the session; give them there")
+    with TimedProcess(Path(onnx_path), feeds, session) as process:
         return LatencyStats(tuple(process.time(num_runs, warmup_runs=warmup_runs)), warmup_runs)
 
 

@@ -1,0 +1,41 @@
+"""The compiled graph of a float model: the step between export and quantization."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from quantlib import graph
+from quantlib.cache import code_key, versions_key
+from quantlib.experiment.work import Variant, Work, cached
+from quantlib.files import sha256_file, write_json
+from quantlib.progress import Step
+
+SUFFIX = "_compiled"
+
+
+def compiled(work: Work, fp32: Variant) -> tuple[Variant, graph.Compiled]:
+    """What `compile_onnx` makes of a float model, to stand beside it, and what was done to it.
+
+    Raises:
+        RuntimeError: the compiled graph computes something else.
+    """
+    key = {
+        "model": sha256_file(fp32.path),
+        "versions": versions_key("onnx", "onnxruntime", "onnx-ir", "onnxscript", "numpy"),
+        "code": code_key("graph", "linear", "runtime"),
+    }
+
+    def make(directory: Path, step: Step) -> None:
+        found = graph.compile_onnx(fp32.path, directory / "model.onnx")
+        write_json(directory / "compiled.json", asdict(found) | {"path": None})
+
+    directory = cached(work, f"compile {fp32.name}", "compiled", key, make)
+    path = directory / "model.onnx"
+    report = json.loads((directory / "compiled.json").read_text(encoding="utf-8"))
+    report |= {"path": path, "left": tuple(report["left"])}
+    variant = replace(
+        fp32, name=f"{fp32.name}{SUFFIX}", path=path, file=fp32.file.with_name("model_compiled.onnx")
+    )
+    return variant, graph.Compiled(**report)
