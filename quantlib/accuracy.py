@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from quantlib.errors import InputError
 from quantlib.features import Feature, Feed, batches, labels_array
-from quantlib.runtime import CPU_PROVIDERS, feed_for, open_session, runtime_errors, shorten
+from quantlib.runtime import CPU_PROVIDERS, feed_for, open_session, run_session
 from quantlib.tasks import Task
 
 Array = npt.NDArray[Any]
@@ -218,13 +218,10 @@ def run_logits(session: Any, feed: Feed, task: Task, onnx_path: Path) -> Array:
     names = [output.name for output in session.get_outputs()]
     wanted = "logits" if "logits" in names else names[0]
     try:
-        (outputs,) = session.run([wanted], feed_for(session, feed))
+        taken = feed_for(session, feed)
     except InputError as error:
         raise InputError(f"{onnx_path}: {error}") from error
-    except runtime_errors() as error:
-        raise InputError(
-            f"{onnx_path}: cannot be run on {feed['input_ids'].shape}: {shorten(str(error))}"
-        ) from error
+    (outputs,) = run_session(session, onnx_path, taken, [wanted])
     logits, rows = np.asarray(outputs), len(feed["input_ids"])
     if logits.shape != (rows, task.num_labels):
         raise InputError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantlib.errors import InputError
+from quantlib.runtime import reading_onnx
 
 if TYPE_CHECKING:
     import onnx
@@ -129,14 +130,9 @@ def has_integer_products(onnx_path: Path) -> bool:
 
 def _load(onnx_path: Path) -> onnx.ModelProto:
     import onnx
-    from google.protobuf.message import DecodeError
 
-    if not onnx_path.is_file():
-        raise InputError(f"{onnx_path}: no such ONNX model")
-    try:
+    with reading_onnx(onnx_path):
         return onnx.load(onnx_path, load_external_data=False)
-    except DecodeError as error:
-        raise InputError(f"{onnx_path}: not an ONNX file: {error}") from error
 
 
 class _Graph:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantlib.errors import InputError
+from quantlib.runtime import reading_onnx
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -110,14 +111,9 @@ def load_ir(onnx_path: Path) -> ir.Model:
         InputError: the file is missing or not an ONNX model.
     """
     import onnx_ir as ir
-    from google.protobuf.message import DecodeError
 
-    if not onnx_path.is_file():
-        raise InputError(f"{onnx_path}: no such ONNX model")
-    try:
+    with reading_onnx(onnx_path, ir.serde.SerdeError):
         model = ir.load(onnx_path)
-    except (DecodeError, ir.serde.SerdeError) as error:
-        raise InputError(f"{onnx_path}: not an ONNX file: {error}") from error
     if not len(model.graph):
         raise InputError(f"{onnx_path}: not an ONNX file: it holds no graph")
     return model

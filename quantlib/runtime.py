@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -111,7 +112,7 @@ def open_session(
             raise InputError(f"unknown execution provider {provider!r}; available: {', '.join(available)}")
     if not onnx_path.is_file():
         raise InputError(f"{onnx_path}: no such ONNX model")
-    options = _session_options(config)
+    options = session_options(config)
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if quant_precision:
@@ -140,7 +141,8 @@ def open_configured(onnx_path: Path, config: SessionConfig) -> onnxruntime.Infer
     return open_session(onnx_path, **asdict(config))
 
 
-def _session_options(config: SessionConfig) -> onnxruntime.SessionOptions:
+def session_options(config: SessionConfig) -> onnxruntime.SessionOptions:
+    """What ONNX Runtime is told of threads and logging."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -199,6 +201,43 @@ def feed_for(
     return feed
 
 
+def run_session(
+    session: onnxruntime.InferenceSession,
+    onnx_path: Path,
+    feed: Mapping[str, npt.NDArray[Any]],
+    names: Sequence[str] | None = None,
+) -> list[Any]:
+    """The outputs of these names, or all of them, for a feed that `feed_for` made.
+
+    Raises:
+        InputError: the model cannot be run on it; the message names the file and the shape of the feed.
+    """
+    try:
+        outputs: list[Any] = session.run(names, feed)
+    except runtime_errors() as error:
+        shape = next((array.shape for array in feed.values()), ())
+        raise InputError(f"{onnx_path}: cannot be run on {shape}: {shorten(str(error))}") from error
+    return outputs
+
+
+@contextlib.contextmanager
+def reading_onnx(onnx_path: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Turn what goes wrong in reading a model file into an `InputError` that names it.
+
+    Args:
+        onnx_path: the file; it has to be there.
+        errors: what the reader raises for a damaged file, besides protobuf's own error.
+    """
+    from google.protobuf.message import DecodeError
+
+    if not onnx_path.is_file():
+        raise InputError(f"{onnx_path}: no such ONNX model")
+    try:
+        yield
+    except (DecodeError, *errors) as error:
+        raise InputError(f"{onnx_path}: not an ONNX file: {shorten(str(error))}") from error
+
+
 def size_bytes(onnx_path: Path) -> int:
     """The bytes of a model: its file and the external data files it names, each once.
 
@@ -206,14 +245,9 @@ def size_bytes(onnx_path: Path) -> int:
         InputError: the file or its external data is missing, or the file is not ONNX.
     """
     import onnx
-    from google.protobuf.message import DecodeError
 
-    if not onnx_path.is_file():
-        raise InputError(f"{onnx_path}: no such ONNX model")
-    try:
+    with reading_onnx(onnx_path):
         model = onnx.load(onnx_path, load_external_data=False)
-    except DecodeError as error:
-        raise InputError(f"{onnx_path}: not an ONNX file: {shorten(str(error))}") from error
     total = onnx_path.stat().st_size
     for location in sorted(set(_external_locations(model))):
         data_path = onnx_path.parent / location

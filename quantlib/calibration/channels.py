@@ -10,9 +10,10 @@ import numpy as np
 
 from quantlib.calibration import graph
 from quantlib.calibration.histogram import FloatArray
-from quantlib.calibration.stream import Mask, bounded, known, padding_mask, run_model, session_for
+from quantlib.calibration.stream import Mask, bounded, known, padding_mask, session_for
 from quantlib.errors import InputError
 from quantlib.features import Feed
+from quantlib.runtime import feed_for, run_session
 
 # Positions kept of each activation: at 512 a layer's squared error is known to a few percent.
 SAMPLES = 512
@@ -67,7 +68,8 @@ def collect_channels(
     for feed in bounded(feeds):
         mask = padding_mask(feed, row)
         rows = next(iter(feed.values())).shape[0]
-        for name, values in zip(names, run_model(session, onnx_path, names, feed), strict=True):
+        outputs = run_session(session, onnx_path, feed_for(session, feed), names)
+        for name, values in zip(names, outputs, strict=True):
             real = _positions(values, mask, f"{onnx_path}: activation {name}", row)
             new = rng.random(len(real), np.float32)
             found[name], keys[name] = _merge(found.get(name), keys.get(name), real, new, samples)

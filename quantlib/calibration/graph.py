@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantlib.errors import InputError
+from quantlib.runtime import reading_onnx
 
 if TYPE_CHECKING:
     import onnx
@@ -25,16 +26,9 @@ def load_with_shapes(onnx_path: Path) -> onnx.ModelProto:
         InputError: the file is missing or not an ONNX model.
     """
     import onnx
-    from google.protobuf.message import DecodeError
 
-    from quantlib.runtime import shorten
-
-    if not onnx_path.is_file():
-        raise InputError(f"{onnx_path}: no such ONNX model")
-    try:
+    with reading_onnx(onnx_path, onnx.shape_inference.InferenceError, onnx.checker.ValidationError):
         model = onnx.shape_inference.infer_shapes(onnx.load(onnx_path))
-    except (DecodeError, onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
-        raise InputError(f"{onnx_path}: not an ONNX file: {shorten(str(error))}") from error
     if not model.graph.node:
         raise InputError(f"{onnx_path}: not an ONNX file: it holds no graph")
     return model

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from quantlib.calibration.statistics import Statistics, TensorStatistics, merge,
 from quantlib.errors import InputError
 from quantlib.features import Feed
 from quantlib.files import place_errors
+from quantlib.runtime import feed_for, open_session, run_session
 
 if TYPE_CHECKING:
     import onnx
@@ -75,7 +76,7 @@ def collect(
         for feed in bounded(feeds):
             mask = padding_mask(feed, row) if skip_padding else None
             shape = next(iter(feed.values())).shape
-            outputs = run_model(session, onnx_path, list(axes), feed)
+            outputs = run_session(session, onnx_path, feed_for(session, feed), list(axes))
             if folding:
                 folding.result()
             folding = worker.submit(fold, outputs, shape, mask, row)
@@ -114,8 +115,6 @@ def session_for(
     model: onnx.ModelProto, names: list[str], threads: int | None
 ) -> onnxruntime.InferenceSession:
     """A session that gives out these tensors of a model, no node fused; the model is changed."""
-    from quantlib.runtime import open_session
-
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "augmented.onnx"
         with place_errors(path):
@@ -160,18 +159,6 @@ def padding_mask(feed: Feed, first_row: int) -> Mask | None:
     if empty.any():
         raise InputError(f"calibration row {first_row + int(np.argmax(empty))} is all padding")
     return mask
-
-
-def run_model(session: Any, onnx_path: Path, names: list[str], feed: Feed) -> list[FloatArray]:
-    """The outputs of these names for one feed; a feed that cannot be run is an `InputError`."""
-    from quantlib.runtime import feed_for, runtime_errors, shorten
-
-    try:
-        found: list[FloatArray] = session.run(names, feed_for(session, feed))
-    except runtime_errors() as error:
-        shape = next(iter(feed.values())).shape
-        raise InputError(f"{onnx_path}: cannot be run on {shape}: {shorten(str(error))}") from error
-    return found
 
 
 def _rows(

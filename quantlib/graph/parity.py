@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from quantlib.errors import InputError
 from quantlib.features import Feed
 from quantlib.linear import constant, find_embeddings
+from quantlib.runtime import feed_for, open_session, run_session
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -35,8 +35,6 @@ def check_parity(model: ir.Model, original: Path, compiled: Path) -> float:
         RuntimeError: it is above 1e-4.
         InputError: the original cannot be run, or has an input that is none of a BERT's.
     """
-    from quantlib.runtime import open_session
-
     sessions = [open_session(path, spinning=False) for path in (original, compiled)]
     entries, longest = _limits(model)
     worst = 0.0
@@ -54,13 +52,7 @@ def check_parity(model: ir.Model, original: Path, compiled: Path) -> float:
 
 
 def _logits(session: onnxruntime.InferenceSession, original: Path, feed: Feed) -> npt.NDArray[Any]:
-    from quantlib.runtime import feed_for, runtime_errors, shorten
-
-    try:
-        return np.asarray(session.run(None, feed_for(session, feed))[0])
-    except runtime_errors() as error:
-        shape = feed["input_ids"].shape
-        raise InputError(f"{original}: cannot be run on {shape}: {shorten(str(error))}") from error
+    return np.asarray(run_session(session, original, feed_for(session, feed))[0])
 
 
 def _limits(model: ir.Model) -> tuple[dict[str, int], int]:
