@@ -19,7 +19,7 @@ from quantlib.errors import InputError
 from quantlib.features import Feed
 from quantlib.files import atomic_file
 from quantlib.grid import activation_grid, levels, quantize_weight
-from quantlib.linear import FloatArray, Linear, find_linears, load_ir
+from quantlib.linear import FloatArray, Linear, find_linears, load_ir, takers
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -69,13 +69,11 @@ def search_smoothing(
     Raises:
         InputError: as `quantlib.calibration.collect`.
     """
-    takers: dict[str, list[Linear]] = {}
-    for layer in find_linears(load_ir(onnx_path)):
-        takers.setdefault(str(layer.input.name), []).append(layer)
-    if not takers:
+    layers_of = takers(find_linears(load_ir(onnx_path)))
+    if not layers_of:
         raise InputError(f"{onnx_path}: no MatMul or Gemm with a weight to smooth")
-    channels = collect_channels(onnx_path, feeds, list(takers), threads=threads, progress=progress)
-    found = {name: _search(channels[name], layers) for name, layers in takers.items()}
+    channels = collect_channels(onnx_path, feeds, list(layers_of), threads=threads, progress=progress)
+    found = {name: _search(channels[name], layers) for name, layers in layers_of.items()}
     return {name: smoothing for name, smoothing in found.items() if smoothing.gain_db >= WORTHWHILE_DB}
 
 
@@ -101,13 +99,11 @@ def smooth_onnx(onnx_path: Path, out_path: Path, smoothing: Mapping[str, Smoothi
     if is_smoothed(model):
         raise InputError(f"{onnx_path}: this model is smoothed already")
     layers = find_linears(model)
-    takers: dict[str, list[Linear]] = {name: [] for name in smoothing}
-    for layer in layers:  # before any of them is given another input
-        takers.setdefault(str(layer.input.name), []).append(layer)
+    layers_of = takers(layers)  # before any of them is given another input
     for name, one in smoothing.items():
-        if not takers[name]:
+        if name not in layers_of:
             raise InputError(f"{onnx_path}: no product takes the activation {name!r}")
-        scale_input(model.graph, takers[name], layers, one.factors)
+        scale_input(model.graph, layers_of[name], layers, one.factors)
     model.metadata_props[MARK] = "1"
     with atomic_file(out_path) as scratch:
         ir.save(model, scratch)

@@ -141,6 +141,16 @@ def test_a_bias_may_stand_on_either_side(tmp_path: Path) -> None:
         assert (layer.input.name, layer.weight_name, layer.weight.shape) == ("x", "w", (4, 3))
 
 
+def test_layers_that_take_the_same_activation(tmp_path: Path) -> None:
+    nodes = [
+        node("MatMul", ["x", "w"], ["query"], name="first"),
+        node("MatMul", ["query", "w"], ["z"], name="second"),
+        node("MatMul", ["x", "w"], ["y"], name="third"),
+    ]
+    first, second, third = found(tmp_path, nodes, {"w": weight(4, 4)})
+    assert list(linear.takers([first, second, third]).items()) == [("x", [first, third]), ("query", [second])]
+
+
 @pytest.mark.parametrize(
     ("shape", "why"),
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from quantlib.calibration import Ranges, Statistics, TensorStatistics, derive
 from quantlib.errors import InputError
 from quantlib.explain import advice
 from quantlib.explain.noise import FloatArray, Input, decibels, share, weight_noise
-from quantlib.linear import Linear, find_embeddings, find_linears, group, label, load_ir
+from quantlib.linear import Linear, find_embeddings, find_linears, group, label, load_ir, takers
 
 INNER_PERCENT = 99.99
 _BITS = (2, 16)
@@ -86,7 +85,7 @@ def linear_inputs(onnx_path: Path) -> list[str]:
     Raises:
         InputError: the file is missing or not an ONNX model.
     """
-    return _inputs(find_linears(load_ir(onnx_path)))
+    return list(takers(find_linears(load_ir(onnx_path))))
 
 
 def explain(
@@ -116,7 +115,7 @@ def explain(
             raise InputError(f"{option} {bits} is out of range; it must be within {_BITS[0]}..{_BITS[1]}")
     model = load_ir(onnx_path)
     linears = find_linears(model)
-    names = _inputs(linears)
+    names = list(takers(linears))
     for what, known in (("statistics", statistics.of), ("ranges", ranges.of)):
         lacking = [name for name in names if name not in known]
         if lacking:
@@ -164,10 +163,6 @@ def _weights(name: str, channels: FloatArray, bits: int) -> LayerNoise:
     """A layer of which the weights alone are known; they are (channels, values)."""
     per_channel, per_tensor = (weight_noise(channels, bits, per_channel=each) for each in (True, False))
     return LayerNoise(name, label(name), group(name), bits, decibels(per_channel), decibels(per_tensor))
-
-
-def _inputs(linears: Sequence[Linear]) -> list[str]:
-    return list(dict.fromkeys(str(linear.input.name) for linear in linears))
 
 
 def _span(low: float | None, high: float | None) -> str:

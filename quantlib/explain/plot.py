@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from quantlib.explain.advice import FINE_DB
 from quantlib.explain.layers import LayerNoise
-from quantlib.linear import ROLES, role
+from quantlib.linear.naming import ROLES, role
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -78,9 +78,8 @@ def tensors_to_calibrate(onnx_path: Path, recipe: Recipe) -> list[str]:
     model = linear.load_ir(onnx_path)
     layers = linear.find_linears(model)
     precisions = recipe.precisions(linear.names(model))
-    takers = [layer for layer in layers if precisions.get(layer.name) not in ("float", "weight_only")]
-    tensors = dict.fromkeys(str(layer.input.name) for layer in takers)
-    return list(tensors) if recipe.mode == "static" else []
+    calibrated = [layer for layer in layers if precisions.get(layer.name) not in ("float", "weight_only")]
+    return list(linear.takers(calibrated)) if recipe.mode == "static" else []
 
 
 def op_counts(onnx_path: Path) -> Counter[str]:
