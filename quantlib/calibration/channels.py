@@ -10,10 +10,9 @@ import numpy as np
 
 from quantlib.calibration import graph
 from quantlib.calibration.histogram import FloatArray
-from quantlib.calibration.stream import Mask, bounded, known, padding_mask, session_for
+from quantlib.calibration.stream import Mask, known, run_batches, session_for
 from quantlib.errors import InputError
 from quantlib.features import Feed
-from quantlib.runtime import feed_for, run_session
 
 # Positions kept of each activation: at 512 a layer's squared error is known to a few percent.
 SAMPLES = 512
@@ -62,22 +61,15 @@ def collect_channels(
     names = known(model, tensors, onnx_path)
     session = session_for(model, names, threads)
     del model
-    rng, row = np.random.default_rng(seed), 0
+    rng = np.random.default_rng(seed)
     found: dict[str, Channels] = {}
     keys: dict[str, FloatArray] = {}
-    for feed in bounded(feeds):
-        mask = padding_mask(feed, row)
-        rows = next(iter(feed.values())).shape[0]
-        outputs = run_session(session, onnx_path, feed_for(session, feed), names)
-        for name, values in zip(names, outputs, strict=True):
-            real = _positions(values, mask, f"{onnx_path}: activation {name}", row)
+    for batch in run_batches(session, onnx_path, names, feeds, progress=progress):
+        for name in names:
+            what = f"{onnx_path}: activation {name}"
+            real = _positions(batch.outputs.pop(0), batch.mask, what, batch.first_row)
             new = rng.random(len(real), np.float32)
             found[name], keys[name] = _merge(found.get(name), keys.get(name), real, new, samples)
-        row += rows
-        if progress:
-            progress(rows)
-    if not row:
-        raise InputError("no calibration rows: the calibration set is empty")
     return found
 
 

@@ -70,25 +70,58 @@ def collect(
     del model
     fold = _Fold(onnx_path, axes, BINS if histograms else None)
     folding: Future[None] | None = None
-    row = 0
+    batches = run_batches(session, onnx_path, list(axes), feeds, skip_padding=skip_padding, progress=progress)
     # A batch is folded, on one core, while the next one runs: two batches are in memory, no more.
     with ThreadPoolExecutor(max_workers=1) as worker:
-        for feed in bounded(feeds):
-            mask = padding_mask(feed, row) if skip_padding else None
-            shape = next(iter(feed.values())).shape
-            outputs = run_session(session, onnx_path, feed_for(session, feed), list(axes))
+        for batch in batches:
             if folding:
                 folding.result()
-            folding = worker.submit(fold, outputs, shape, mask, row)
-            del outputs
-            row += shape[0]
-            if progress:
-                progress(shape[0])
+            folding = worker.submit(fold, batch)
         if folding:
             folding.result()
+    return Statistics({name: fold.found[source[name]] for name in names})
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What the model gave for one batch.
+
+    outputs: an array for each activation, in the order asked for. Whoever folds them takes them off the list,
+    so that each is freed as soon as it is folded. shape: of the feed, (rows, tokens). mask: as `padding_mask`
+    gives it; None if padded positions count too. first_row: how many rows came before.
+    """
+
+    outputs: list[FloatArray]
+    shape: tuple[int, ...]
+    mask: Mask | None
+    first_row: int
+
+
+def run_batches(
+    session: onnxruntime.InferenceSession,
+    onnx_path: Path,
+    names: list[str],
+    feeds: Iterable[Feed],
+    *,
+    skip_padding: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[Batch]:
+    """Run all feeds, `MAX_TOKENS` at once; arguments and errors are those of `collect`.
+
+    Args:
+        session: as `session_for` makes it. onnx_path: the model's name in errors.
+        names: what the session is to give out.
+    """
+    row = 0
+    for feed in bounded(feeds):
+        mask = padding_mask(feed, row) if skip_padding else None
+        shape = next(iter(feed.values())).shape
+        yield Batch(run_session(session, onnx_path, feed_for(session, feed), names), shape, mask, row)
+        row += shape[0]
+        if progress:
+            progress(shape[0])
     if not row:
         raise InputError("no calibration rows: the calibration set is empty")
-    return Statistics({name: fold.found[source[name]] for name in names})
 
 
 @dataclass
@@ -100,14 +133,11 @@ class _Fold:
     bins: int | None
     found: dict[str, TensorStatistics] = field(default_factory=dict)
 
-    def __call__(
-        self, outputs: list[FloatArray], shape: tuple[int, ...], mask: Mask | None, first_row: int
-    ) -> None:
+    def __call__(self, batch: Batch) -> None:
         for name, axes in self.axes.items():
-            # Taken off the list: each activation is freed as soon as it is folded.
-            rows = _rows(outputs.pop(0), axes, shape, mask)
+            rows = _rows(batch.outputs.pop(0), axes, batch.shape, batch.mask)
             what = f"{self.onnx_path}: activation {name}"
-            new = observe(rows, what=what, first_row=first_row, bins=self.bins)
+            new = observe(rows, what=what, first_row=batch.first_row, bins=self.bins)
             self.found[name] = merge(self.found[name], new) if name in self.found else new
 
 
@@ -168,7 +198,7 @@ def _rows(
 
     Args:
         values: an activation. axes: what `graph.axes` says of each of its axes.
-        shape: of the feed, (rows, tokens). mask: as `_mask` gives it.
+        shape: of the feed, (rows, tokens). mask: as `padding_mask` gives it.
     """
     axes = _resolve(values.shape, axes, shape)
     if BATCH in axes:
