@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from quantlib.errors import InputError
+from quantlib.console import run_app
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.recipes import DEFAULT_RECIPES, RECIPES, split_names
 from quantlib.tasks import TASKS, get_task
@@ -127,16 +126,7 @@ def main(
 
 def cli(arguments: list[str] | None = None) -> int:
     """Run the command; what the user got wrong is one line on stderr and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a place that knows no ✓ must not end a run
-    try:
-        code = app(arguments, standalone_mode=False)
-    except (InputError, typer.TyperException) as error:
-        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        print("error:", " ".join(message.splitlines()), file=sys.stderr)
-        return 2
-    return int(code or 0)
+    return run_app(app, arguments)
 
 
 if __name__ == "__main__":

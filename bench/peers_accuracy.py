@@ -10,7 +10,6 @@ in an environment of its own, so that its dependencies never meet ours:
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import subprocess
@@ -29,6 +28,7 @@ import typer
 from typer import Option
 
 from quantlib import accuracy, checkpoints, features, tasks
+from quantlib.console import plain_table, run_app
 from quantlib.errors import InputError
 from quantlib.experiment import ExperimentOptions, build
 from quantlib.experiment.measure import evaluate
@@ -313,11 +313,8 @@ def _last_line(text: str) -> str:
 
 def as_table(compared: Compared) -> Table:
     """The results for a person to read: drops in points with their 95 % intervals, agreement in percent."""
-    from rich import box
-    from rich.table import Table
-
     primary = compared.task.primary_metric
-    found = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    found = plain_table()
     found.add_column("model", justify="left", no_wrap=True)
     for column in (
         primary,
@@ -405,16 +402,7 @@ def main(
 
 def cli(arguments: list[str] | None = None) -> int:
     """Run the command; what the user got wrong is one line on stderr and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    try:
-        code = app(arguments, standalone_mode=False)
-    except (InputError, typer.TyperException) as error:
-        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        print("error:", " ".join(message.splitlines()), file=sys.stderr)
-        return 2
-    return int(code or 0)
+    return run_app(app, arguments)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ scores, and what int8 takes from a regression shows on it.
 
 from __future__ import annotations
 
-import io
 import random
 import re
 import sys
@@ -25,6 +24,7 @@ import typer
 from typer import Argument, Option
 
 from quantlib import checkpoints, features, tasks
+from quantlib.console import run_app
 from quantlib.errors import InputError
 from quantlib.files import atomic_files, make_dir
 from quantlib.progress import Steps
@@ -307,16 +307,7 @@ def main(
 
 def cli(arguments: list[str] | None = None) -> int:
     """Run the command; what the user got wrong is one line on stderr and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    try:
-        code = app(arguments, standalone_mode=False)
-    except (InputError, typer.TyperException) as error:
-        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        print("error:", " ".join(message.splitlines()), file=sys.stderr)
-        return 2
-    return int(code or 0)
+    return run_app(app, arguments)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from quantlib.console import plain_table
 from quantlib.errors import InputError
 from quantlib.files import write_json, write_text
 from quantlib.latency.stats import LatencyStats
@@ -214,12 +215,9 @@ def table(results: Sequence[VariantResult]) -> Table:
 
     Colour (red for slower than the teacher or a drop above one point) repeats what the numbers say.
     """
-    from rich import box
-    from rich.table import Table
-
     metrics = list(dict.fromkeys(name for result in results for name in result.metrics))
     columns = [*metrics, "drop\npoints", "agree\n%", "size\nMB", "compr.", "median\nms", "speedup"]
-    found = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    found = plain_table()
     found.add_column("variant", justify="left", overflow="fold")
     for column in columns:
         found.add_column(column, justify="right", no_wrap=True)
@@ -250,11 +248,9 @@ def checks_table(results: Sequence[VariantResult]) -> Table:
 
     Colour (red for labels that change) repeats what the words say.
     """
-    from rich import box
     from rich.markup import escape
-    from rich.table import Table
 
-    found = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    found = plain_table()
     found.add_column("checks", justify="left", overflow="fold")
     found.add_column("quantized", justify="right", no_wrap=True)
     for name in ("saturation", "invariance"):

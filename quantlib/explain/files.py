@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantlib.console import plain_table
 from quantlib.errors import InputError
 from quantlib.explain.advice import FINE_DB
 from quantlib.explain.layers import INNER_PERCENT, LayerNoise
@@ -68,16 +69,11 @@ def table(layers: Sequence[LayerNoise], rows: int | None = None) -> Table:
     Args:
         rows: show so many, and say how many more there are; None shows all.
     """
-    from rich import box
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
     left = 0 if rows is None else max(0, len(layers) - rows)
-    caption = f"{left} more in {JSON} and {CSV}" if left else None
-    found = Table(
-        box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, caption=caption, caption_justify="left"
-    )
+    found = plain_table(caption=f"{left} more in {JSON} and {CSV}" if left else None)
     found.add_column("layer", no_wrap=True)
     for column in ("SQNR\ndB", "input\ndB", "weights\ndB", "per\ntensor"):
         found.add_column(column, justify="right", no_wrap=True)
