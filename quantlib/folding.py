@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantlib.linear import FloatArray, Linear, constant, initializer
+from quantlib.linear import FloatArray, Linear, constant, initializer, integer
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -67,18 +67,17 @@ def _give_back(graph: ir.Graph, value: ir.Value, takers: set[ir.Node], factors: 
 
 def _picks_rows(node: ir.Node) -> bool:
     """Whether a node gives out some of the rows of (batch, rows, channels), whole."""
-    value, axis = node.inputs[0], node.attributes.get("axis")
-    if node.op_type != "Gather" or value is None or value.shape is None or axis is None:
+    value = node.inputs[0] if node.op_type == "Gather" else None
+    if value is None or value.shape is None:
         return False
-    return len(value.shape) == 3 and axis.as_int() == 1
+    return len(value.shape) == 3 and integer(node, "axis", 0) == 1
 
 
 def _is_norm(node: ir.Node) -> bool:
     """Whether a node normalizes the last axis and scales it by constants."""
-    axis = node.attributes.get("axis")
     return (
         node.op_type == "LayerNormalization"
-        and (axis is None or axis.as_int() == -1)
+        and integer(node, "axis", -1) == -1
         and all(constant(value) is not None for value in node.inputs[1:])
     )
 

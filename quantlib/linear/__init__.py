@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ROLES", "Embedding", "FloatArray", "Linear",
     "constant", "find_embeddings", "find_linears", "group", "groups", "initializer",
-    "is_bias", "is_matrix", "label", "load_ir", "names", "role", "takers",
+    "integer", "is_bias", "is_matrix", "label", "load_ir", "names", "role", "takers",
 ]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float32]
@@ -102,7 +102,7 @@ def find_embeddings(model: ir.Model) -> list[Embedding]:
     for node in model.graph:
         source = node.inputs[0] if node.op_type == "Gather" else None
         table = constant(source)
-        if source is not None and is_matrix(table) and _integer(node, "axis") == 0:
+        if source is not None and is_matrix(table) and integer(node, "axis", 0) == 0:
             found.append(Embedding(_name(node), table, str(source.name), node))
     return found
 
@@ -127,6 +127,12 @@ def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
     return np.asarray(value.const_value.numpy())
 
 
+def integer(node: ir.Node, name: str, default: int) -> int:
+    """An attribute of a node, or where it is not written what the operator takes for it."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else int(attribute.as_int())
+
+
 def initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any] | np.generic) -> ir.Value:
     """A new constant of a graph."""
     import onnx_ir as ir
@@ -143,14 +149,14 @@ def _linear(node: ir.Node) -> Linear | None:
     weight = constant(second)
     if not is_matrix(weight) or second is None or first is None or constant(first) is not None:
         return None
-    transposed = node.op_type == "Gemm" and bool(_integer(node, "transB"))
+    transposed = node.op_type == "Gemm" and bool(integer(node, "transB", 0))
     weight = weight.T if transposed else weight
     if node.op_type == "MatMul":
         bias, last = _added(node, weight.shape[1])
     else:
         bias, last = node.inputs[2] if len(node.inputs) > 2 else None, node
         scaled = _number(node, "alpha") != 1.0 or _number(node, "beta") != 1.0
-        if scaled or _integer(node, "transA") or (bias is not None and not is_bias(bias, weight.shape[1])):
+        if scaled or integer(node, "transA", 0) or (bias is not None and not is_bias(bias, weight.shape[1])):
             return None
     return Linear(_name(node), weight, str(second.name), transposed, bias, node, last)
 
@@ -180,11 +186,6 @@ def is_matrix(array: npt.NDArray[Any] | None) -> TypeGuard[FloatArray]:
 def _name(node: ir.Node) -> str:
     """A node's name; that of its first output where it has none."""
     return str(node.name or node.outputs[0].name)
-
-
-def _integer(node: ir.Node, name: str) -> int:
-    attribute = node.attributes.get(name)
-    return 0 if attribute is None else int(attribute.as_int())
 
 
 def _number(node: ir.Node, name: str) -> float:
