@@ -19,9 +19,10 @@ from quantlib.checkpoints import (
 )
 from quantlib.export.naming import name_nodes, strip_notes
 from quantlib.export.opset import TRACED_OPSET, check_opset, declare_opset
-from quantlib.export.parity import ParityError, check_parity
+from quantlib.export.parity import check_parity
 from quantlib.features import INPUT_NAMES
 from quantlib.files import atomic_file
+from quantlib.parity import ParityError
 
 if TYPE_CHECKING:
     import onnx
