@@ -70,6 +70,14 @@ def main(
         bool,
         Option("--stock-sessions", help="Time in sessions as ONNX Runtime opens them when told nothing."),
     ] = False,
+    profile: Annotated[
+        list[str] | None,
+        Option(
+            help="Also tell where the time of this variant goes, and how much of the machine's limit it "
+            "uses; may be repeated.",
+            metavar="VARIANT",
+        ),
+    ] = None,
 ) -> None:
     """Quantize a teacher, measure every variant and a student, and print what each one costs and wins."""
     from rich.console import Console
@@ -78,6 +86,7 @@ def main(
     from quantlib.explain import JSON, read_explanation
     from quantlib.explain import table as noise_table
     from quantlib.hardware import describe, int8_note
+    from quantlib.profile import file_name, read_profile, show
     from quantlib.results import checks_table, table
 
     optional = {} if threads is None else {"threads": threads}
@@ -103,6 +112,7 @@ def main(
         explain=explain,
         compile=not no_compile,
         stock_sessions=stock_sessions,
+        profile=tuple(profile or ()),
         **optional,
     )
     started, machine, name = time.perf_counter(), describe(), get_task(options.task).name
@@ -115,6 +125,8 @@ def main(
     if explain:
         layers = read_explanation(output_dir / name / JSON)
         out.print(noise_table(layers), crop=False)  # a line a layer, however narrow the place
+    for variant in dict.fromkeys(options.profile):
+        show(read_profile(output_dir / name / file_name(variant)), out)
     notes = [
         f"{name}, {batch_size}x{seq_len}, {options.threads} threads, {machine.cpu_model}. "
         f"{int8_note(machine)}",

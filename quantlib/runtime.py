@@ -79,6 +79,7 @@ def open_session(
     disabled_optimizers: Sequence[str] = DISABLED_OPTIMIZERS,
     unsigned_activations: bool = True,
     quant_precision: bool = False,
+    profile_prefix: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Load a model: sequential execution, one inter-op thread, `threads` intra-op threads.
 
@@ -95,6 +96,9 @@ def open_session(
     bits; the u8·s8 ones saturate at 16 bits on a CPU without VNNI. Elsewhere, on MatMulNBits, and with
     `optimize` off, it does nothing. Version 1.32 then cannot load a model in which weights share a
     zero point, or in which one is used twice.
+
+    With a `profile_prefix` the session keeps a trace of all that it runs, and writes it to a file whose path
+    begins so when its `end_profiling` is called.
 
     Raises:
         InputError: the file is missing or is no model that ONNX Runtime can run, `threads` is below 1, or
@@ -123,6 +127,9 @@ def open_session(
         model: str | bytes = unsigned.SerializeToString()
     else:
         model = str(onnx_path)
+    if profile_prefix is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_prefix)
     errors: tuple[type[Exception], ...] = (*runtime_errors(), ValueError, RuntimeError)
     try:
         return onnxruntime.InferenceSession(

@@ -17,9 +17,11 @@ from quantlib import hardware, results, tasks
 from quantlib.experiment.build import Built, build
 from quantlib.experiment.measure import Measured, compare, measure
 from quantlib.experiment.options import ExperimentOptions
+from quantlib.experiment.profiling import profiles
 from quantlib.files import atomic_files, copy_file, make_dir, sha256_file
 from quantlib.graph import Compiled
 from quantlib.hardware import on_x86
+from quantlib.profile import write_profile
 from quantlib.progress import Steps
 from quantlib.tasks import SPLIT_SEED
 from quantlib.unsigned import count_signed
@@ -47,6 +49,7 @@ def run(options: ExperimentOptions, console: Console | None = None) -> list[resu
     directory = make_dir(options.output_dir / tasks.get_task(options.task).name)
     built = build(options, steps)
     measured = measure(built, options, steps)
+    profiled = list(profiles(built, options, steps))
     compared = compare(built, measured)
     with atomic_files(directory) as scratch:
         with steps.step("write models and results") as step:
@@ -54,6 +57,8 @@ def run(options: ExperimentOptions, console: Console | None = None) -> list[resu
                 copy_file(variant.path, scratch / variant.file)
             for name, path in built.files.items():
                 copy_file(path, scratch / name)
+            for profile in profiled:
+                write_profile(scratch, profile)
             results.write_results(scratch, compared)
             step.note = str(directory)
         results.write_run(scratch, provenance(options, built, steps) | _checked(measured))

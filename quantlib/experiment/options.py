@@ -57,6 +57,7 @@ class ExperimentOptions:
     explain: bool = False
     compile: bool = True
     stock_sessions: bool = False
+    profile: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         tasks.get_task(self.task)
@@ -71,6 +72,15 @@ class ExperimentOptions:
             self._check_budget()
         if self.no_student and self.students:
             raise InputError("--no-student contradicts --student")
+        self._check_profile()
+
+    def _check_profile(self) -> None:
+        from quantlib.experiment.build import variant_names  # which needs this module
+
+        names = variant_names(self) if self.profile else ()
+        unknown = [name for name in self.profile if name not in names]
+        if unknown:
+            raise InputError(f"--profile {unknown[0]}: unknown variant; this run makes: {', '.join(names)}")
 
     @property
     def session(self) -> SessionConfig:

@@ -2,10 +2,12 @@
 
 Started by `quantlib.latency.process`. Commands:
     {"command": "load", "onnx_path": ..., "threads": ..., "spinning": ..., "providers": [...],
-     "disabled_optimizers": [...]}
+     "disabled_optimizers": [...], "profile_prefix": ...}   the last one may be null or left out
     {"command": "feeds", "directory": ...}   a directory of .npz files, cycled through in order of name
     {"command": "time", "runs": ..., "warmup_runs": ..., "wake_seconds": ...}
-Answers: {"result": ...}, the times in ms for "time", or {"error": text, "input": is it an InputError?}.
+    {"command": "end_profiling"}   of a session with a profile_prefix
+Answers: {"result": ...}, the times in ms for "time", the trace's path for "end_profiling", or
+{"error": text, "input": is it an InputError?}.
 Any other exception ends the process with its traceback on stderr, where the parent finds it.
 """
 
@@ -34,17 +36,21 @@ class Worker:
         self._timed: Iterator[dict[str, Any]] = iter(())
         self._untimed: Iterator[dict[str, Any]] = iter(())
 
-    def obey(self, command: dict[str, Any]) -> list[float] | None:
+    def obey(self, command: dict[str, Any]) -> list[float] | str | None:
         """Run one command and give its result."""
         match command.pop("command"):
             case "load":
-                self._session = open_session(Path(command.pop("onnx_path")), **command)
+                path, prefix = Path(command.pop("onnx_path")), command.pop("profile_prefix", None)
+                command["profile_prefix"] = None if prefix is None else Path(prefix)
+                self._session = open_session(path, **command)
                 return None
             case "feeds":
                 self._read_feeds(Path(command["directory"]))
                 return None
             case "time":
                 return self._time(**command)
+            case "end_profiling":
+                return str(self._session.end_profiling())
             case unknown:
                 raise ValueError(f"unknown command {unknown!r}")
 

@@ -1,0 +1,43 @@
+"""Where the time of the variants goes that the user asks about."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from quantlib import features, profile
+from quantlib.experiment.build import Built
+from quantlib.experiment.options import ExperimentOptions
+from quantlib.files import place_errors
+from quantlib.progress import Steps
+from quantlib.runtime import SessionConfig
+
+
+def profiles(built: Built, options: ExperimentOptions, steps: Steps) -> Iterator[profile.Profile]:
+    """The profile of each variant that `options.profile` names, in the order of the variants."""
+    named = [variant for variant in built.variants if variant.name in options.profile]
+    if not named:
+        return
+    with steps.step("measure the machine's peak") as step, _temporary_files():
+        peak = profile.measure_peak(SessionConfig(options.threads))
+        step.note = f"{peak.float_gops:.0f} Gop/s in float32, {peak.integer_gops:.0f} Gop/s in 8 bits"
+    for variant in named:
+        with steps.step(f"profile {variant.name}") as step, _temporary_files():
+            shape = options.batch_size, options.seq_len
+            found = profile.profile_onnx(
+                variant.path,
+                list(features.fixed_shape_feeds(variant.rows, *shape, options.num_runs)),
+                peak,
+                variant=variant.name,
+                warmup_runs=options.warmup_runs,
+                num_runs=options.num_runs,
+            )
+            step.note = found.summary
+        yield found
+
+
+def _temporary_files() -> AbstractContextManager[None]:
+    """Feeds and traces pass between processes as files."""
+    return place_errors(Path(tempfile.gettempdir()))

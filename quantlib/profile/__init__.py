@@ -1,0 +1,65 @@
+"""Where the time of a variant goes, by operator, and how far it is from what the machine can do.
+
+The same session that is timed runs once more under ONNX Runtime's profiler. The operations of its products,
+over what large products reach on this machine, are the time that no kernel can go below.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quantlib.latency.fixed import benchmark_onnx_model
+from quantlib.latency.process import Feeds
+from quantlib.latency.stats import NUM_RUNS, WARMUP_RUNS
+from quantlib.profile.files import file_name, read_profile, write_profile
+from quantlib.profile.operations import Operations
+from quantlib.profile.operators import Node, Trace, trace
+from quantlib.profile.peak import Peak, measure_peak
+from quantlib.profile.result import Line, Profile
+from quantlib.profile.table import operator_table, role_table, show
+from quantlib.runtime import SessionConfig
+
+__all__ = [
+    "Line", "Node", "Operations", "Peak", "Profile", "Trace", "file_name", "measure_peak", "operator_table",
+    "profile_onnx", "read_profile", "role_table", "show", "trace", "write_profile",
+]  # fmt: skip
+
+
+def profile_onnx(
+    onnx_path: Path,
+    feeds: Feeds,
+    peak: Peak,
+    *,
+    variant: str | None = None,
+    warmup_runs: int = WARMUP_RUNS,
+    num_runs: int = NUM_RUNS,
+) -> Profile:
+    """Time a model, then trace it, each in a process of its own, with as many threads as the peak's.
+
+    Args:
+        onnx_path: the model.
+        feeds: arrays by input name, (batch, length) each, all of one shape; cycled through.
+        peak: of this machine, by `measure_peak`.
+        variant: its name in the profile; by default the file's.
+        warmup_runs, num_runs: untimed runs, and timed ones after them, of either kind.
+
+    Raises:
+        ValueError: the feeds differ in shape, there are none, or the counts are too small.
+        InputError: the model cannot be loaded, or an input is missing.
+        RuntimeError: the model failed while it ran.
+    """
+    timed = benchmark_onnx_model(
+        onnx_path, feeds, warmup_runs=warmup_runs, num_runs=num_runs, threads=peak.threads
+    )
+    config = SessionConfig(peak.threads)
+    traced = trace(onnx_path, feeds, config, warmup_runs=warmup_runs, num_runs=num_runs)
+    batch, length = next(iter(feeds[0].values())).shape[:2]
+    return Profile(
+        variant or onnx_path.stem,
+        (batch, length),
+        timed.median_ms,
+        traced.wall_ms,
+        traced.outside_ms,
+        peak,
+        traced.nodes,
+    )
