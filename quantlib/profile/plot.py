@@ -16,7 +16,6 @@ _WIDTH_INCHES = 9.0
 _INCHES_A_BAR = 0.3
 _MARGIN_INCHES = 1.4
 _DOTS_PER_INCH = 150
-_MOST_BARS = 20
 
 Bar = tuple[str, float, str, float | None]
 """Label, ms, colour, and the limit in ms of a product."""
@@ -39,7 +38,7 @@ def draw(path: Path, profile: Profile) -> None:
     if profile.operations.total:
         title += f" a run, the limit is {profile.limit_ms:.2f} ms ({100 * profile.share:.0f} %)"
     axes.set_title(title, loc="left", parse_math=False)
-    axes.set_xlabel("ms a run, tracing included")
+    axes.set_xlabel(f"ms a run; what tracing costs stands in “{OUTSIDE}”")
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -47,16 +46,15 @@ def draw(path: Path, profile: Profile) -> None:
 
 
 def _bars(profile: Profile) -> list[Bar]:
-    lines = profile.by_operator()
+    lines, small = profile.shown()
     bars: list[Bar] = [
         (f"{line.name} ({line.count})", line.ms, _PRODUCT, line.limit_ms)
         if line.operations.total
         else (f"{line.name} ({line.count})", line.ms, _OTHER, None)
-        for line in lines[:_MOST_BARS]
+        for line in lines
     ]
-    rest = lines[_MOST_BARS:]
-    if rest:
-        bars.append((f"{len(rest)} other operators", sum(line.ms for line in rest), _OTHER, None))
+    if small:
+        bars.append((f"{len(small)} other operators", sum(line.ms for line in small), _OTHER, None))
     return [*bars, (OUTSIDE, profile.outside_ms, _OUTSIDE, None)]
 
 

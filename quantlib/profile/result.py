@@ -13,6 +13,8 @@ from quantlib.profile.peak import Peak
 OUTSIDE = "outside kernels"
 NO_LAYER = "outside layers"
 _BUSY = 1.2
+# Operators below this share of the time, but for products, are not worth a line of their own.
+_SMALL = 0.005
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,12 @@ class Profile:
     def by_operator(self) -> list[Line]:
         """A line for each type of operator, the longest first."""
         return self._grouped(lambda node: node.operator)
+
+    def shown(self) -> tuple[list[Line], list[Line]]:
+        """`by_operator`, parted into those worth showing and the small ones without a product."""
+        lines = self.by_operator()
+        small = [line for line in lines if not line.operations.total and line.ms < _SMALL * self.parts_ms]
+        return [line for line in lines if line not in small], small
 
     def by_role(self) -> list[Line]:
         """A line for each role in the network, the longest first."""

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-# Operators below this share of the time, but for products, stand together in one line.
-_SMALL = 0.005
 _NUMBERS = ("count", "ms", "time\n%", "Gop", "Gop/s", "peak\n%")
 
 
@@ -30,9 +28,7 @@ def operator_table(profile: Profile) -> Table:
     Shares of the time are of that sum, those of the peak are of what this machine reaches in the kind of
     product.
     """
-    lines = profile.by_operator()
-    small = [line for line in lines if not line.operations.total and line.ms < _SMALL * profile.parts_ms]
-    shown = [line for line in lines if line not in small]
+    shown, small = profile.shown()
     found = _table(f"{profile.variant}, {profile.shape[0]}x{profile.shape[1]}", profile, shown)
     if small:
         names, count = f"{len(small)} other operators", sum(line.count for line in small)
