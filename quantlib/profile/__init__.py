@@ -24,6 +24,9 @@ __all__ = [
     "profile_onnx", "read_profile", "role_table", "show", "trace", "write_profile",
 ]  # fmt: skip
 
+# A node takes a kilobyte of the trace in each run, so that thousands of runs would fill a disk.
+_MOST_TRACED_RUNS = 100
+
 
 def profile_onnx(
     onnx_path: Path,
@@ -41,7 +44,7 @@ def profile_onnx(
         feeds: arrays by input name, (batch, length) each, all of one shape; cycled through.
         peak: of this machine, by `measure_peak`.
         variant: its name in the profile; by default the file's.
-        warmup_runs, num_runs: untimed runs, and timed ones after them, of either kind.
+        warmup_runs, num_runs: untimed runs, and timed ones after them; of these at most 100 are traced.
 
     Raises:
         ValueError: the feeds differ in shape, there are none, or the counts are too small.
@@ -52,7 +55,9 @@ def profile_onnx(
         onnx_path, feeds, warmup_runs=warmup_runs, num_runs=num_runs, threads=peak.threads
     )
     config = SessionConfig(peak.threads)
-    traced = trace(onnx_path, feeds, config, warmup_runs=warmup_runs, num_runs=num_runs)
+    traced = trace(
+        onnx_path, feeds, config, warmup_runs=warmup_runs, num_runs=min(num_runs, _MOST_TRACED_RUNS)
+    )
     batch, length = next(iter(feeds[0].values())).shape[:2]
     return Profile(
         variant or onnx_path.stem,
