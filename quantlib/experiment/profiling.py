@@ -34,7 +34,9 @@ def profiles(built: Built, options: ExperimentOptions, steps: Steps) -> Iterator
                 warmup_runs=options.warmup_runs,
                 num_runs=options.num_runs,
             )
-            step.note = found.summary
+            step.note = f"{100 * found.share:.0f} % of the machine's limit"
+            if found.disturbed:
+                step.note += "  noisy: the machine was busy, profile it again"
         yield found
 
 
