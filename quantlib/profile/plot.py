@@ -38,7 +38,7 @@ def draw(path: Path, profile: Profile) -> None:
     if profile.operations.total:
         title += f" a run, the limit is {profile.limit_ms:.2f} ms ({100 * profile.share:.0f} %)"
     axes.set_title(title, loc="left", parse_math=False)
-    axes.set_xlabel(f"ms a run; what tracing costs stands in “{OUTSIDE}”")
+    axes.set_xlabel("ms a run, tracing included")
     axes.grid(axis="x", color="0.9")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -46,8 +46,8 @@ class Profile:
     """Where a variant's time goes at one shape.
 
     variant: its name. shape: (batch, length). median_ms: of whole runs, timed without tracing.
-    profiled_ms: of whole runs with it. outside_ms: the part of those outside of kernels, the cost of tracing
-    included. peak: what the machine reaches, with the threads that the variant ran with. nodes: in the order
+    profiled_ms: of whole runs with it. outside_ms: the part of those outside of kernels, most of the cost of
+    tracing included. peak: what the machine reaches, with the threads that the variant ran with. nodes: in the order
     of execution.
     """
 
@@ -126,8 +126,9 @@ class Profile:
         if not self.operations.total:
             return f"no matrix product in {self.median_ms:.2f} ms: the machine's peak sets no limit"
         return (
-            f"products take {self.product_ms:.2f} of {self.median_ms:.2f} ms; at this machine's peak they "
-            f"would take {self.limit_ms:.2f} ms: {100 * self.share:.0f} % of the limit is used"
+            f"products take {self.product_ms:.2f} of {self.parts_ms:.2f} ms with tracing; a run takes "
+            f"{self.median_ms:.2f} ms without it, and at this machine's peak its products would take "
+            f"{self.limit_ms:.2f} ms: {100 * self.share:.0f} % of the limit is used"
         )
 
     @property
@@ -138,8 +139,8 @@ class Profile:
         found = [
             f"Peak with {self.peak.threads} threads: {self.peak.float_gops:.0f} Gop/s in float32, "
             f"{self.peak.integer_gops:.0f} Gop/s in 8 bits ({sets}).",
-            f"Tracing makes it {self.profiled_ms:.2f} ms a run, timed without it {self.median_ms:.2f} ms; "
-            f"what it costs stands in “{OUTSIDE}”.",
+            f"Tracing makes it {self.profiled_ms:.2f} ms a run instead of {self.median_ms:.2f} ms. It costs "
+            f"some microseconds a node, in its time and in “{OUTSIDE}”: small nodes look slower than they are.",
         ]
         if self.disturbed:
             found.append(
