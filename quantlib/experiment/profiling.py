@@ -12,7 +12,6 @@ from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.files import place_errors
 from quantlib.progress import Steps
-from quantlib.runtime import SessionConfig
 
 
 def profiles(built: Built, options: ExperimentOptions, steps: Steps) -> Iterator[profile.Profile]:
@@ -21,7 +20,7 @@ def profiles(built: Built, options: ExperimentOptions, steps: Steps) -> Iterator
     if not named:
         return
     with steps.step("measure the machine's peak") as step, _temporary_files():
-        peak = profile.measure_peak(SessionConfig(options.threads))
+        peak = profile.measure_peak(options.session)
         step.note = f"{peak.float_gops:.0f} Gop/s in float32, {peak.integer_gops:.0f} Gop/s in 8 bits"
     for variant in named:
         with steps.step(f"profile {variant.name}") as step, _temporary_files():
@@ -30,6 +29,7 @@ def profiles(built: Built, options: ExperimentOptions, steps: Steps) -> Iterator
                 variant.path,
                 list(features.fixed_shape_feeds(variant.rows, *shape, options.num_runs)),
                 peak,
+                session=options.session,
                 variant=variant.name,
                 warmup_runs=options.warmup_runs,
                 num_runs=options.num_runs,

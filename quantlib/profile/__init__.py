@@ -33,16 +33,18 @@ def profile_onnx(
     feeds: Feeds,
     peak: Peak,
     *,
+    session: SessionConfig | None = None,
     variant: str | None = None,
     warmup_runs: int = WARMUP_RUNS,
     num_runs: int = NUM_RUNS,
 ) -> Profile:
-    """Time a model, then trace it, each in a process of its own, with as many threads as the peak's.
+    """Time a model, then trace it, each in a process of its own.
 
     Args:
         onnx_path: the model.
         feeds: arrays by input name, (batch, length) each, all of one shape; cycled through.
         peak: of this machine, by `measure_peak`.
+        session: the options of both; by default every variant's, with as many threads as the peak's.
         variant: its name in the profile; by default the file's.
         warmup_runs, num_runs: untimed runs, and timed ones after them; of these at most 100 are traced.
 
@@ -51,12 +53,12 @@ def profile_onnx(
         InputError: the model cannot be loaded, or an input is missing.
         RuntimeError: the model failed while it ran.
     """
+    session = session or SessionConfig(peak.threads)
     timed = benchmark_onnx_model(
-        onnx_path, feeds, warmup_runs=warmup_runs, num_runs=num_runs, threads=peak.threads
+        onnx_path, feeds, warmup_runs=warmup_runs, num_runs=num_runs, session=session
     )
-    config = SessionConfig(peak.threads)
     traced = trace(
-        onnx_path, feeds, config, warmup_runs=warmup_runs, num_runs=min(num_runs, _MOST_TRACED_RUNS)
+        onnx_path, feeds, session, warmup_runs=warmup_runs, num_runs=min(num_runs, _MOST_TRACED_RUNS)
     )
     batch, length = next(iter(feeds[0].values())).shape[:2]
     return Profile(

@@ -11,16 +11,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from quantlib import linear
 from quantlib.errors import InputError
 from quantlib.latency.process import Feeds, TimedProcess
 from quantlib.latency.stats import NUM_RUNS, WAKE_SECONDS, WARMUP_RUNS
+from quantlib.linear.naming import role as linear_role
 from quantlib.profile.operations import Operations, Tensor, count
 from quantlib.runtime import SessionConfig
 
 _KERNEL = "_kernel_time"
 _LAYER = re.compile(r"\blayer\.(\d+)\.")
-# Roles of what is no layer with a weight, for which `linear.role` has no word of its own.
+# Roles of what is no layer with a weight, for which `linear.naming.role` has no word of its own.
 _OTHER_ROLES = tuple(
     (role, re.compile(pattern))
     for role, pattern in (
@@ -51,7 +51,7 @@ class Node:
 
         One of `linear.ROLES`, or "attention", "layernorm" or "activation" for what has no weight matrix.
         """
-        role = linear.role(self.name)
+        role = linear_role(self.name)
         if role != "other":
             return role
         return next((other for other, pattern in _OTHER_ROLES if pattern.search(self.name)), role)

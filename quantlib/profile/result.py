@@ -46,9 +46,9 @@ class Profile:
     """Where a variant's time goes at one shape.
 
     variant: its name. shape: (batch, length). median_ms: of whole runs, timed without tracing.
-    profiled_ms: of whole runs with it. outside_ms: the part of those outside of kernels, most of the cost of
-    tracing included. peak: what the machine reaches, with the threads that the variant ran with. nodes: in the order
-    of execution.
+    profiled_ms: of whole runs with it. outside_ms: what of those is outside of kernels, with a part of the
+    cost of tracing. peak: what the machine reaches, with the threads that the variant ran with. nodes: in
+    the order of execution.
     """
 
     variant: str
@@ -139,8 +139,9 @@ class Profile:
         found = [
             f"Peak with {self.peak.threads} threads: {self.peak.float_gops:.0f} Gop/s in float32, "
             f"{self.peak.integer_gops:.0f} Gop/s in 8 bits ({sets}).",
-            f"Tracing makes it {self.profiled_ms:.2f} ms a run instead of {self.median_ms:.2f} ms. It costs "
-            f"some microseconds a node, in its time and in “{OUTSIDE}”: small nodes look slower than they are.",
+            f"Tracing makes it {self.profiled_ms:.2f} ms a run instead of {self.median_ms:.2f} ms. It "
+            f"costs some microseconds a node, in its time and in “{OUTSIDE}”: small nodes look slower than "
+            "they are.",
         ]
         if self.disturbed:
             found.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from quantlib.console import plain_table
 from quantlib.profile.result import OUTSIDE, Line, Profile
 
 if TYPE_CHECKING:
@@ -47,11 +48,9 @@ def role_table(profile: Profile) -> Table:
 
 
 def _table(title: str, profile: Profile, lines: Sequence[Line]) -> Table:
-    from rich import box
     from rich.markup import escape
-    from rich.table import Table
 
-    found = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    found = plain_table()
     found.add_column(escape(title), justify="left", no_wrap=True)
     for column in _NUMBERS:
         found.add_column(column, justify="right", no_wrap=True)
