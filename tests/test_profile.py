@@ -533,8 +533,8 @@ def test_an_unknown_variant_is_said_before_any_work(
     assert quantization_experiments.cli(arguments) == 2
     error = capsys.readouterr().err
     assert error.splitlines() == [
-        "error: --profile nope: unknown variant; this run makes: teacher, teacher_compiled, quant_2, student, "
-        "student_compiled"
+        "error: --profile nope: unknown variant; this run makes: teacher, teacher_compiled, quant_2, "
+        "student, student_compiled"
     ]
     assert not (tmp_path / "runs").exists()
 
