@@ -16,12 +16,13 @@ if TYPE_CHECKING:
     import onnx
 
 _SHIFT = 128
+_UINT8, _INT8 = 2, 3  # onnx.TensorProto.DataType
 
 
 def unsigned_model(onnx_path: Path) -> onnx.ModelProto | None:
     """The model with its S8 activations as U8; None if it has none, and can be loaded as it is.
 
-    A file that is no model is left to the runtime to refuse.
+    A file that is no model, or lacks its external data, is left to the runtime to refuse.
     """
     model = _quantized_model(onnx_path)
     return model if model is not None and to_unsigned(model) else None
@@ -42,7 +43,7 @@ def _quantized_model(onnx_path: Path) -> onnx.ModelProto | None:
         return None
     try:
         return onnx.load(onnx_path)
-    except DecodeError:
+    except (DecodeError, onnx.checker.ValidationError, OSError):
         return None
 
 
@@ -55,25 +56,54 @@ def to_unsigned(model: onnx.ModelProto) -> int:
     Returns:
         How many there were.
     """
+    graph = model.graph
+    zeros = _signed_constants(graph)
+    taken = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    taken.update(name for node in graph.node for name in node.output)
+    made: dict[str, str] = {}
+    turned: set[str] = set()
+    for node, readers in _quantized_pairs(graph):
+        name = node.input[2]
+        if name not in zeros:
+            continue
+        if name not in made:
+            made[name] = _unused(f"{name}_unsigned", taken)
+            graph.initializer.append(_shifted(zeros[name], made[name]))
+        for each in (node, *readers):
+            each.input[2] = made[name]
+        turned.add(node.output[0])
+        _declare_unsigned(node)
+    for value in graph.value_info:
+        if value.name in turned:
+            value.type.tensor_type.elem_type = _UINT8
+    return len(turned)
+
+
+def _signed_constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """The int8 initializers that a caller cannot replace by an input."""
+    given = {value.name for value in graph.input}
+    return {t.name: t for t in graph.initializer if t.data_type == _INT8 and t.name not in given}
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
+def _shifted(zero: onnx.TensorProto, name: str) -> onnx.TensorProto:
     from onnx import numpy_helper
 
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    made: dict[str, str] = {}
-    changed = 0
-    for node, readers in _quantized_pairs(model.graph):
-        zero = constants.get(node.input[2])
-        array = None if zero is None else numpy_helper.to_array(zero)
-        if zero is None or array is None or array.dtype != np.int8:
-            continue
-        if zero.name not in made:
-            name = f"{zero.name}_unsigned"
-            shifted = (array.astype(np.int16) + _SHIFT).astype(np.uint8)
-            model.graph.initializer.append(numpy_helper.from_array(shifted, name))
-            made[zero.name] = name
-        for each in (node, *readers):
-            each.input[2] = made[zero.name]
-        changed += 1
-    return changed
+    array = numpy_helper.to_array(zero).astype(np.int16) + _SHIFT
+    return numpy_helper.from_array(array.astype(np.uint8), name)
+
+
+def _declare_unsigned(node: onnx.NodeProto) -> None:
+    """Opset 21 lets a QuantizeLinear say its type, beside that of its zero point."""
+    for attribute in node.attribute:
+        if attribute.name == "output_dtype":
+            attribute.i = _UINT8
 
 
 def _quantized_pairs(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, list[onnx.NodeProto]]]:
@@ -82,13 +112,21 @@ def _quantized_pairs(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, l
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    outputs = {output.name for output in graph.output}
+    elsewhere = {output.name for output in graph.output} | set(_captured(graph))
     for node in graph.node:
-        if node.op_type != "QuantizeLinear" or len(node.input) < 3 or node.output[0] in outputs:
+        if node.op_type != "QuantizeLinear" or len(node.input) < 3 or node.output[0] in elsewhere:
             continue
         found = readers.get(node.output[0], [])
         if found and all(_dequantizes(reader, node.input[2]) for reader in found):
             yield node, found
+
+
+def _captured(graph: onnx.GraphProto) -> Iterator[str]:
+    """What the bodies of If and Loop read, of which some may come from the graph around them."""
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        for body in (attribute.g, *attribute.graphs):
+            yield from (name for node in body.node for name in node.input)
+            yield from _captured(body)
 
 
 def _dequantizes(node: onnx.NodeProto, zero_point: str) -> bool:

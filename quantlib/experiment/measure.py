@@ -58,7 +58,7 @@ def evaluate(built: Built, options: ExperimentOptions, steps: Steps | None = Non
 def _evaluate(
     variant: Variant, built: Built, options: ExperimentOptions, cache: Cache, steps: Steps
 ) -> accuracy.Evaluation:
-    key = _key(variant, built, options) | {"code": code_key("accuracy", "features", "runtime")}
+    key = _key(variant, built, options) | {"code": code_key("accuracy", "features", "runtime", "unsigned")}
     with steps.step(f"evaluate {variant.name}", total=len(variant.rows)) as step:
 
         def predict(directory: Path) -> None:
@@ -96,7 +96,7 @@ def check(built: Built, options: ExperimentOptions, steps: Steps | None = None) 
 
 def _check(variant: Variant, built: Built, options: ExperimentOptions, cache: Cache, steps: Steps) -> Checks:
     quantized, kept = variant.recipe is not None, sorted(_kept(variant))
-    code = code_key("checks", "accuracy", "coverage", "features", "hardware", "runtime")
+    code = code_key("checks", "accuracy", "coverage", "features", "hardware", "runtime", "unsigned")
     key = _key(variant, built, options) | {"quantized": quantized, "kept": kept, "code": code}
     with steps.step(f"check {variant.name}", total=CHECKED_ROWS) as step:
 
