@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 TEACHER = "teacher"
+# Of a float model whose graph is compiled: teacher_compiled.
+COMPILED_SUFFIX = "_compiled"
 
 Value = float | int | str | bool | None
 

@@ -13,7 +13,7 @@ from quantlib.cache import code_key, open_cache, versions_key
 from quantlib.distillation import distil
 from quantlib.errors import InputError
 from quantlib.experiment.budget import BUDGETED, budgeted
-from quantlib.experiment.compiling import SUFFIX, compiled
+from quantlib.experiment.compiling import compiled
 from quantlib.experiment.explaining import explained
 from quantlib.experiment.options import CALIBRATION_SAMPLES, ExperimentOptions
 from quantlib.experiment.quantizing import quantized
@@ -21,7 +21,7 @@ from quantlib.experiment.work import Variant, Work, cached, tokenize
 from quantlib.files import sha256_json, sha256_tree
 from quantlib.graph import Compiled
 from quantlib.progress import Step, Steps
-from quantlib.results import TEACHER
+from quantlib.results import COMPILED_SUFFIX, TEACHER
 from quantlib.runtime import default_threads
 from quantlib.training import TrainingOptions, fine_tune
 
@@ -55,7 +55,7 @@ def variant_names(options: ExperimentOptions) -> tuple[str, ...]:
 
 def _float_names(options: ExperimentOptions, name: str) -> tuple[str, ...]:
     """The variants of a model before anything is quantized."""
-    return (name, f"{name}{SUFFIX}") if options.compile else (name,)
+    return (name, f"{name}{COMPILED_SUFFIX}") if options.compile else (name,)
 
 
 def student_names(options: ExperimentOptions) -> tuple[str, ...]:

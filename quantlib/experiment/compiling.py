@@ -11,8 +11,7 @@ from quantlib.cache import code_key, versions_key
 from quantlib.experiment.work import Variant, Work, cached
 from quantlib.files import sha256_file, write_json
 from quantlib.progress import Step
-
-SUFFIX = "_compiled"
+from quantlib.results import COMPILED_SUFFIX
 
 
 def compiled(work: Work, fp32: Variant) -> tuple[Variant, graph.Compiled]:
@@ -36,6 +35,6 @@ def compiled(work: Work, fp32: Variant) -> tuple[Variant, graph.Compiled]:
     report = json.loads((directory / "compiled.json").read_text(encoding="utf-8"))
     report |= {"path": path, "left": tuple(report["left"])}
     variant = replace(
-        fp32, name=f"{fp32.name}{SUFFIX}", path=path, file=fp32.file.with_name("model_compiled.onnx")
+        fp32, name=f"{fp32.name}{COMPILED_SUFFIX}", path=path, file=fp32.file.with_name("model_compiled.onnx")
     )
     return variant, graph.Compiled(**report)

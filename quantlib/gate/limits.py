@@ -12,7 +12,7 @@ from typing import Any
 
 from quantlib.errors import InputError
 from quantlib.recipes import RECIPES
-from quantlib.results import TEACHER
+from quantlib.results import COMPILED_SUFFIX, TEACHER
 from quantlib.tasks import TASKS
 
 # The least and the largest value of each limit. A slowdown of 5 is someone's 5 %, written as a number.
@@ -133,10 +133,11 @@ def _tables(document: Table) -> Iterator[tuple[tuple[str, ...], Table]]:
 
 
 def _variant_tables(place: tuple[str, ...], tables: Any) -> Iterator[tuple[tuple[str, ...], Table]]:
+    own = (TEACHER, f"{TEACHER}{COMPILED_SUFFIX}", *RECIPES)
     for variant, table in _as_table(place, tables).items():
-        if variant != TEACHER and not variant.startswith("student") and variant not in RECIPES:
+        if variant not in own and not variant.startswith("student"):
             # A misspelled name would hold nothing to its limits.
-            known = ", ".join((TEACHER, "student", "student_2", "student_RECIPE", *RECIPES))
+            known = ", ".join((*own[:2], "student", "student_2", "student_RECIPE", *RECIPES))
             raise ValueError(f"{_shown(place)}: unknown variant {variant!r}; known: {known}")
         yield (*place, variant), table
 
