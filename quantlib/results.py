@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from quantlib.checks import Checks
+    from quantlib.throughput import Throughput
 
 SCHEMA_VERSION = 1
 TEACHER = "teacher"
@@ -32,6 +33,8 @@ BYTES_PER_MB = 2**20
 _LATENCY_KEYS = ("mean_ms", "std_ms", "min_ms", "max_ms", "median_ms")
 _TEACHER_KEYS = ("compression_ratio", "speedup", "accuracy_drop", "agreement")
 _COMMON_KEYS = ("eval_loss", "model_size", *_LATENCY_KEYS, *_TEACHER_KEYS)
+# Files of earlier versions have no throughput.
+_THROUGHPUT_KEYS = ("rows_per_s", "tokens_per_s", "padded_rows_per_s")
 _POINTS_WORTH_COLOUR = 1.0
 
 
@@ -44,6 +47,8 @@ class VariantResult:
     speedup: the teacher's median over the variant's. accuracy_drop: teacher minus variant in the primary
     metric, as a fraction. agreement: the share of rows with the teacher's label; for regression the
     correlation with the teacher's scores. recipe: how it was quantized, None for a float model.
+    rows_per_s, tokens_per_s: throughput on rows as long as they are, padding not counted; padded_rows_per_s:
+    with every row padded to one length. All three or none.
     extra: further values, written after these. checks: what was checked beyond them, written last.
     """
 
@@ -60,6 +65,9 @@ class VariantResult:
     speedup: float
     accuracy_drop: float
     agreement: float
+    rows_per_s: float | None = None
+    tokens_per_s: float | None = None
+    padded_rows_per_s: float | None = None
     recipe: str | None = None
     extra: Mapping[str, Value] = field(default_factory=dict)
     checks: Checks | None = None
@@ -67,7 +75,9 @@ class VariantResult:
     def __post_init__(self) -> None:
         if not self.name or not self.metrics or self.size_bytes < 1:
             raise ValueError(f"variant {self.name!r} needs a name, a metric and a size")
-        taken = {"variant", "recipe", *_COMMON_KEYS, *self._check_values()}
+        if len({getattr(self, key) is None for key in _THROUGHPUT_KEYS}) > 1:
+            raise ValueError(f"{self.name}: {', '.join(_THROUGHPUT_KEYS)} must all be given, or none")
+        taken = {"variant", "recipe", *_COMMON_KEYS, *_THROUGHPUT_KEYS, *self._check_values()}
         clashes = sorted((taken & {*self.metrics, *self.extra}) | (set(self.metrics) & set(self.extra)))
         if clashes:
             raise ValueError(f"{self.name}: names given twice: {', '.join(clashes)}")
@@ -89,7 +99,8 @@ class VariantResult:
 
     def values(self) -> dict[str, Value]:
         """What is written of this variant, in the order in which it is written."""
-        common = {key: getattr(self, key) for key in (*_LATENCY_KEYS, *_TEACHER_KEYS)}
+        throughput = () if self.rows_per_s is None else _THROUGHPUT_KEYS
+        common = {key: getattr(self, key) for key in (*_LATENCY_KEYS, *_TEACHER_KEYS, *throughput)}
         recipe = {} if self.recipe is None else {"recipe": self.recipe}
         head = {**self.metrics, "eval_loss": self.eval_loss, "model_size": self.model_size_mb}
         return {**head, **common, **recipe, **self.extra, **self._check_values()}
@@ -105,6 +116,7 @@ def compare(
     eval_loss: float,
     size_bytes: int,
     latency: LatencyStats,
+    throughput: Throughput | None = None,
     agreement: float = 1.0,
     teacher: VariantResult | None = None,
     recipe: str | None = None,
@@ -132,6 +144,7 @@ def compare(
         speedup=speedup,
         accuracy_drop=float(drop),
         agreement=float(agreement),
+        **({key: getattr(throughput, key) for key in _THROUGHPUT_KEYS} if throughput else {}),
         recipe=recipe,
         extra=dict(extra or {}),
         checks=checks,
@@ -190,7 +203,7 @@ def _refuse_constant(word: str) -> NoReturn:
 def _check_values(path: Path, variant: str, values: Any) -> None:
     if not isinstance(values, dict):
         raise InputError(f"{path}: {variant}: expected an object of values, not {values!r}")
-    for key in _COMMON_KEYS:
+    for key in (*_COMMON_KEYS, *(key for key in _THROUGHPUT_KEYS if key in values)):
         if key not in values:
             raise InputError(f"{path}: {variant}: {key!r} is missing")
         if isinstance(values[key], bool) or not isinstance(values[key], float | int):
@@ -218,7 +231,8 @@ def table(results: Sequence[VariantResult]) -> Table:
     Colour (red for slower than the teacher or a drop above one point) repeats what the numbers say.
     """
     metrics = list(dict.fromkeys(name for result in results for name in result.metrics))
-    columns = [*metrics, "drop\npoints", "agree\n%", "size\nMB", "compr.", "median\nms", "speedup"]
+    columns = [*metrics, "drop\npoints", "agree\n%", "size\nMB", "compr."]
+    columns += ["median\nms", "speed\nup", "rows\n/s"]
     found = plain_table()
     found.add_column("variant", justify="left", overflow="fold")
     for column in columns:
@@ -242,6 +256,7 @@ def _row(result: VariantResult, metrics: Sequence[str]) -> list[str]:
         f"{result.compression_ratio:.2f}x",
         f"{result.median_ms:.2f}",
         _red(f"{speedup:.2f}x", speedup < 1),
+        "" if result.rows_per_s is None else f"{result.rows_per_s:.0f}",
     ]
 
 

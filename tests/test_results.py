@@ -6,6 +6,7 @@ python -c "import sys; sys.path.insert(0, 'tests'); import test_results as t; t.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,15 @@ from quantlib.results import (
     write_results,
     write_run,
 )
+from quantlib.throughput import Throughput
 
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def throughput(seconds: float) -> Throughput:
+    return Throughput(
+        rows=160, tokens=4000, batches=8, passes=3, seconds=seconds, padded_rows_per_s=16 / seconds
+    )
 
 
 def latency(median_ms: float) -> LatencyStats:
@@ -42,6 +50,7 @@ def teacher() -> VariantResult:
         eval_loss=0.3125,
         size_bytes=90_870_000,
         latency=latency(16.0),
+        throughput=throughput(2.0),
     )
 
 
@@ -52,6 +61,7 @@ def some_results() -> list[VariantResult]:
         eval_loss=0.4,
         size_bytes=69_000_000,
         latency=latency(8.0),
+        throughput=throughput(1.0),
         agreement=0.96,
         teacher=teacher(),
     )
@@ -61,6 +71,7 @@ def some_results() -> list[VariantResult]:
         eval_loss=1 / 3,
         size_bytes=23_000_000,
         latency=latency(20.0),
+        throughput=throughput(0.125),
         agreement=277 / 278,
         teacher=teacher(),
         recipe="quant_1",
@@ -110,6 +121,24 @@ def test_against_the_teacher() -> None:
     assert quantized.accuracy_drop == pytest.approx(-0.005)
     assert quantized.compression_ratio == 90_870_000 / 23_000_000
     assert quantized.primary_metric == "f1"
+
+
+def test_throughput_is_written_beside_latency() -> None:
+    values = some_results()[2].values()
+    written = {key: values[key] for key in ("rows_per_s", "tokens_per_s", "padded_rows_per_s")}
+    assert written == {"rows_per_s": 1280.0, "tokens_per_s": 32000.0, "padded_rows_per_s": 128.0}
+    assert not written.keys() & checked("teacher", None).values().keys()
+
+
+def test_throughput_is_whole_or_absent() -> None:
+    with pytest.raises(ValueError, match="tokens_per_s, padded_rows_per_s must all be given, or none"):
+        replace(teacher(), tokens_per_s=None)
+
+
+def test_results_from_before_there_was_throughput_are_read() -> None:
+    found = read_results(GOLDEN / "results_without_throughput.json")
+    assert list(found) == ["teacher", "student", "quant_1"]
+    assert "rows_per_s" not in found["teacher"]
 
 
 def test_model_size_is_mebibytes() -> None:
@@ -210,6 +239,8 @@ def edit(path: Path, how: str) -> None:
         del values["quant_1"]["speedup"]
     elif how == "text":
         values["student"]["speedup"] = "fast"
+    elif how == "no_number":
+        values["student"]["rows_per_s"] = None
     elif how == "bool":
         values["student"]["speedup"] = True
     elif how == "nested":
@@ -236,6 +267,7 @@ def edit(path: Path, how: str) -> None:
     [
         ("lacks_key", "quant_1: 'speedup' is missing"),
         ("text", "student: 'speedup' must be a number, not 'fast'"),
+        ("no_number", "student: 'rows_per_s' must be a number, not None"),
         ("bool", "student: 'speedup' must be a number, not True"),
         ("nested", r"student: 'more' must be a single value, not \[1\]"),
         ("no_teacher", "expected an object of variants"),
@@ -277,9 +309,9 @@ def printed(colour: bool = False, *, checks: bool = False) -> list[str]:
 def test_the_table() -> None:
     lines = [line for line in printed() if line.startswith(("teacher", "student", "quant_1"))]
     assert [" ".join(line.split()) for line in lines] == [
-        "teacher 0.9000 0.8600 0.00 100.0 86.7 1.00x 16.00 1.00x",
-        "student 0.8800 0.8400 2.00 96.0 65.8 1.32x 8.00 2.00x",
-        "quant_1 0.9050 0.8650 -0.50 99.6 21.9 3.95x 20.00 0.80x",
+        "teacher 0.9000 0.8600 0.00 100.0 86.7 1.00x 16.00 1.00x 80",
+        "student 0.8800 0.8400 2.00 96.0 65.8 1.32x 8.00 2.00x 160",
+        "quant_1 0.9050 0.8650 -0.50 99.6 21.9 3.95x 20.00 0.80x 1280",
     ]
     assert len({len(line) for line in lines}) == 1, "numbers are aligned at the right"
 

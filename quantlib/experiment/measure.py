@@ -21,6 +21,7 @@ from quantlib.files import place_errors, sha256_file, write_json
 from quantlib.latency import LatencyStats, benchmark_onnx_model
 from quantlib.progress import Steps
 from quantlib.runtime import size_bytes
+from quantlib.throughput import Throughput, measure_throughput
 
 Evaluations = dict[str, accuracy.Evaluation]
 
@@ -32,6 +33,7 @@ class Measured:
     evaluation: accuracy.Evaluation
     checks: Checks
     latency: LatencyStats
+    throughput: Throughput
 
 
 def measure(built: Built, options: ExperimentOptions, steps: Steps | None = None) -> dict[str, Measured]:
@@ -40,7 +42,12 @@ def measure(built: Built, options: ExperimentOptions, steps: Steps | None = None
     evaluations = evaluate(built, options, steps)
     checks = check(built, options, steps)
     return {
-        name: Measured(evaluations[name], checks[name], _time(variant, options, steps))
+        name: Measured(
+            evaluations[name],
+            checks[name],
+            _time(variant, options, steps),
+            _throughput(variant, options, steps),
+        )
         for name, variant in ((variant.name, variant) for variant in built.variants)
     }
 
@@ -158,6 +165,19 @@ def _time(variant: Variant, options: ExperimentOptions, steps: Steps) -> Latency
     return latency
 
 
+def _throughput(variant: Variant, options: ExperimentOptions, steps: Steps) -> Throughput:
+    with steps.step(f"throughput {variant.name}") as step:
+        with place_errors(Path(tempfile.gettempdir())):
+            found = measure_throughput(
+                variant.path, variant.rows, options.seq_len, threads=options.threads, progress=step.advance
+            )
+        step.note = (
+            f"{found.rows_per_s:.0f} rows/s, {found.tokens_per_s:.0f} tokens/s, "
+            f"{found.gain:.1f} times as fast as padded to {options.seq_len}"
+        )
+    return found
+
+
 def compare(built: Built, measured: dict[str, Measured]) -> list[results.VariantResult]:
     """The results of all variants against the teacher, in their order, the teacher first."""
     reference = measured[results.TEACHER].evaluation
@@ -173,6 +193,7 @@ def compare(built: Built, measured: dict[str, Measured]) -> list[results.Variant
                 eval_loss=evaluation.eval_loss,
                 size_bytes=size_bytes(variant.path),
                 latency=latency,
+                throughput=found.throughput,
                 agreement=accuracy.agreement(built.task, evaluation.logits, reference.logits),
                 teacher=compared[0] if compared else None,
                 recipe=variant.recipe.summary if variant.recipe else None,
