@@ -30,7 +30,8 @@ from quantlib.tasks import TASKS
 
 KEYS = [
     "accuracy", "eval_loss", "model_size", "mean_ms", "std_ms", "min_ms", "max_ms", "median_ms",
-    "compression_ratio", "speedup", "accuracy_drop", "agreement",
+    "compression_ratio", "speedup", "accuracy_drop", "agreement", "rows_per_s", "tokens_per_s",
+    "padded_rows_per_s",
 ]  # fmt: skip
 EXTRA = [
     "logit_error", "drop_low", "drop_high", "standard_error_ms", "quantized_share", "saturation_max_diff",
@@ -41,6 +42,7 @@ building = importlib.import_module("quantlib.experiment.build")
 measuring = importlib.import_module("quantlib.experiment.measure")
 X86 = hardware.is_x86(hardware.describe())
 TIMES = {"mean_ms", "std_ms", "min_ms", "max_ms", "median_ms", "speedup", "standard_error_ms"}
+TIMES |= {"rows_per_s", "tokens_per_s", "padded_rows_per_s"}
 MODELS = {
     "teacher": "ts_teacher_bert/model.onnx",
     **{name: f"ts_teacher_bert/model_{name}.onnx" for name in DEFAULT_RECIPES},
@@ -96,6 +98,8 @@ def test_results_are_measured(first: Path) -> None:
         assert values["accuracy_drop"] == pytest.approx(teacher["accuracy"] - values["accuracy"])
         assert values["drop_low"] <= values["accuracy_drop"] <= values["drop_high"]
         assert 0 < values["min_ms"] <= values["median_ms"] <= values["max_ms"]
+        assert 6 < values["tokens_per_s"] / values["rows_per_s"] < 19, "real tokens in a row"
+        assert values["padded_rows_per_s"] > 0
         assert values["accuracy"] * 40 == pytest.approx(round(values["accuracy"] * 40)), "of 40 rows"
     assert found["quant_1"]["agreement"] > 0.7
     assert found["quant_1"]["logit_error"] > 0
