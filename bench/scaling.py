@@ -34,7 +34,7 @@ from quantlib.experiment import ExperimentOptions, build
 from quantlib.files import atomic_files, make_dir, write_json, write_text
 from quantlib.hardware import describe
 from quantlib.latency import TimedProcess, take_turns
-from quantlib.latency.others import watch_others
+from quantlib.latency.others import MAX_OTHERS, watch_others
 from quantlib.latency.stats import WAKE_SECONDS, Clock
 from quantlib.progress import Step, Steps
 from quantlib.recipes import split_names
@@ -54,6 +54,7 @@ MAX_TOKENS = 4096
 TURNS = 4
 _BLOCK_SECONDS = 0.03
 _MOST_RUNS = 8
+_TABLE_WIDTH = 160
 
 # Any vocabulary has so many tokens.
 _TOKENS = 90
@@ -71,14 +72,17 @@ Series = tuple[str, int]
 
 @dataclass(frozen=True)
 class Point:
-    """The time of one run of a model: the median over the turns, with the fastest and the slowest of them."""
+    """The time of one run of a model.
+
+    ms: the fastest turn, since other programs only ever slow a run. median_ms, max_ms: of all turns.
+    """
 
     model: str
     threads: int
     batch: int
     length: int
     ms: float
-    min_ms: float
+    median_ms: float
     max_ms: float
 
     @property
@@ -193,7 +197,7 @@ def _time_shape(
     wake_seconds = WAKE_SECONDS / 2 if block > 1 else 0.0
     times = take_turns([running[series] for series in first_s], turns, block, wake_seconds=wake_seconds)
     return [
-        Point(*series, batch, length, float(np.median(row)), float(row.min()), float(row.max()))
+        Point(*series, batch, length, float(row.min()), float(np.median(row)), float(row.max()))
         for series, row in zip(first_s, times, strict=True)
     ]
 
@@ -482,7 +486,7 @@ def main(
     ] = None,
     seconds: Annotated[float, Option(help="Time budget; the shapes of most tokens go first.")] = SECONDS,
     max_tokens: Annotated[int, Option(help="Leave out batches of more tokens.")] = MAX_TOKENS,
-    turns: Annotated[int, Option(help="Turns on each shape; their median counts.")] = TURNS,
+    turns: Annotated[int, Option(help="Turns on each shape; the fastest counts.")] = TURNS,
     task: Annotated[str, Option(help=f"One of {', '.join(TASKS)}.")] = "BBC-News",
     data_dir: Annotated[Path | None, Option(help="Directory with the task's GLUE files.")] = None,
     teacher: Annotated[str | None, Option(help="Fine-tuned checkpoint, DIR or HUB_ID.")] = None,
@@ -518,12 +522,15 @@ def main(
         models = {variant.name: variant.path for variant in build(options, steps).variants}
     with steps.step("time shapes", total=len(grid.shapes)) as step:
         found = sweep(models, grid, step)
-        step.note = f"{len(found.points)} points, others used {found.others:.0%} of the machine"
+        step.note = f"{len(found.points)} points"
     if not found.points:
         raise InputError(f"nothing could be timed: {'; '.join(map(': '.join, found.left_out.items()))}")
     write(out_dir, found, grid)
+    tables = Console(width=max(out.width, _TABLE_WIDTH))  # whole numbers, however narrow the place
     for table in (latency_table, throughput_table, cost_table):
-        out.print(table(found.points), crop=False, soft_wrap=True)
+        tables.print(table(found.points))
+    if found.others > MAX_OTHERS:
+        out.print(f"Other programs used {found.others:.0%} of the machine: times are too long, ratios rough.")
     for what, why in found.left_out.items():
         out.print(f"{what} is left out: {why}", highlight=False, markup=False, soft_wrap=True)
 

@@ -256,7 +256,7 @@ def _row(result: VariantResult, metrics: Sequence[str]) -> list[str]:
         f"{result.compression_ratio:.2f}x",
         f"{result.median_ms:.2f}",
         _red(f"{speedup:.2f}x", speedup < 1),
-        "" if result.rows_per_s is None else f"{result.rows_per_s:.0f}",
+        _per_second(result.rows_per_s),
     ]
 
 
@@ -292,6 +292,13 @@ def _check_row(checks: Checks) -> list[str]:
 
 def _labels(changed: int | None, rows: int) -> str:
     return "" if changed is None else _red(f"{changed}/{rows}{' change' if changed else ''}", changed > 0)
+
+
+def _per_second(rate: float | None) -> str:
+    """At most four characters up to a million, so that the table keeps its width."""
+    if rate is None:
+        return ""
+    return f"{rate:.0f}" if rate < 9999.5 else f"{rate / 1000:.0f}k"
 
 
 def _red(text: str, on: bool) -> str:

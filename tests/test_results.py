@@ -316,6 +316,16 @@ def test_the_table() -> None:
     assert len({len(line) for line in lines}) == 1, "numbers are aligned at the right"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0.5, "320"), (160 / 9999, "9999"), (160 / 9999.9, "10k"), (0.0001, "1600k")],
+    ids=str,
+)
+def test_many_rows_are_shown_in_thousands(seconds: float, shown: str) -> None:
+    one = replace(teacher(), rows_per_s=throughput(seconds).rows_per_s)
+    assert table([one]).columns[-1]._cells == [shown]
+
+
 def test_colour_marks_what_is_worse_and_adds_no_text() -> None:
     coloured = printed(colour=True)
     assert sum("\x1b[31m" in line for line in coloured) == 2
