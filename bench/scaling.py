@@ -29,6 +29,7 @@ import numpy.typing as npt
 import typer
 from typer import Argument, Option
 
+from quantlib.console import plain_table, run_app
 from quantlib.errors import InputError
 from quantlib.experiment import ExperimentOptions, build
 from quantlib.files import atomic_files, make_dir, write_json, write_text
@@ -387,10 +388,7 @@ def _digits(value: float) -> str:
 
 
 def _table(first: str, columns: Sequence[str]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    found = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    found = plain_table()
     found.add_column(first, no_wrap=True)
     for column in columns:
         found.add_column(column, justify="right", no_wrap=True)
@@ -561,16 +559,7 @@ def _named(models: Sequence[str]) -> dict[str, Path]:
 
 def cli(arguments: list[str] | None = None) -> int:
     """Run the command; what the user got wrong is one line on stderr and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    try:
-        code = app(arguments, standalone_mode=False)
-    except (InputError, typer.TyperException) as error:
-        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        print("error:", " ".join(message.splitlines()), file=sys.stderr)
-        return 2
-    return int(code or 0)
+    return run_app(app, arguments)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from quantlib.errors import InputError
 from quantlib.features import Feature, Feed, IntArray, pad
 from quantlib.latency.process import TimedProcess
 from quantlib.latency.stats import Clock
-from quantlib.runtime import SessionConfig, default_threads
+from quantlib.runtime import SessionConfig
 
 T = TypeVar("T")
 
@@ -118,7 +118,7 @@ def measure_throughput(
     max_tokens: int = MAX_TOKENS,
     sample_batches: int | None = SAMPLE_BATCHES,
     seconds: float = SECONDS,
-    threads: int | None = None,
+    session: SessionConfig | None = None,
     progress: Callable[[int], None] | None = None,
     clock: Clock = time.perf_counter,
 ) -> Throughput:
@@ -136,7 +136,7 @@ def measure_throughput(
         max_tokens: in a batch, padding included.
         sample_batches: how many batches are timed, spread evenly over the lengths; None for all.
         seconds: after which no further pass starts.
-        threads: intra-op threads; by default one a physical core.
+        session: how the session runs; by default with one thread a physical core.
         progress: called after each pass with the number of batches run.
         clock: in seconds; it only ends the measurement.
 
@@ -152,8 +152,7 @@ def measure_throughput(
     real = _every_kth(batches, sample_batches)
     padded = _padded_feeds(features, pad_to, max(1, max_tokens // pad_to))
     feeds = [*real, *padded]
-    config = SessionConfig(default_threads() if threads is None else threads)
-    with TimedProcess(onnx_path, feeds, config) as process:
+    with TimedProcess(onnx_path, feeds, session) as process:
         times_s: list[npt.NDArray[np.float64]] = []
         warmup_runs, started = len(feeds), clock()
         while len(times_s) < _PASSES.start or (clock() - started < seconds and len(times_s) < _PASSES[-1]):

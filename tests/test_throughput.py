@@ -16,7 +16,7 @@ from quantlib.errors import InputError
 from quantlib.features import CalibrationReader, Feature, pad
 from quantlib.quantize import quantize_onnx
 from quantlib.recipes import RECIPES
-from quantlib.runtime import feed_for, open_session
+from quantlib.runtime import SessionConfig, feed_for, open_session
 from quantlib.throughput import Throughput, measure_throughput, token_batches
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=80)
@@ -152,7 +152,7 @@ def measured(rows: list[Feature], **options: Any) -> Throughput:
 
 def test_rows_tokens_and_times_of_all_batches(linear: list[LinearMachine]) -> None:
     rows = rows_of([10] * 20 + [20] * 10)
-    found = measured(rows, max_tokens=100, sample_batches=None, threads=1)
+    found = measured(rows, max_tokens=100, sample_batches=None)
     # Two batches of 10 x 10 and two of 5 x 20, 2 ms each; padded, one row of 64 takes 1.64 ms.
     assert (found.rows, found.tokens, found.batches) == (30, 400, 4)
     assert found.seconds == pytest.approx(0.008)
@@ -187,7 +187,7 @@ def test_the_sample_is_as_fast_as_all_rows(seed: int, count: int) -> None:
 def test_a_real_model_is_timed(tiny_onnx: Path, tiny_rows: list[Feature]) -> None:
     done: list[int] = []
     found = measure_throughput(
-        tiny_onnx, tiny_rows, 64, max_tokens=64, seconds=0.001, threads=1, progress=done.append
+        tiny_onnx, tiny_rows, 64, max_tokens=64, seconds=0.001, session=SessionConfig(1), progress=done.append
     )
     assert (found.passes, found.batches) == (2, throughput.SAMPLE_BATCHES)
     assert len(done) == 2
@@ -207,7 +207,7 @@ def test_a_real_model_is_timed(tiny_onnx: Path, tiny_rows: list[Feature]) -> Non
 )
 def test_what_cannot_be_timed(rows: list[int], options: dict[str, int], words: str) -> None:
     with pytest.raises(InputError, match=words):
-        measure_throughput(Path("model.onnx"), rows_of(rows), 64, threads=1, **options)
+        measure_throughput(Path("model.onnx"), rows_of(rows), 64, **options)
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def _throughput(variant: Variant, options: ExperimentOptions, steps: Steps) -> T
     with steps.step(f"throughput {variant.name}") as step:
         with place_errors(Path(tempfile.gettempdir())):
             found = measure_throughput(
-                variant.path, variant.rows, options.seq_len, threads=options.threads, progress=step.advance
+                variant.path, variant.rows, options.seq_len, session=options.session, progress=step.advance
             )
         step.note = (
             f"{found.rows_per_s:.0f} rows/s, {found.tokens_per_s:.0f} tokens/s, "
