@@ -87,7 +87,7 @@ def main(
     from quantlib.explain import table as noise_table
     from quantlib.hardware import describe, int8_note
     from quantlib.profile import file_name, read_profile, show
-    from quantlib.results import checks_table, table
+    from quantlib.results import checks_table, front_note, table
 
     optional = {} if threads is None else {"threads": threads}
     options = ExperimentOptions(
@@ -119,6 +119,8 @@ def main(
     out = Console()  # progress too: what is on stderr is what went wrong
     results = run(options, out)
     out.print(table(results))
+    out.print(front_note(results), highlight=False, markup=False)
+    out.print()
     out.print(checks_table(results))
     if max_drop is not None:
         out.print(budget.table(output_dir / name / budget.SENSITIVITY_FILE))

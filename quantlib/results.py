@@ -36,6 +36,8 @@ _COMMON_KEYS = ("eval_loss", "model_size", *_LATENCY_KEYS, *_TEACHER_KEYS)
 # Files of earlier versions have no throughput.
 _THROUGHPUT_KEYS = ("rows_per_s", "tokens_per_s", "padded_rows_per_s")
 _POINTS_WORTH_COLOUR = 1.0
+# Marks a variant that no other one beats in accuracy, latency and size.
+ON_THE_FRONT = "*"
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,8 @@ def write_run(directory: Path, run: Mapping[str, Any]) -> None:
 def table(results: Sequence[VariantResult]) -> Table:
     """The results for a person to read, in the order given; drops in points, agreement in percent.
 
-    Colour (red for slower than the teacher or a drop above one point) repeats what the numbers say.
+    Colour (red for slower than the teacher or a drop above one point) repeats what the numbers say. A star
+    marks a variant that no other one beats (`front_note` says which do the rest).
     """
     metrics = list(dict.fromkeys(name for result in results for name in result.metrics))
     columns = [*metrics, "drop\npoints", "agree\n%", "size\nMB", "compr."]
@@ -248,7 +251,7 @@ def _row(result: VariantResult, metrics: Sequence[str]) -> list[str]:
     # Rounded as they are shown, so that the colour never contradicts the number.
     drop_points, speedup = round(100 * result.accuracy_drop, 2), round(result.speedup, 2)
     return [
-        escape(result.name),
+        escape(result.name) + (f" {ON_THE_FRONT}" if result.extra.get("beaten_by", "") is None else ""),
         *(f"{result.metrics[name]:z.4f}" if name in result.metrics else "" for name in metrics),
         _red(f"{drop_points:z.2f}", drop_points > _POINTS_WORTH_COLOUR),
         f"{100 * result.agreement:z.1f}",
@@ -258,6 +261,13 @@ def _row(result: VariantResult, metrics: Sequence[str]) -> list[str]:
         _red(f"{speedup:.2f}x", speedup < 1),
         _per_second(result.rows_per_s),
     ]
+
+
+def front_note(results: Sequence[VariantResult]) -> str:
+    """What the stars of the table mean, and which variants are beaten, in one sentence each."""
+    beaten = [f"{r.name} by {r.extra['beaten_by']}" for r in results if r.extra.get("beaten_by")]
+    front = f"{ON_THE_FRONT} worth shipping: no other variant is at least as accurate, as fast and as small."
+    return f"{front} Beaten: {', '.join(beaten)}." if beaten else front
 
 
 def checks_table(results: Sequence[VariantResult]) -> Table:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quantlib import accuracy, features, hardware, results
+from quantlib import accuracy, features, hardware, pareto, results
 from quantlib.cache import Cache, code_key, open_cache, versions_key
 from quantlib.checks import CHECKED_ROWS, Checks, Invariance, Saturation, run_checks
 from quantlib.coverage import Coverage, NotQuantized, coverage
@@ -179,7 +179,10 @@ def _throughput(variant: Variant, options: ExperimentOptions, steps: Steps) -> T
 
 
 def compare(built: Built, measured: dict[str, Measured]) -> list[results.VariantResult]:
-    """The results of all variants against the teacher, in their order, the teacher first."""
+    """The results of all variants against the teacher, in their order, the teacher first.
+
+    `beaten_by` names, for a variant, one that is at least as accurate, fast and small.
+    """
     reference = measured[results.TEACHER].evaluation
     compared: list[results.VariantResult] = []
     for variant in built.variants:
@@ -206,4 +209,9 @@ def compare(built: Built, measured: dict[str, Measured]) -> list[results.Variant
                 checks=found.checks,
             )
         )
-    return compared
+    worths = {
+        found.name: pareto.Worth(found.metrics[found.primary_metric], found.median_ms, found.size_bytes)
+        for found in compared
+    }
+    beaten = pareto.beaten_by(worths)
+    return [replace(found, extra={**found.extra, "beaten_by": beaten[found.name]}) for found in compared]
