@@ -6,7 +6,7 @@ weights are dequantized at run time, and products are computed in float.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ def _quantized_model(onnx_path: Path) -> onnx.ModelProto | None:
         return None
     try:
         return onnx.load(onnx_path)
-    except (DecodeError, onnx.checker.ValidationError, OSError):
+    except (DecodeError, onnx.checker.ValidationError, OSError, ValueError):
         return None
 
 
@@ -62,14 +62,12 @@ def to_unsigned(model: onnx.ModelProto) -> int:
     taken.update(name for node in graph.node for name in node.output)
     made: dict[str, str] = {}
     turned: set[str] = set()
-    for node, readers in _quantized_pairs(graph):
-        name = node.input[2]
-        if name not in zeros:
-            continue
-        if name not in made:
-            made[name] = _unused(f"{name}_unsigned", taken)
-            graph.initializer.append(_shifted(zeros[name], made[name]))
+    for node, readers in _quantized_pairs(graph, zeros):
         for each in (node, *readers):
+            name = each.input[2]
+            if name not in made:
+                made[name] = _unused(f"{name}_unsigned", taken)
+                graph.initializer.append(_shifted(zeros[name], made[name]))
             each.input[2] = made[name]
         turned.add(node.output[0])
         _declare_unsigned(node)
@@ -106,18 +104,23 @@ def _declare_unsigned(node: onnx.NodeProto) -> None:
             attribute.i = _UINT8
 
 
-def _quantized_pairs(graph: onnx.GraphProto) -> Iterator[tuple[onnx.NodeProto, list[onnx.NodeProto]]]:
-    """Each QuantizeLinear with its readers, where all of those dequantize with its zero point."""
+def _quantized_pairs(
+    graph: onnx.GraphProto, zeros: Collection[str]
+) -> Iterator[tuple[onnx.NodeProto, list[onnx.NodeProto]]]:
+    """Each QuantizeLinear with its readers, where all of those dequantize, and all zero points are known.
+
+    The zero points may differ: all of them are moved by the same 128.
+    """
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     elsewhere = {output.name for output in graph.output} | set(_captured(graph))
     for node in graph.node:
-        if node.op_type != "QuantizeLinear" or len(node.input) < 3 or node.output[0] in elsewhere:
+        if not _is(node, "QuantizeLinear", zeros) or node.output[0] in elsewhere:
             continue
         found = readers.get(node.output[0], [])
-        if found and all(_dequantizes(reader, node.input[2]) for reader in found):
+        if found and all(_is(reader, "DequantizeLinear", zeros) for reader in found):
             yield node, found
 
 
@@ -129,5 +132,6 @@ def _captured(graph: onnx.GraphProto) -> Iterator[str]:
             yield from _captured(body)
 
 
-def _dequantizes(node: onnx.NodeProto, zero_point: str) -> bool:
-    return node.op_type == "DequantizeLinear" and len(node.input) > 2 and node.input[2] == zero_point
+def _is(node: onnx.NodeProto, op_type: str, zeros: Collection[str]) -> bool:
+    """Whether it is such a node, with one of these zero points."""
+    return node.op_type == op_type and len(node.input) > 2 and node.input[2] in zeros
