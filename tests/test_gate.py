@@ -171,6 +171,10 @@ def layered(tmp_path: Path) -> LimitTable:
             report_only = ""
             [recipe.student_2]
             report_only = "an experiment"
+            [recipe.student_compiled]
+            min_speedup = 1.5
+            [recipe.teacher_compiled]
+            max_drop_points = 0.1
             [task.CoLA]
             max_drop_points = 3.0
             [task.CoLA.recipe.quant_1]
@@ -185,6 +189,9 @@ def test_the_narrower_table_wins(layered: LimitTable) -> None:
     default = Limits(max_drop_points=1, max_slowdown=0.05, min_speedup=1.0)
     assert layered.of("quant_2", "SST-2") == default
     assert layered.of("quant_1", "SST-2") == replace(default, max_drop_points=2.0, min_speedup=0.3)
+    assert layered.of("teacher_compiled", "SST-2") == replace(default, max_drop_points=0.1)
+    assert layered.of("student_compiled", "SST-2") == replace(default, min_speedup=1.5)
+    assert layered.of("student", "SST-2") == layered.of("student_2_compiled", "SST-2") == default
     assert layered.of("quant_2", "CoLA") == replace(default, max_drop_points=3.0)
     assert layered.of("quant_1", "CoLA") == replace(
         default, max_drop_points=4.0, min_speedup=0.3, min_relative_score=0.99
@@ -221,7 +228,14 @@ def test_an_empty_file_limits_nothing(tmp_path: Path) -> None:
             "[default]\nmax_drop = 1\n",
             r"\[default\]: unknown key 'max_drop'; known: max_drop_points, min_rel",
         ),
-        ("[recipe.quant_9]\n", r"\[recipe\]: unknown variant 'quant_9'; known: teacher, student, .*quant_2"),
+        (
+            "[recipe.quant_9]\n",
+            r"\[recipe\]: unknown variant 'quant_9'; known: teacher, teacher_compiled, student, .*quant_2",
+        ),
+        (
+            "[recipe.teacher_2]\n",
+            r"\[recipe\]: unknown variant 'teacher_2'; known: teacher, teacher_compiled",
+        ),
         ("[task.Cola]\n", r"\[task\]: unknown task 'Cola'; known: CoLA, SST-2"),
         ("[task.CoLA]\nrecipes = {}\n", r"\[task.CoLA\]: unknown key 'recipes'"),
         ("[task.CoLA.recipe.quant_9]\n", r"\[task.CoLA.recipe\]: unknown variant 'quant_9'"),

@@ -535,6 +535,30 @@ def test_benchmark_needs_one_shape(model: Path, feeds: list[dict[str, Array]], w
         benchmark_onnx_model(model, feeds)
 
 
+def test_benchmark_in_a_session_as_described(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configs: list[SessionConfig | None] = []
+
+    class Seen(TimedProcess):
+        def __init__(self, path: Path, feeds: Any, config: SessionConfig | None = None) -> None:
+            configs.append(config)
+            super().__init__(path, feeds, config)
+
+    monkeypatch.setattr("quantlib.latency.fixed.TimedProcess", Seen)
+    session = SessionConfig(1, spinning=False, disabled_optimizers=(), unsigned_activations=False)
+    stats = benchmark_onnx_model(model, [feed()], warmup_runs=0, num_runs=2, session=session)
+    assert len(stats.times_ms) == 2
+    benchmark_onnx_model(model, [feed()], warmup_runs=0, num_runs=2, threads=1)
+    assert configs == [session, SessionConfig(1)]
+
+
+@pytest.mark.parametrize("more", [{"threads": 1}, {"providers": ("Nope",)}], ids=["threads", "providers"])
+def test_a_session_says_it_all(model: Path, more: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="threads and providers are part of the session; give them there"):
+        benchmark_onnx_model(model, [feed()], session=SessionConfig(1), **more)
+    with pytest.raises(InputError, match="unknown execution provider 'Nope'"):
+        benchmark_onnx_model(model, [feed()], session=SessionConfig(1, providers=("Nope",)))
+
+
 def test_benchmark_refuses_what_it_cannot_run(model: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="threads must be at least 1"):
         benchmark_onnx_model(model, [feed()], threads=0)

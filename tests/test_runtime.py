@@ -19,6 +19,7 @@ from quantlib.runtime import (
     SessionConfig,
     default_threads,
     feed_for,
+    open_configured,
     open_session,
     shorten,
     size_bytes,
@@ -115,6 +116,34 @@ def test_a_residual_sum_and_its_norm_stay_apart(
 def test_what_is_disabled_is_part_of_the_record() -> None:
     assert asdict(SessionConfig(threads=2))["disabled_optimizers"] == ("SkipLayerNormFusion",)
     assert SessionConfig(threads=2, disabled_optimizers=()) != SessionConfig(threads=2)
+
+
+def test_a_stock_session_is_told_nothing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen in what ONNX Runtime is given."""
+    given: list[dict[str, Any]] = []
+
+    def session(path: str, options: Any, **more: Any) -> Any:
+        given.append({"path": path, "threads": options.intra_op_num_threads, **more})
+        return original(path, options, **more)
+
+    original = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    assert SessionConfig.stock(2) == SessionConfig(2, disabled_optimizers=(), unsigned_activations=False)
+    for config in (SessionConfig.stock(2), SessionConfig(3)):
+        open_configured(model, config)
+    stock, ours = given
+    assert (stock["disabled_optimizers"], stock["threads"]) == ([], 2)
+    assert (ours["disabled_optimizers"], ours["threads"]) == (["SkipLayerNormFusion"], 3)
+    assert stock["path"] == ours["path"] == str(model), "nothing in it is quantized"
+
+
+@pytest.mark.parametrize("spinning", [True, False])
+def test_a_configuration_is_all_that_a_session_is_told(model: Path, spinning: bool) -> None:
+    options = open_configured(model, SessionConfig(2, spinning=spinning)).get_session_options()
+    assert options.intra_op_num_threads == 2
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == str(int(spinning))
+    with pytest.raises(InputError, match="unknown execution provider 'Nope'"):
+        open_configured(model, SessionConfig(2, providers=("Nope",)))
 
 
 def test_quant_precision_is_asked_for_by_its_key(model: Path) -> None:
