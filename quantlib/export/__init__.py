@@ -17,6 +17,7 @@ from quantlib.checkpoints import (
     read_config,
     reorder_logits,
 )
+from quantlib.export.layers import find_stack, repeat_layer, shortened
 from quantlib.export.naming import name_nodes, strip_notes
 from quantlib.export.opset import TRACED_OPSET, check_opset, declare_opset
 from quantlib.export.parity import check_parity
@@ -65,7 +66,7 @@ def export_bert_to_onnx(
     model = load_classifier(model_dir)
     if logit_order is not None:
         reorder_logits(model, logit_order)
-    proto = strip_notes(name_nodes(_to_onnx(model, longest_sequence(read_config(model_dir)))))
+    proto = _whole_graph(model, longest_sequence(read_config(model_dir)))
     declare_opset(proto, opset)
     with atomic_file(out_path) as scratch:
         import onnx
@@ -73,6 +74,17 @@ def export_bert_to_onnx(
         onnx.save(proto, scratch)
         check_parity(model, scratch, seq_len)
     return out_path
+
+
+def _whole_graph(model: Any, longest: int) -> onnx.ModelProto:
+    """The named graph of a model; its layers are traced once where they are alike."""
+    stack = find_stack(model)
+    if stack is not None:
+        with shortened(model, stack):
+            proto = strip_notes(name_nodes(_to_onnx(model, longest)))
+        if repeat_layer(proto, stack):
+            return proto
+    return strip_notes(name_nodes(_to_onnx(model, longest)))
 
 
 def _to_onnx(model: Any, longest: int) -> onnx.ModelProto:

@@ -12,16 +12,12 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def name_nodes(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with every node, tensor and weight named after the module it comes from.
+    """The same model, every node, tensor and weight named after the module it comes from; changed in place.
 
     A node becomes "bert.encoder.layer.0.attention.self.query/MatMul", the tensor it computes the same with
     ":0", its weight "bert.encoder.layer.0.attention.self.query.weight"; inputs and outputs keep their names.
     """
-    import onnx
-
-    named = onnx.ModelProto()
-    named.CopyFrom(proto)
-    graph = named.graph
+    graph = proto.graph
     fixed = {value.name for value in (*graph.input, *graph.output)}
     new = {tensor.name: tensor.name.removeprefix("model.") for tensor in graph.initializer}
     taken = dict.fromkeys(new.values(), 1)
@@ -36,7 +32,7 @@ def name_nodes(proto: onnx.ModelProto) -> onnx.ModelProto:
                 names[i] = new.get(name, name)
     for holder in (*graph.initializer, *graph.value_info):
         holder.name = new.get(holder.name, holder.name)
-    return named
+    return proto
 
 
 def strip_notes(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -50,10 +50,26 @@ def declare_opset(proto: onnx.ModelProto, opset: int) -> None:
         if entry.domain == "":
             entry.version = opset
     try:
-        onnx.checker.check_model(proto)
+        onnx.checker.check_model(_without_weights(proto))
     except onnx.checker.ValidationError as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"opset {opset} cannot express this model: {reason}") from error
+
+
+def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same nodes, the weights as inputs: the checker copies a model, and weights fit any operator set."""
+    from onnx.helper import make_tensor_value_info
+
+    bare = type(proto)(ir_version=proto.ir_version, opset_import=proto.opset_import)
+    bare.graph.name = proto.graph.name
+    bare.graph.node.extend(proto.graph.node)
+    bare.graph.input.extend(proto.graph.input)
+    bare.graph.input.extend(
+        make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        for tensor in proto.graph.initializer
+    )
+    bare.graph.output.extend(proto.graph.output)
+    return bare
 
 
 def _replace(graph: onnx.GraphProto, op_type: str, parts: Parts) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ def check_parity(model: Any, onnx_path: Path, seq_len: int) -> float:
     session = open_session(onnx_path)
 
     def original(feed: Feed) -> Array:
-        with torch.no_grad():
+        with torch.no_grad(), _one_thread():
             tensors = {k: torch.from_numpy(v) for k, v in feed.items()}
             return np.asarray(model(**accepted(model, tensors)).logits.numpy())
 
@@ -48,6 +50,19 @@ def check_parity(model: Any, onnx_path: Path, seq_len: int) -> float:
     feeds = (_random_feed(batch, length, vocabulary, types) for batch, length in shapes)
     what = f"{onnx_path.name}: logits differ from PyTorch"
     return largest_difference(original, exported, feeds, PARITY_TOLERANCE, what)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Threads of PyTorch wait for each other by spinning: on a busy machine two took three times as long."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _token_types(config: Any) -> int:
