@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -56,34 +57,54 @@ def _shapes(layer: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
 
 
 @contextmanager
-def shortened(model: Any, stack: Stack) -> Iterator[None]:
-    """Within the block, the model has only its first three layers."""
+def shortened(model: Any, stack: Stack) -> Iterator[Stack]:
+    """Within the block, the model has three layers: copies of its first, with weights drawn at random.
+
+    All weights then differ, so that the exporter, which merges equal ones, keeps each under its own name.
+
+    Yields:
+        The three layers.
+    """
+    import torch
+
     holder, _, name = stack.name.rpartition(".")
     parent = model.get_submodule(holder)
-    setattr(parent, name, stack.layers[:TRACED])
+    sample = Stack(stack.name, copy.deepcopy(stack.layers[:TRACED]))
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in sample.layers.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=draw))
+    setattr(parent, name, sample.layers)
     try:
-        yield
+        yield sample
     finally:
         setattr(parent, name, stack.layers)
 
 
-def repeat_layer(proto: onnx.ModelProto, stack: Stack) -> bool:
-    """Add the layers that the trace of a shortened model lacks, each a copy of the third; in place.
+def repeat_layer(proto: onnx.ModelProto, stack: Stack, sample: Stack) -> bool:
+    """Make the trace of a shortened model that of the whole: every layer is there with its weights; in place.
+
+    The layers that the trace lacks are copies of the third.
 
     Where the second layer reads x and the third does too, every layer reads x (a shape, the mask); where one
-    reads its own or the previous layer's x, so does every layer. Each copy has the weights of its layer.
-    `name_nodes` has named everything after its module.
+    reads its own or the previous layer's x, so does every layer. `name_nodes` has named everything after its
+    module.
+
+    Args:
+        proto: the trace.
+        stack: the layers of the whole model.
+        sample: those that were traced.
 
     Returns:
-        False, and nothing is changed, where the third layer is not the second one step later, or is without
-        weights of its own: the exporter merges small weights that are equal.
+        False, and nothing is changed, where the third layer is not the second one step later, or the weights
+        of a layer are not those of its module.
     """
     graph = proto.graph
     runs = [layer for layer, _ in itertools.groupby(graph.node, lambda node: stack.layer_of(node.name))]
     if [layer for layer in runs if layer is not None] != list(range(TRACED)):
         return False
     second, third = ([n for n in graph.node if stack.layer_of(n.name) == layer] for layer in (1, 2))
-    transposed = _transposed(graph, stack)
+    transposed = _transposed(graph, sample)
     if transposed is None or len(second) != len(third):
         return False
     if not all(_follows(before, node, stack) for before, node in zip(second, third, strict=True)):
@@ -93,20 +114,18 @@ def repeat_layer(proto: onnx.ModelProto, stack: Stack) -> bool:
         for before, node in zip(second, third, strict=True)
     }
 
-    def copied_node(node: onnx.NodeProto, by: int) -> onnx.NodeProto:
-        copy = type(node)()
-        copy.CopyFrom(node)
-        copy.name = stack.moved(node.name, by)
-        copy.output[:] = [stack.moved(name, by) for name in node.output]
-        pairs = zip(node.input, steps[node.name], strict=True)
-        copy.input[:] = [stack.moved(name, by) if moves else name for name, moves in pairs]
-        return copy
-
     def renamed(value: Any, by: int) -> Any:
-        copy = type(value)()
-        copy.CopyFrom(value)
-        copy.name = stack.moved(value.name, by)
-        return copy
+        twin = type(value)()
+        twin.CopyFrom(value)
+        twin.name = stack.moved(value.name, by)
+        return twin
+
+    def copied_node(node: Any, by: int) -> Any:
+        twin = renamed(node, by)
+        twin.output[:] = [stack.moved(name, by) for name in node.output]
+        pairs = zip(node.input, steps[node.name], strict=True)
+        twin.input[:] = [stack.moved(name, by) if moves else name for name, moves in pairs]
+        return twin
 
     for node in graph.node:
         if stack.layer_of(node.name) is None:  # what follows the layers reads the last one
@@ -119,12 +138,17 @@ def repeat_layer(proto: onnx.ModelProto, stack: Stack) -> bool:
         if tensor.name in transposed:
             tensor.raw_data = b""  # filled below, so that no weights are copied with the messages
     _repeat(graph.initializer, stack, renamed)
+    _fill(graph, stack, transposed)
+    return True
+
+
+def _fill(graph: onnx.GraphProto, stack: Stack, transposed: dict[str, bool]) -> None:
+    """Give each weight of the layers its values; those of a traced layer tell which are transposed."""
     for tensor in graph.initializer:
         layer = stack.layer_of(tensor.name)
-        if layer:
+        if layer is not None:
             like = stack.moved(tensor.name, min(layer, TRACED - 1) - layer)
             tensor.raw_data = _raw(stack, tensor.name, transpose=transposed[like])
-    return True
 
 
 def _follows(before: onnx.NodeProto, node: onnx.NodeProto, stack: Stack) -> bool:
@@ -138,19 +162,19 @@ def _follows(before: onnx.NodeProto, node: onnx.NodeProto, stack: Stack) -> bool
     )
 
 
-def _transposed(graph: onnx.GraphProto, stack: Stack) -> dict[str, bool] | None:
-    """Which weights of the second and third layer are transposed in the graph; None if that is not clear."""
+def _transposed(graph: onnx.GraphProto, sample: Stack) -> dict[str, bool] | None:
+    """Which weights of the traced layers are transposed in the graph; None if one is missing or unknown."""
     found = {}
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    for layer in (TRACED - 2, TRACED - 1):
-        weights = {f"{stack.name}.{layer}.{n}": p.ndim for n, p in stack.layers[layer].named_parameters()}
-        if weights.keys() != {name for name in tensors if stack.layer_of(name) == layer}:
+    for layer, module in enumerate(sample.layers):
+        weights = {f"{sample.name}.{layer}.{name}": p.ndim for name, p in module.named_parameters()}
+        if weights.keys() != {name for name in tensors if sample.layer_of(name) == layer}:
             return None
         for name, rank in weights.items():
             raw = tensors[name].raw_data
             turns = (False, True) if rank == 2 else (False,)
-            same = [turn for turn in turns if _raw(stack, name, transpose=turn) == raw]
-            if len(same) != 1:  # a symmetric weight does not tell
+            same = [turn for turn in turns if _raw(sample, name, transpose=turn) == raw]
+            if len(same) != 1:
                 return None
             found[name] = same[0]
     return found
