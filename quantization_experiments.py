@@ -119,7 +119,7 @@ def main(
     out = Console()  # progress too: what is on stderr is what went wrong
     results = run(options, out)
     out.print(table(results))
-    out.print(front_note(results), highlight=False, markup=False)
+    out.print(front_note(results), highlight=False, markup=False, soft_wrap=True)
     out.print()
     out.print(checks_table(results))
     if max_drop is not None:

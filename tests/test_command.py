@@ -348,7 +348,7 @@ def test_a_recipe_file_is_run(
     case.more = ["--recipes", f"{tmp_path / 'mine.toml'}, dynamic_u8s8", "--no-student"]
     assert quantization_experiments.cli(case.arguments()) == 0
     results = json.loads((case.output_dir / "SST-2" / "results.json").read_text())
-    assert list(results) == ["teacher", "mine", "dynamic_u8s8"]
+    assert list(results) == ["teacher", "teacher_compiled", "mine", "dynamic_u8s8"]
     assert results["mine"]["recipe"] == "my own"
     assert (case.output_dir / "SST-2/ts_teacher_bert/model_mine.onnx").is_file()
     run_json = json.loads((case.output_dir / "SST-2" / "run.json").read_text())
@@ -415,15 +415,20 @@ def test_the_command_prints_steps_and_a_table(finished: Finished) -> None:
     assert "train 75, calibration 30, validation 15, evaluation 40" in lines[0], "on one line, however long"
     steps = [line for line in lines if line.startswith("✓")]
     found = json.loads((case.output_dir / "SST-2" / "results.json").read_text())
-    assert list(found) == ["teacher", *DEFAULT_RECIPES, "student"]
+    floats = ["teacher", "teacher_compiled"], ["student", "student_compiled"]
+    assert list(found) == [*floats[0], *DEFAULT_RECIPES, *floats[1]]
     for name, values in found.items():
         assert any(line.startswith(f"✓ time {name} ") for line in steps)
         assert any(line.startswith(f"✓ throughput {name} ") and "rows/s" in line for line in steps)
         row, checks = [line.split() for line in lines if line.split()[:1] == [name]]
-        assert row[1] == f"{values['accuracy']:.4f}"
+        star = row[1] == "*"
+        assert star == (values["beaten_by"] is None)
+        assert row[1 + star] == f"{values['accuracy']:.4f}"
         assert row[-1] in (f"{values['rows_per_s']:.0f}", f"{values['rows_per_s'] / 1000:.0f}k")
-        assert ("14/14" in checks) == (values["quantized_share"] == 1.0)
+        assert ("11/11" in checks) == (values["quantized_share"] == 1.0)
         assert f"{values['invariance_labels_changed']}/32" in checks
+    (note,) = [line for line in lines if line.startswith("* worth shipping")]
+    assert all(f"{name} by {v['beaten_by']}" in note for name, v in found.items() if v["beaten_by"])
     assert lines[-1].startswith("Done in ")
     assert lines[-1].endswith(f"; written to {case.output_dir / 'SST-2'}"), "the task as it is written"
 
@@ -493,11 +498,14 @@ def test_a_corrupt_model_in_the_cache_is_built_again(case: Case, finished: Finis
 # Help
 
 
+RENAMED = {"students": "--student", "compile": "--no-compile"}
+
+
 def test_help_explains_every_option(capfd: pytest.CaptureFixture[str]) -> None:
     assert quantization_experiments.cli(["--help"]) == 0
     text = " ".join(capfd.readouterr().out.split())
     for name in ExperimentOptions.__dataclass_fields__:
-        option = "--student" if name == "students" else f"--{name.replace('_', '-')}"
+        option = RENAMED.get(name, f"--{name.replace('_', '-')}")
         assert f"{option} " in text, option
     assert all(name in text for name in TASKS)
     assert "Quantize a teacher, measure every variant" in text
