@@ -234,7 +234,7 @@ def table(results: Sequence[VariantResult]) -> Table:
     marks a variant that no other one beats (`front_note` says which do the rest).
     """
     metrics = list(dict.fromkeys(name for result in results for name in result.metrics))
-    columns = [*metrics, "drop\npoints", "agree\n%", "size\nMB", "compr."]
+    columns = [*metrics, "drop\npoints", "agree\n%", "size\nMB", "size\nratio"]
     columns += ["median\nms", "speed\nup", "rows\n/s"]
     found = plain_table()
     found.add_column("variant", justify="left", overflow="fold")
@@ -251,7 +251,7 @@ def _row(result: VariantResult, metrics: Sequence[str]) -> list[str]:
     # Rounded as they are shown, so that the colour never contradicts the number.
     drop_points, speedup = round(100 * result.accuracy_drop, 2), round(result.speedup, 2)
     return [
-        escape(result.name) + (f" {ON_THE_FRONT}" if result.extra.get("beaten_by", "") is None else ""),
+        escape(result.name) + (ON_THE_FRONT if result.extra.get("beaten_by", "") is None else ""),
         *(f"{result.metrics[name]:z.4f}" if name in result.metrics else "" for name in metrics),
         _red(f"{drop_points:z.2f}", drop_points > _POINTS_WORTH_COLOUR),
         f"{100 * result.agreement:z.1f}",
