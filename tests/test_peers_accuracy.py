@@ -71,11 +71,12 @@ def test_without_an_interpreter_the_peer_is_left_out(
     assert peers_accuracy.cli(arguments(tiny_options, "--json", tmp_path / "out.json")) == 0
     assert "nncf_minmax is left out: no --peers-python" in capfd.readouterr().out
     written = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
-    assert list(written["results"]) == ["teacher", "dynamic_u8s8", "stock_dynamic"]
+    assert list(written["results"]) == ["teacher", "teacher_compiled", "dynamic_u8s8", "stock_dynamic"]
     assert written["left_out"] == dict.fromkeys(["nncf", "nncf_minmax"], "no --peers-python")
     assert (written["calibration_rows"], written["evaluation_rows"]) == (16, 40)
-    teacher, _, stock = written["results"].values()
+    teacher, compiled, _, stock = written["results"].values()
     assert (teacher["accuracy_drop"], teacher["agreement"], teacher["logit_error"]) == (0, 1, 0)
+    assert compiled["logit_error"] == pytest.approx(0, abs=1e-5)
     assert stock["logit_error"] > 0
     assert stock["compression_ratio"] == teacher["size_bytes"] / stock["size_bytes"]
     assert stock["drop_low"] <= stock["accuracy_drop"] <= stock["drop_high"]
