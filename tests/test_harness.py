@@ -86,11 +86,13 @@ def text_of(result: pytest.RunResult) -> str:
 def test_times_and_checks_every_variant(run, tmp_path):
     result = run(f"--benchmark-json={tmp_path / 'out.json'}")
     assert result.ret == 0
-    result.assert_outcomes(passed=5, deselected=6)
+    result.assert_outcomes(passed=9, deselected=9)
     assert re.search(r"teacher +1x16 +\d+\.\d+ ± \d+\.\d+", text_of(result))
     saved = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     by_name = {bench["name"]: bench for bench in saved["benchmarks"]}
-    assert set(by_name) == {"test_latency[teacher-1x16]", "test_latency[dynamic_u8s8-1x16]"}
+    timed = ("teacher", "teacher_compiled", "dynamic_u8s8")
+    assert set(by_name) == {f"test_latency[{name}-1x16]" for name in timed}
+    assert by_name["test_latency[teacher_compiled-1x16]"]["extra_info"]["op_counts"]["Attention"] == 1
     variant = by_name["test_latency[dynamic_u8s8-1x16]"]
     assert variant["group"] == "1x16"
     assert variant["stats"]["rounds"] == 3
@@ -117,13 +119,14 @@ def test_labels_that_depend_on_the_batch_fail_but_in_dynamic_variants(run, pytes
     report = tmp_path / "report.xml"
     result = run("-p", "changing", "-k", "batch", "--recipes=quant_2,dynamic_u8s8", f"--junitxml={report}")
     counts = result.parseoutcomes()
-    assert (counts["passed"], counts["failed"]) == (1, 1)
-    assert "quant_2: saturation: not asked, 2 of 32 labels change with the batch" in text_of(result)
-    assert report.read_text(encoding="utf-8").count('name="invariance_labels_changed" value="2"') == 2
+    assert (counts["passed"], counts["failed"]) == (1, 2)
+    for name in ("teacher_compiled", "quant_2"):
+        assert f"{name}: saturation: not asked, 2 of 32 labels change with the batch" in text_of(result)
+    assert report.read_text(encoding="utf-8").count('name="invariance_labels_changed" value="2"') == 3
 
 
 def test_machine_info_tells_the_processor_and_not_the_host(run, tmp_path):
-    run(f"--benchmark-json={tmp_path / 'out.json'}", "-k", "latency and teacher")
+    run(f"--benchmark-json={tmp_path / 'out.json'}", "-k", "latency and teacher-")
     info = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))["machine_info"]
     assert "node" not in info
     assert info["threads"] == 1
@@ -134,8 +137,8 @@ def test_machine_info_tells_the_processor_and_not_the_host(run, tmp_path):
 
 def test_two_runs_have_the_same_machine_info(run, tmp_path):
     storage = f"--benchmark-storage={tmp_path / 'storage'}"
-    run(storage, "--benchmark-save=first", "-k", "latency and teacher")
-    result = run(storage, "--benchmark-compare", "-k", "latency and teacher")
+    run(storage, "--benchmark-save=first", "-k", "latency and teacher-")
+    result = run(storage, "--benchmark-compare", "-k", "latency and teacher-")
     assert "machine_info is different" not in text_of(result)
     assert "(0001_fir" in text_of(result)
 
@@ -143,9 +146,9 @@ def test_two_runs_have_the_same_machine_info(run, tmp_path):
 @pytest.mark.parametrize(
     ("option", "outcomes"),
     [
-        ("--benchmark-only", {"passed": 2, "skipped": 3, "deselected": 6}),
-        ("--benchmark-skip", {"passed": 3, "skipped": 2, "deselected": 6}),
-        ("--benchmark-disable", {"passed": 5, "deselected": 6}),
+        ("--benchmark-only", {"passed": 3, "skipped": 6, "deselected": 9}),
+        ("--benchmark-skip", {"passed": 6, "skipped": 3, "deselected": 9}),
+        ("--benchmark-disable", {"passed": 9, "deselected": 9}),
     ],
 )
 def test_switches_of_pytest_benchmark_work(run, option, outcomes):
@@ -170,7 +173,7 @@ def test_drop_above_its_limit_fails_with_the_figures(run, tmp_path):
 
 def test_failed_run_is_not_saved_as_a_baseline(run, tmp_path):
     strict = tmp_path / "limits.toml"
-    strict.write_text("[default]\nmin_compression_ratio = 50.0\n", encoding="utf-8")
+    strict.write_text("[recipe.dynamic_u8s8]\nmin_compression_ratio = 50.0\n", encoding="utf-8")
     storage = tmp_path / "storage"
     result = run(f"--limits={strict}", "--benchmark-autosave", f"--benchmark-storage={storage}")
     assert result.ret == 1
@@ -180,7 +183,7 @@ def test_failed_run_is_not_saved_as_a_baseline(run, tmp_path):
 
 def test_regressed_run_is_not_saved_as_a_baseline(run, tmp_path):
     storage = tmp_path / "storage"
-    options = (f"--benchmark-storage={storage}", "-k", "latency and teacher")
+    options = (f"--benchmark-storage={storage}", "-k", "latency and teacher-")
     run("--benchmark-save=first", *options)
     first = next(storage.rglob("*.json"))
     saved = json.loads(first.read_text(encoding="utf-8"))
@@ -300,6 +303,37 @@ def test_baseline_of_another_machine_gates_accuracy_and_size_only(run, made, tmp
     assert result.ret == 0
     assert "latency is not compared" in text_of(result)
     assert run(f"--gate={baseline}", "--gate-across-machines").ret == 1
+
+
+def test_without_compiling_no_variant_is_compiled(run):
+    result = run("--no-compile", "--stock-sessions", "-k", "size or latency")
+    assert result.ret == 0
+    result.assert_outcomes(passed=3, deselected=8)
+    assert "variants teacher, dynamic_u8s8, 1 threads" in text_of(result)
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--stock-sessions", "stock_sessions: True, baseline False"),
+        ("--no-compile", "compile: False, baseline True"),
+    ],
+)
+def test_baseline_with_other_sessions_or_graphs_is_told(run, made, option, words):
+    result = run(f"--gate={made}", option, "-k", "test_gate")
+    assert f"the baseline was made with other settings ({words})" in text_of(result)
+    if option == "--no-compile":
+        assert result.ret == 1
+        assert "teacher_compiled: in the baseline, but not in this run" in text_of(result)
+
+
+def test_baseline_from_before_these_settings_says_so(run, made, tmp_path):
+    def older(record: dict[str, Any]) -> None:
+        del record["settings"]["compile"], record["settings"]["stock_sessions"]
+
+    result = run(f"--gate={changed(made, tmp_path / 'b.json', older)}", "-k", "test_gate")
+    words = "compile: True, baseline not recorded; stock_sessions: False, baseline not recorded"
+    assert f"the baseline was made with other settings ({words})" in text_of(result)
 
 
 def test_grown_variant_fails(run, made, tmp_path):
