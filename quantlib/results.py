@@ -266,7 +266,7 @@ def _row(result: VariantResult, metrics: Sequence[str]) -> list[str]:
 def front_note(results: Sequence[VariantResult]) -> str:
     """What the stars of the table mean, and which variants are beaten, in one sentence each."""
     beaten = [f"{r.name} by {r.extra['beaten_by']}" for r in results if r.extra.get("beaten_by")]
-    front = f"{ON_THE_FRONT} worth shipping: no other variant is at least as accurate, as fast and as small."
+    front = f"{ON_THE_FRONT} worth shipping: no other is as accurate, fast and small, and clearly better."
     return f"{front} Beaten: {', '.join(beaten)}." if beaten else front
 
 

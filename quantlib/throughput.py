@@ -25,9 +25,9 @@ from quantlib.runtime import SessionConfig
 
 T = TypeVar("T")
 
-# Measured on SST-2 with 2 threads, rows/s at 64, 256, 512, 1024 and 4096 tokens: FP32 61, 79, 83, 74 and 65;
-# dynamic 206, 273, 253, 245 and 179; static 132, 160, 193, 207 and 172. Small batches pay for each call, and
-# the activations of large ones leave the cores' caches. Batches of 32 rows: FP32 78, 226, 131.
+# Measured on SST-2 with 2 threads, rows/s at 64, 256, 512, 1024 and 4096 tokens: FP32 283, 363, 398, 364 and
+# 311; dynamic 936, 1217, 1421, 1370 and 978; static 951, 1336, 1415, 1408 and 1017. Small batches pay for each
+# call, and the activations of large ones leave the cores' caches.
 MAX_TOKENS = 512
 SAMPLE_BATCHES = 8
 SECONDS = 1.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,9 +10,9 @@ from quantlib.pareto import Worth, beaten_by
 
 WORTHS = st.builds(
     Worth,
-    score=st.sampled_from([0.5, 0.8, 0.9]),
-    median_ms=st.sampled_from([1.0, 2.0, 3.0]),
-    size_bytes=st.integers(1, 3),
+    score=st.sampled_from([0.5, 0.897, 0.9]),
+    median_ms=st.sampled_from([1.0, 2.0, 2.02, 3.0]),
+    size_bytes=st.sampled_from([100, 200, 201]),
 )
 VARIANTS = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), WORTHS, min_size=1, max_size=8)
 
@@ -49,11 +50,17 @@ def test_who_beats_is_on_the_front(variants: dict[str, Worth]) -> None:
             assert not variants[name].beats(variants[rival])
 
 
-@given(VARIANTS)
-def test_a_variant_on_the_front_is_best_in_something(variants: dict[str, Worth]) -> None:
-    for name, rival in beaten_by(variants).items():
-        if rival is None:
-            for other in variants.values():
-                worth = variants[name]
-                better = worth.score > other.score or worth.median_ms < other.median_ms
-                assert better or worth.size_bytes < other.size_bytes or other == worth
+@pytest.mark.parametrize(
+    ("better", "beaten"),
+    [
+        (Worth(0.901, 1.0, 100), None),
+        (Worth(0.91, 1.0, 100), "better"),
+        (Worth(0.9, 0.99, 100), None),
+        (Worth(0.9, 0.9, 100), "better"),
+        (Worth(0.9, 1.0, 100), None),
+        (Worth(0.9, 1.0, 98), "better"),
+        (Worth(0.899, 0.5, 50), None),
+    ],
+)
+def test_what_is_within_noise_does_not_beat(better: Worth, beaten: str | None) -> None:
+    assert beaten_by({"better": better, "it": Worth(0.9, 1.0, 100)})["it"] == beaten
