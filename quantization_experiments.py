@@ -33,6 +33,16 @@ def main(
         Option(help="Distilled checkpoint, DIR or HUB_ID; may be repeated; default: make one."),
     ] = None,
     no_student: Annotated[bool, Option("--no-student", help="Leave the student out.")] = False,
+    distill: Annotated[
+        bool, Option("--distill", help="Distil a student from the teacher; the default where none is given.")
+    ] = False,
+    student_config: Annotated[
+        str,
+        Option(
+            help="The student to distil: half (of the teacher's layers), tinybert-4-312, tinybert-6-768, or "
+            "layers=4,width=312,ffn=1200,heads=12; init=random or init=DIR_OR_HUB_ID says where it starts."
+        ),
+    ] = "half",
     recipes: Annotated[
         str, Option(help=f"Comma-separated names, or all. Known: {', '.join(RECIPES)}.")
     ] = ",".join(DEFAULT_RECIPES),
@@ -96,6 +106,8 @@ def main(
         teacher=teacher,
         students=tuple(student or ()),
         no_student=no_student,
+        distill=distill,
+        student_config=student_config,
         recipes=split_names(recipes),
         seq_len=seq_len,
         opset=opset,

@@ -206,22 +206,15 @@ def load_classifier(model_dir: Path) -> Any:
     import transformers
 
     config = check_classifier(model_dir)
-    with quiet_transformers():
-        try:
-            model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
-                model_dir,
-                attn_implementation="eager",
-                dtype=torch.float32,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
-            raise InputError(f"{model_dir}: the checkpoint cannot be loaded: {_first_line(error)}") from error
-        except Exception as error:
-            if type(error).__module__.startswith(("safetensors", "pickle", "_pickle")):
-                raise InputError(f"{model_dir}: the weights are damaged: {_first_line(error)}") from error
-            raise
+    with quiet_transformers(), loading_errors(model_dir):
+        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+            model_dir,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
     if info["missing_keys"]:
         raise InputError(
             f"{model_dir}: the weights lack {sorted(info['missing_keys'])[0]}, which "
@@ -232,6 +225,19 @@ def load_classifier(model_dir: Path) -> Any:
         if not all(math.isfinite(extreme) for extreme in torch.aminmax(parameter.detach())):
             raise InputError(f"{model_dir}: the weight {name} holds NaN or infinite values")
     return model.eval()
+
+
+@contextmanager
+def loading_errors(model_dir: Path) -> Iterator[None]:
+    """Turn what loading weights raises where they cannot be read into an `InputError` naming the place."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise InputError(f"{model_dir}: the checkpoint cannot be loaded: {_first_line(error)}") from error
+    except Exception as error:
+        if type(error).__module__.startswith(("safetensors", "pickle", "_pickle")):
+            raise InputError(f"{model_dir}: the weights are damaged: {_first_line(error)}") from error
+        raise
 
 
 def _first_line(error: BaseException) -> str:

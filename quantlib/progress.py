@@ -79,6 +79,7 @@ class Step:
     _advance: Callable[..., None]
     found: bool = False
     note: str = ""
+    _done: int = 0
 
     def advance(self, count: int = 1) -> None:
         """`count` more units are done."""
@@ -88,3 +89,8 @@ class Step:
         """One more training step of `steps` is done; for `quantlib.training.Progress`."""
         self.note = f"loss {loss:.3f}"
         self._advance(1, total=steps, note=self.note)
+
+    def reached(self, done: int, total: int, note: str) -> None:
+        """`done` units of `total` are done, all in all; for `quantlib.distillation.Progress`."""
+        self._advance(done - self._done, total=total, note=note)
+        self._done, self.note = done, note

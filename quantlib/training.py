@@ -122,7 +122,9 @@ def train(
     if not features:
         raise InputError("no rows to train on: the train split is empty")
     steps = options.epochs * -(-len(features) // options.batch_size)
-    optimizer = torch.optim.AdamW(_parameter_groups(model, options), lr=options.learning_rate, fused=True)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, options.weight_decay), lr=options.learning_rate, fused=True
+    )
     warmup = max(1, round(steps * options.warmup_ratio))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
@@ -149,11 +151,11 @@ def accepted(model: Any, feed: dict[str, torch.Tensor]) -> dict[str, torch.Tenso
     return feed
 
 
-def _parameter_groups(model: Any, options: TrainingOptions) -> list[dict[str, Any]]:
+def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     """Weight decay on matrices only: on biases and LayerNorm it hurts (Devlin et al. 2019, their code)."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     return [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
 
@@ -165,16 +167,23 @@ def _epochs(features: Sequence[Feature], options: TrainingOptions) -> Iterator[n
     of a chunk come in random order; little padding is left, and each row comes once an epoch.
     """
     draw = random.Random(options.seed)
-    size = options.batch_size
+    lengths = [len(feature) for feature in features]
     for _ in range(options.epochs):
-        order = list(range(len(features)))
-        draw.shuffle(order)
-        epoch = []
-        for start in range(0, len(order), 32 * size):
-            chunk = sorted(order[start : start + 32 * size], key=lambda i: len(features[i]))
-            epoch += [chunk[i : i + size] for i in range(0, len(chunk), size)]
-        draw.shuffle(epoch)
-        yield from (np.array(batch, dtype=np.int64) for batch in epoch)
+        yield from shuffled_batches(lengths, options.batch_size, draw)
+
+
+def shuffled_batches(
+    lengths: Sequence[int], batch_size: int, draw: random.Random
+) -> list[np.ndarray[Any, Any]]:
+    """Row indices of each batch of an epoch, as `draw` has it; `lengths` are the rows' tokens."""
+    order = list(range(len(lengths)))
+    draw.shuffle(order)
+    epoch = []
+    for start in range(0, len(order), 32 * batch_size):
+        chunk = sorted(order[start : start + 32 * batch_size], key=lambda i: lengths[i])
+        epoch += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
+    draw.shuffle(epoch)
+    return [np.array(batch, dtype=np.int64) for batch in epoch]
 
 
 def predict_logits(model: Any, features: Sequence[Feature], batch_size: int = 32) -> torch.Tensor:

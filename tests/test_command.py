@@ -101,6 +101,8 @@ def refusal(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
         (["--seed", "-1"], "--seed -1 is out of range"),
         (["--seed", str(2**70)], "is out of range"),
         (["--no-student", "--student", "x"], "--no-student contradicts --student"),
+        (["--distill", "--no-student"], "--distill contradicts --no-student"),
+        (["--student-config", "layers=x"], "student 'layers=x': layers must be a whole number, not 'x'"),
         (["--nonsense"], "No such option: --nonsense"),
         (["left", "over"], "Got unexpected extra argument(s) (left over)"),
     ],
@@ -518,7 +520,7 @@ def test_defaults_are_those_of_the_library() -> None:
     defaults = ExperimentOptions()
     for name in ("task", "seq_len", "opset", "batch_size", "calibration_samples", "warmup_runs", "num_runs"):
         assert given[name].default == getattr(defaults, name)
-    for name in ("output_dir", "seed", "train_rows", "cache_dir", "data_dir", "teacher"):
+    for name in ("output_dir", "seed", "train_rows", "cache_dir", "data_dir", "teacher", "student_config"):
         assert given[name].default == getattr(defaults, name)
     assert given["recipes"].default == ",".join(defaults.recipes)
 

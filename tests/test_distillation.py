@@ -1,47 +1,45 @@
+"""Training a student: what it learns, what is kept, and that an interruption changes nothing."""
+
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quantlib.checkpoints import check_for_task, load_classifier, read_config
-from quantlib.distillation import _mean_squared_error, distil, every_second_layer, soft_cross_entropy
+from quantlib.distillation import DistillationOptions, PhaseOptions, StudentConfig, distil
+from quantlib.distillation.device import feed_of, prepare
+from quantlib.distillation.losses import soft_cross_entropy, transformer_loss
+from quantlib.distillation.phases import Phase, run_phase
+from quantlib.distillation.run import STATE_FILE, Trainee
+from quantlib.distillation.saved import Standing, load_standing, save_standing
+from quantlib.distillation.states import run_with_states
+from quantlib.distillation.students import make_student
+from quantlib.distillation.targets import Teacher, teacher_targets
 from quantlib.errors import InputError
 from quantlib.features import Feature
 from quantlib.files import sha256_file
 from quantlib.tasks import TASKS
-from quantlib.training import TrainingOptions, predict_logits
+from quantlib.training import predict_logits
 
 SST2, RTE, STSB = TASKS["SST-2"], TASKS["RTE"], TASKS["STS-B"]
-OPTIONS = TrainingOptions(epochs=16, learning_rate=5e-3, batch_size=8, threads=1)
+OPTIONS = DistillationOptions(
+    transformer=PhaseOptions(4, 5e-3), prediction=PhaseOptions(8, 5e-3), batch_size=8, threads=1, patience=8
+)
+SHORT = replace(OPTIONS, transformer=PhaseOptions(2, 5e-3), prediction=PhaseOptions(2, 5e-3))
 
 
 @pytest.fixture(scope="module")
 def rows(tiny_teacher: Path) -> list[Feature]:
     return tiny.features(tiny_teacher, 64)
-
-
-@pytest.mark.parametrize(("layers", "kept"), [(2, [1]), (3, [1]), (5, [1, 3]), (6, [1, 3, 5])])
-def test_every_second_layer_is_copied(tmp_path: Path, layers: int, kept: list[int]) -> None:
-    import torch
-
-    directory = tiny.write_checkpoint(tmp_path / "teacher", num_hidden_layers=layers, num_labels=3)
-    teacher = load_classifier(directory)
-    student = every_second_layer(teacher)
-    assert student.config.num_hidden_layers == len(student.bert.encoder.layer) == len(kept)
-    for number, source in enumerate(kept):
-        wanted = teacher.bert.encoder.layer[source].state_dict()
-        for name, value in student.bert.encoder.layer[number].state_dict().items():
-            assert torch.equal(value, wanted[name]), (number, name)
-            assert value.data_ptr() != wanted[name].data_ptr(), "a copy"
-    rest = {k: v for k, v in teacher.state_dict().items() if "encoder.layer." not in k}
-    assert {"bert.pooler.dense.weight", "classifier.weight"} < set(rest)
-    for name, value in rest.items():
-        assert torch.equal(student.state_dict()[name], value), name
-    assert teacher.config.num_hidden_layers == layers
 
 
 @pytest.mark.parametrize(
@@ -60,43 +58,50 @@ def test_teachers_without_a_student(tmp_path: Path, kind: str, changes: dict[str
     assert not (tmp_path / "out").exists()
 
 
-def test_the_loss_against_numpy() -> None:
-    import torch
-
-    draw = np.random.default_rng(0)
-    student, teacher = draw.normal(size=(2, 7, 3)).astype(np.float32)
-
-    def softmax(logits: np.ndarray) -> np.ndarray:
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
-
-    want = -(softmax(teacher) * np.log(softmax(student))).sum(axis=1).mean()
-    found = soft_cross_entropy(torch.from_numpy(student), torch.from_numpy(teacher))
-    assert float(found) == pytest.approx(want, rel=1e-5)
-    found = _mean_squared_error(torch.from_numpy(student), torch.from_numpy(teacher))
-    assert float(found) == pytest.approx(np.mean((student - teacher) ** 2), rel=1e-5)
-
-
 def test_a_student_learns_what_the_teacher_says(
     tiny_teacher: Path, rows: list[Feature], tmp_path: Path
 ) -> None:
-    distil(tiny_teacher, SST2, rows, tmp_path / "a", OPTIONS)
+    told: list[tuple[int, int, str]] = []
+    distil(tiny_teacher, SST2, rows, tmp_path / "a", OPTIONS, lambda *step: told.append(step))
     teacher, student = load_classifier(tiny_teacher), load_classifier(tmp_path / "a")
     wanted = predict_logits(teacher, rows)
-    untrained = soft_cross_entropy(predict_logits(every_second_layer(teacher), rows), wanted)
+    untrained = soft_cross_entropy(predict_logits(make_student(teacher, StudentConfig(), 42), rows), wanted)
     trained = soft_cross_entropy(predict_logits(student, rows), wanted)
     least = soft_cross_entropy(wanted, wanted)
     assert float(trained - least) < 0.5 * float(untrained - least)
     assert student.config.num_hidden_layers == 1
+    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
+    assert told[-1][0] == told[-1][1] == 4 + 12 * 8, "batches of the teacher, then steps of 12 epochs"
+    for words in ("transformer loss ", "prediction loss ", "held-out accuracy "):
+        assert words in told[-1][2]
     distil(tiny_teacher, SST2, rows, tmp_path / "b", OPTIONS)
     hashes = {sha256_file(tmp_path / name / "model.safetensors") for name in "ab"}
     assert len(hashes) == 1, "the same again"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"], "nothing else is left"
+
+
+@pytest.mark.parametrize("config", [StudentConfig(), StudentConfig(2, 16, 32, 2)], ids=["half", "narrow"])
+def test_layers_learn_from_layers(
+    tiny_teacher: Path, rows: list[Feature], tmp_path: Path, config: StudentConfig
+) -> None:
+    """The transformer loss falls on rows that were not trained on."""
+    losses: list[float] = []
+
+    def progress(_done: int, _steps: int, words: str) -> None:
+        if words.startswith("transformer loss") and "prediction" not in words:
+            losses.append(float(words.split()[2].rstrip(",")))
+
+    options = replace(OPTIONS, transformer=PhaseOptions(12, 5e-3), prediction=PhaseOptions(1, 1e-6))
+    distil(tiny_teacher, SST2, rows, tmp_path / "out", options, progress, student=config)
+    assert np.mean(losses[-8:]) < 0.8 * np.mean(losses[:8])
+    assert load_classifier(tmp_path / "out").config.hidden_size == (config.width or 32)
 
 
 def test_a_student_takes_the_order_of_the_task(
     tiny_teacher: Path, rows: list[Feature], tmp_path: Path
 ) -> None:
-    options = replace(OPTIONS, epochs=1, learning_rate=1e-12)
+    still = PhaseOptions(1, 1e-12)
+    options = replace(OPTIONS, transformer=still, prediction=still)
     for name, order in (("plain", None), ("turned", [1, 0])):
         distil(tiny_teacher, RTE, rows, tmp_path / name, options, logit_order=order)
         assert check_for_task(tmp_path / name, RTE) == [0, 1]
@@ -110,16 +115,303 @@ def test_a_student_takes_the_order_of_the_task(
 
 def test_regression(tmp_path: Path) -> None:
     teacher = tiny.write_checkpoint(tmp_path / "teacher", num_labels=1)
-    rows = tiny.features(teacher, 64)
-    losses: list[float] = []
-    distil(teacher, STSB, rows, tmp_path / "out", OPTIONS, lambda *step: losses.append(step[2]))
-    assert np.mean(losses[-8:]) < 0.7 * np.mean(losses[:8])
+    rows = [replace(row, label=float(row.label)) for row in tiny.features(teacher, 64)]
+    distil(teacher, STSB, rows, tmp_path / "out", OPTIONS)
+    wanted = predict_logits(load_classifier(teacher), rows)
+    before = predict_logits(make_student(load_classifier(teacher), StudentConfig(), 42), rows)
+    after = predict_logits(load_classifier(tmp_path / "out"), rows)
+    assert float((after - wanted).square().mean()) < 0.7 * float((before - wanted).square().mean())
     assert check_for_task(tmp_path / "out", STSB) == [0]
-    assert (
-        "id2label" not in read_config(tmp_path / "out") or len(read_config(tmp_path / "out")["id2label"]) == 1
-    )
 
 
 def test_no_rows(tiny_teacher: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no rows to train on"):
         distil(tiny_teacher, SST2, [], tmp_path / "out", OPTIONS)
+
+
+def test_a_single_row_is_enough(tiny_teacher: Path, rows: list[Feature], tmp_path: Path) -> None:
+    """None is held out then: the last weights are kept."""
+    distil(tiny_teacher, SST2, rows[:1], tmp_path / "out", SHORT)
+    assert check_for_task(tmp_path / "out", SST2) == [0, 1]
+
+
+def test_a_training_that_diverges_is_one_line(
+    tiny_teacher: Path, rows: list[Feature], tmp_path: Path
+) -> None:
+    options = replace(SHORT, prediction=PhaseOptions(2, 1e-3), temperature=1e-45)
+    with pytest.raises(
+        InputError, match=r"the prediction loss is .*: training diverged at a learning rate of"
+    ):
+        distil(tiny_teacher, SST2, rows, tmp_path / "out", options)
+
+
+# An interruption
+
+
+class Interrupted(Exception):
+    pass
+
+
+def after(batches: int) -> Callable[[int, int, str], None]:
+    def progress(done: int, _total: int, _words: str) -> None:
+        if done == batches:
+            raise Interrupted
+
+    return progress
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    tiny_teacher: Path, rows: list[Feature], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[StudentConfig], str]:
+    """The hash of the weights of a training without interruption."""
+    found: dict[StudentConfig, str] = {}
+
+    def trained(config: StudentConfig) -> str:
+        if config not in found:
+            out = tmp_path_factory.mktemp("uninterrupted") / "out"
+            distil(tiny_teacher, SST2, rows, out, SHORT, student=config)
+            found[config] = sha256_file(out / "model.safetensors")
+        return found[config]
+
+    return trained
+
+
+# 4 batches of the teacher, then 4 epochs of 8 steps, the first two of the transformer.
+@pytest.mark.parametrize("batches", [2, 7, 11, 12, 17, 19, 20, 25, 36])
+@pytest.mark.parametrize("config", [StudentConfig(), StudentConfig(1, 16, 32, 2)], ids=["half", "narrow"])
+def test_an_interrupted_training_ends_with_the_same_weights(
+    uninterrupted: Callable[[StudentConfig], str],
+    tiny_teacher: Path,
+    rows: list[Feature],
+    tmp_path: Path,
+    config: StudentConfig,
+    batches: int,
+) -> None:
+    import torch
+
+    options = replace(SHORT, checkpoint_steps=3)  # no option that decides weights
+    work = tmp_path / "work"
+
+    def run(progress: Callable[[int, int, str], None]) -> None:
+        distil(tiny_teacher, SST2, rows, tmp_path / "out", options, progress, student=config, work_dir=work)
+
+    with pytest.raises(Interrupted):
+        run(after(batches))
+    assert [path.name for path in work.iterdir()] == ([STATE_FILE] if batches > 6 else [])
+    torch.manual_seed(batches)  # as in another process
+    told: list[int] = []
+    run(lambda done, *_: told.append(done))
+    assert sha256_file(tmp_path / "out" / "model.safetensors") == uninterrupted(config)
+    steps = [done for done in told if done > 4]
+    assert steps[0] > batches - 3, "it went on, and did not start anew"
+    assert list(work.iterdir()) == []
+
+
+def test_a_checkpoint_of_another_training_is_not_used(
+    uninterrupted: Callable[[StudentConfig], str], tiny_teacher: Path, rows: list[Feature], tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    with pytest.raises(Interrupted):
+        distil(tiny_teacher, SST2, rows, tmp_path / "x", replace(SHORT, seed=1), after(20), work_dir=work)
+    distil(tiny_teacher, SST2, rows, tmp_path / "out", SHORT, work_dir=work)
+    assert sha256_file(tmp_path / "out" / "model.safetensors") == uninterrupted(StudentConfig())
+
+
+def test_a_damaged_checkpoint_is_not_used(
+    uninterrupted: Callable[[StudentConfig], str], tiny_teacher: Path, rows: list[Feature], tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    with pytest.raises(Interrupted):
+        distil(tiny_teacher, SST2, rows, tmp_path / "x", SHORT, after(20), work_dir=work)
+    state = (work / STATE_FILE).read_bytes()
+    (work / STATE_FILE).write_bytes(state[: len(state) // 2])
+    distil(tiny_teacher, SST2, rows, tmp_path / "out", SHORT, work_dir=work)
+    assert sha256_file(tmp_path / "out" / "model.safetensors") == uninterrupted(StudentConfig())
+
+
+def test_no_code_of_a_checkpoint_runs(tmp_path: Path) -> None:
+    import torch
+
+    class Evil:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (tmp_path / "touched",))
+
+    save_standing(tmp_path / "good.pt", "job", Standing(epoch=3))
+    found = load_standing(tmp_path / "good.pt", "job")
+    assert found is not None
+    assert found.epoch == 3
+    assert load_standing(tmp_path / "good.pt", "another") is None
+    torch.save({"job": "job", "epoch": Evil()}, tmp_path / "bad.pt")
+    assert load_standing(tmp_path / "bad.pt", "job") is None
+    assert not (tmp_path / "touched").exists()
+
+
+# A phase
+
+
+def scored_phase(scores: list[float], options: PhaseOptions) -> tuple[Phase, list[float], list[int]]:
+    """A phase that trains a single weight, what it was at each score, and the rows that were trained on."""
+    import torch
+
+    module = torch.nn.ModuleDict({"student": torch.nn.Linear(1, 1, bias=False)})
+    weight, given, seen = module["student"].weight, [], []
+
+    def score() -> tuple[float, float]:
+        given.append(float(weight.detach()))
+        return scores[len(given) - 1], 0.0
+
+    def loss(index: Any, _feed: Any) -> torch.Tensor:
+        seen.extend(index.tolist())
+        return weight.sum()
+
+    return Phase("test", options, module, loss, score), given, seen
+
+
+@pytest.mark.parametrize(
+    ("scores", "patience", "epochs", "best"),
+    [
+        ([1, 3, 2, 2, 9], 2, 4, 1),
+        ([1, 2, 3, 4, 5], 1, 5, 4),
+        ([5, 5, 5, 5, 5], 1, 2, 0),
+        ([1, 0, 2, 1, 3], 2, 5, 4),
+    ],
+)
+def test_it_stops_early_with_the_best_weights(
+    rows: list[Feature], scores: list[float], patience: int, epochs: int, best: int
+) -> None:
+    options = replace(OPTIONS, patience=patience)
+    phase, given, seen = scored_phase(scores, PhaseOptions(5, 1e-2))
+    standing = run_phase(phase, rows, range(10, 40), options, Standing(), lambda _: None, lambda *_: None)
+    assert standing.epoch == len(given) == epochs
+    assert float(phase.modules["student"].weight.detach()) == given[best]
+    assert sorted(seen) == sorted(epochs * list(range(10, 40)))
+
+
+def test_weight_decay_decays(rows: list[Feature]) -> None:
+    import torch
+
+    found = {}
+    for decay in (0.0, 0.1):
+        torch.manual_seed(0)
+        phase, _, _ = scored_phase([0.0], PhaseOptions(1, 1e-2, 0.0, decay, "constant"))
+        weight = phase.modules["student"].weight
+        before = float(weight.detach())
+        run_phase(
+            replace(phase, loss=lambda *_, weight=weight: 0 * weight.sum(), score=None),
+            rows,
+            range(8),
+            OPTIONS,
+            Standing(),
+            lambda _: None,
+            lambda *_: None,
+        )
+        found[decay] = float(weight.detach()) / before
+    assert found == {0.0: 1.0, 0.1: pytest.approx(1 - 1e-2 * 0.1)}
+
+
+@given(st.integers(1, 200), st.floats(0, 1), st.sampled_from(["linear", "constant"]))
+def test_the_learning_rate_rises_to_its_value_and_then_does_as_told(
+    steps: int, warmup: float, schedule: str
+) -> None:
+    options = PhaseOptions(1, 1e-3, warmup_ratio=warmup, schedule=schedule)
+    rates = [options.rate(step, steps) for step in range(steps)]
+    top = max(1, round(steps * warmup)) - 1
+    assert max(rates) == pytest.approx(1e-3)
+    assert rates[top] == pytest.approx(1e-3)
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert all(rate > 0 for rate in rates)
+    if schedule == "constant":
+        assert rates[top:] == pytest.approx([1e-3] * (steps - top))
+    elif top < steps - 1:
+        assert rates[-1] == pytest.approx(1e-3 / (steps - top - 1))
+
+
+@given(st.integers(1, 300), st.floats(0, 0.99), st.integers(0, 5))
+def test_rows_are_held_out_once_and_for_all(count: int, share: float, seed: int) -> None:
+    zero = np.zeros(1, dtype=np.int64)
+    options = DistillationOptions(held_out=share, seed=seed)
+    trained, held = Trainee(None, SST2, [Feature(zero, zero, 0)] * count, options).parts()
+    assert sorted(trained + held) == list(range(count))
+    assert trained
+    assert len(held) == min(round(count * share), count - 1)
+    random.seed(1)
+    assert Trainee(None, SST2, [Feature(zero, zero, 0)] * count, options).parts() == (trained, held)
+
+
+# The teacher's outputs
+
+
+@pytest.mark.parametrize(("disk_bytes", "on_disk"), [(2**30, True), (1000, False)], ids=["disk", "anew"])
+def test_the_teachers_states_are_those_it_computes(
+    tiny_teacher: Path, rows: list[Feature], tmp_path: Path, disk_bytes: int, on_disk: bool
+) -> None:
+    import torch
+
+    options = replace(OPTIONS, disk_bytes=disk_bytes)
+    device = prepare(options)
+    model = load_classifier(tiny_teacher).train()  # dropout must be turned off
+    teacher = Teacher(model, (0, 2), device, "float32")
+    index = np.array([40, 3, 17, 5])
+    feed = feed_of(rows, index, device)
+    with teacher_targets(teacher, rows, options, tmp_path / "work") as targets:
+        assert targets.on_disk == on_disk
+        size = sum(path.stat().st_size for path in tmp_path.rglob("states"))
+        assert size == on_disk * 4 * sum(map(len, rows)) * 4 * 32, "2 hidden states, queries and keys"
+        assert size <= disk_bytes
+        found = targets.states(index, feed)
+    with torch.no_grad():
+        logits, states = run_with_states(load_classifier(tiny_teacher), feed)
+    torch.testing.assert_close(targets.logits[index], logits, atol=1e-4, rtol=1e-4)
+    assert (len(found.hidden), len(found.scores)) == (2, 1)
+    assert float(transformer_loss(found, states.of_layers((0, 2)), feed["attention_mask"])) < 1e-8
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("build", "changes", "words"),
+    [
+        (PhaseOptions, {"epochs": -1}, "epochs -1 is out of range; it must be at least 0"),
+        (PhaseOptions, {"learning_rate": 0.0}, "learning rate 0.0 is out of range"),
+        (PhaseOptions, {"warmup_ratio": 1.1}, "warm-up ratio 1.1 is out of range"),
+        (PhaseOptions, {"weight_decay": -0.1}, "weight decay -0.1 is out of range"),
+        (PhaseOptions, {"schedule": "cosine"}, "unknown schedule 'cosine'; known: linear, constant"),
+        (DistillationOptions, {"prediction": PhaseOptions(0, 0.1)}, "prediction epochs 0 is out of range"),
+        (DistillationOptions, {"temperature": 0.0}, "temperature 0.0 is out of range"),
+        (DistillationOptions, {"temperature": float("nan")}, "temperature nan is out of range"),
+        (DistillationOptions, {"dropout": 1.0}, "dropout 1.0 is out of range"),
+        (DistillationOptions, {"held_out": 1.0}, "held-out share 1.0 is out of range"),
+        (DistillationOptions, {"patience": 0}, "patience 0 is out of range"),
+        (DistillationOptions, {"disk_bytes": -1}, "disk_bytes -1 is out of range"),
+        (DistillationOptions, {"precision": "int8"}, "unknown precision 'int8'; known: auto, float32, bfl"),
+        (DistillationOptions, {"mapping": "first"}, "unknown layer mapping 'first'"),
+    ],
+    ids=str,
+)
+def test_options_are_checked(build: Callable[..., Any], changes: dict[str, Any], words: str) -> None:
+    needed = {"epochs": 1, "learning_rate": 0.1} if build is PhaseOptions else {}
+    with pytest.raises(InputError, match=words):
+        build(**(needed | changes))
+
+
+@pytest.mark.parametrize("name", ["tpu9", "cuda:99"])
+def test_a_device_that_is_not_there_is_one_line(name: str) -> None:
+    with pytest.raises(InputError, match=f"device '{name}' cannot be used: "):
+        prepare(replace(OPTIONS, device=name))
+
+
+def test_products_in_16_bits(tiny_teacher: Path, rows: list[Feature], tmp_path: Path) -> None:
+    """The path that a CUDA device takes by default, here on the CPU: other sums, weights in float32."""
+    import torch
+
+    hashes = set()
+    for precision in ("float32", "bfloat16"):
+        distil(tiny_teacher, SST2, rows, tmp_path / precision, replace(SHORT, precision=precision))
+        hashes.add(sha256_file(tmp_path / precision / "model.safetensors"))
+        weights = load_classifier(tmp_path / precision).state_dict().values()
+        assert all(value.dtype == torch.float32 for value in weights if value.is_floating_point())
+    assert len(hashes) == 2

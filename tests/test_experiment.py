@@ -509,13 +509,15 @@ def test_a_teacher_is_fine_tuned_where_none_is_given(
         ({"threads": 2, "num_runs": 4, "warmup_runs": 0, "batch_size": 2}, set()),
         ({"calibration_samples": 15}, {"calibrate"}),
         ({"seed": 43}, {"train the student", "export student"}),
+        ({"student_config": "half,ffn=32"}, {"train the student", "export student"}),
+        ({"student_config": "layers=1", "distill": True}, set()),
     ],
-    ids=["opset", "timing", "samples", "seed"],
+    ids=["opset", "timing", "samples", "seed", "shape", "same_shape"],
 )
 def test_only_what_changed_is_made_again(
     first: Path,
     options: ExperimentOptions,
-    changes: dict[str, int],
+    changes: dict[str, Any],
     made: set[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -656,6 +658,9 @@ def test_more_calibration_rows_than_there_are(options: ExperimentOptions) -> Non
         ({"seed": -1}, "--seed -1 is out of range"),
         ({"seed": 2**64}, "--seed 18446744073709551616 is out of range"),
         ({"no_student": True, "students": ("x",)}, "--no-student contradicts --student"),
+        ({"no_student": True, "distill": True}, "--distill contradicts --no-student"),
+        ({"students": ("x",), "distill": True}, "--distill contradicts --student"),
+        ({"student_config": "quarter"}, "unknown student 'quarter'; known: half, tinybert-4-312"),
     ],
     ids=str,
 )

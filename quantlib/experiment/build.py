@@ -10,7 +10,8 @@ from typing import Any
 
 from quantlib import checkpoints, recipes, tasks
 from quantlib.cache import code_key, open_cache, versions_key
-from quantlib.distillation import distil
+from quantlib.distillation import DistillationOptions, distil, parse_student_config
+from quantlib.distillation.students import INITS
 from quantlib.errors import InputError
 from quantlib.experiment.budget import BUDGETED, budgeted
 from quantlib.experiment.compiling import compiled
@@ -26,7 +27,6 @@ from quantlib.runtime import default_threads
 from quantlib.training import TrainingOptions, fine_tune
 
 STUDENT = "student"
-MADE_STUDENT = "half"
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,8 @@ def _students(work: Work, teacher: Path, given: Sequence[Path]) -> list[tuple[st
     if work.options.no_student:
         return []
     if not given:
-        return [(STUDENT, Path(f"ts_student_{MADE_STUDENT}"), _distilled(work, teacher))]
+        stem = re.sub(r"[^\w.-]+", "_", work.options.student_config)
+        return [(STUDENT, Path(f"ts_student_{stem}"), _distilled(work, teacher))]
     folders: list[Path] = []
     for name, checkpoint in zip(work.options.students, given, strict=True):
         stem = re.sub(r"[^\w.-]+", "_", Path(name).name or checkpoint.resolve().name)
@@ -155,13 +156,35 @@ def _students(work: Work, teacher: Path, given: Sequence[Path]) -> list[tuple[st
 
 def _distilled(work: Work, teacher: Path) -> Path:
     order = checkpoints.check_for_task(teacher, work.task)
+    student = parse_student_config(work.options.student_config)
+    student = student.for_teacher(checkpoints.read_config(teacher))
+    # Not work.options.threads: how a model is timed must not decide how it is trained.
+    options = DistillationOptions(seed=work.options.seed, threads=default_threads())
+    key = _training_key(work) | {
+        "teacher": sha256_tree(teacher),
+        "order": order,
+        "options": asdict(options),
+        "student": asdict(student),
+        "code": code_key("training", "distillation", "features", "checkpoints", "accuracy"),
+    }
+    if student.init not in INITS:
+        key["init"] = sha256_tree(checkpoints.resolve(student.init, STUDENT))
+    unfinished = work.cache.root / STUDENT / f"{sha256_json(key)[:24]}.unfinished"
 
     def train(directory: Path, step: Step) -> None:
         rows = tokenize(work, work.splits.train, teacher)
-        options = _training_options(work.options)
-        distil(teacher, work.task, rows, directory, options, step.training, logit_order=order)
+        distil(
+            teacher,
+            work.task,
+            rows,
+            directory,
+            options,
+            step.reached,
+            student=student,
+            logit_order=order,
+            work_dir=unfinished,
+        )
 
-    key = _training_key(work) | {"teacher": sha256_tree(teacher), "order": order}
     return cached(work, "train the student", STUDENT, key, train)
 
 
@@ -178,7 +201,7 @@ def _training_key(work: Work) -> dict[str, Any]:
         "options": asdict(_training_options(work.options)),
         "seq_len": work.options.seq_len,
         "versions": versions_key("torch", "transformers", "tokenizers"),
-        "code": code_key("training", "distillation", "features", "checkpoints"),
+        "code": code_key("training", "features", "checkpoints"),
     }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantlib import recipes, tasks
+from quantlib.distillation.students import parse_student_config
 from quantlib.errors import InputError
 from quantlib.export.opset import check_opset
 from quantlib.runtime import SessionConfig, default_threads
@@ -28,8 +29,10 @@ CALIBRATION_SAMPLES = 512
 class ExperimentOptions:
     """What the command takes; see `quantization_experiments.py --help`.
 
-    compile: off, variants are made from the graph as it is exported. stock_sessions: on, they are timed in
-    sessions as ONNX Runtime opens them by default; what they compute is the same.
+    distill: say that a student is to be made, which also happens where none is given. student_config: its
+    shape, see `parse_student_config`. compile: off, variants are made from the graph as it is exported.
+    stock_sessions: on, they are timed in sessions as ONNX Runtime opens them by default; what they compute is
+    the same.
 
     Raises:
         InputError: an unknown task or recipe, or a value out of range.
@@ -40,6 +43,8 @@ class ExperimentOptions:
     teacher: str | None = None
     students: tuple[str, ...] = ()
     no_student: bool = False
+    distill: bool = False
+    student_config: str = "half"
     recipes: tuple[str, ...] = recipes.DEFAULT_RECIPES
     seq_len: int = 128
     opset: int = 17
@@ -72,6 +77,9 @@ class ExperimentOptions:
             self._check_budget()
         if self.no_student and self.students:
             raise InputError("--no-student contradicts --student")
+        if self.distill and (self.no_student or self.students):
+            raise InputError(f"--distill contradicts {'--no-student' if self.no_student else '--student'}")
+        parse_student_config(self.student_config)
         self._check_profile()
 
     def _check_profile(self) -> None:

@@ -1,0 +1,238 @@
+"""Is a student worth distilling? Distilled, and fine-tuned alone from the same start, against its teacher.
+
+    python bench/distillation.py --teacher DIR                                  # the embedded BBC News
+    python bench/distillation.py --task CoLA --data-dir DIR --teacher DIR --seeds 42,43,44
+
+Both students of a seed start from the same weights and see the same rows, in the same number of epochs; the
+same held-out rows decide which epoch's weights are kept. Scores are on the evaluation rows.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Option
+
+from quantlib import checkpoints, features, tasks
+from quantlib.accuracy import agreement, compute_metrics
+from quantlib.console import plain_table, run_app
+from quantlib.distillation import (
+    DistillationOptions,
+    PhaseOptions,
+    StudentConfig,
+    distil,
+    parse_student_config,
+)
+from quantlib.distillation.device import prepare
+from quantlib.distillation.phases import Phase
+from quantlib.distillation.run import Report, Trainee, metric_score, run_phases
+from quantlib.distillation.students import make_student
+from quantlib.errors import InputError
+from quantlib.files import make_dir, sha256_tree, write_json
+from quantlib.progress import Steps
+from quantlib.runtime import default_threads
+from quantlib.training import predict_logits, save_classifier, task_loss
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+TEACHER, DISTILLED, FINE_TUNED = "teacher", "distilled", "fine-tuned alone"
+KINDS = (DISTILLED, FINE_TUNED)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model on the evaluation rows: metrics as fractions, the share of the teacher's labels, seconds."""
+
+    kind: str
+    seed: int | None
+    metrics: dict[str, float]
+    agreement: float
+    train_s: float
+
+
+def fine_tune_alone(
+    teacher_dir: Path,
+    task: tasks.Task,
+    rows: Sequence[features.Feature],
+    out_dir: Path,
+    options: DistillationOptions,
+    progress: Callable[[int, int, str], None],
+    *,
+    student: StudentConfig,
+    logit_order: Sequence[int] | None = None,
+) -> None:
+    """Train the student that `distil` starts from on the labels instead, for as many epochs in all."""
+    import torch
+
+    device = prepare(options)
+    teacher = checkpoints.load_classifier(teacher_dir)
+    if logit_order is not None:
+        checkpoints.reorder_logits(teacher, logit_order)
+    model = make_student(teacher, student, options.seed, options.mapping).to(device)
+    trainee, loss = Trainee(model, task, rows, options), task_loss(task)
+    labels = torch.from_numpy(features.labels_array(rows))
+
+    def on_labels(index: Any, feed: Any) -> Any:
+        return loss(trainee.run(feed), labels[torch.from_numpy(index)].to(device))
+
+    epochs = options.transformer.epochs + options.prediction.epochs
+    phase = Phase(
+        "label",
+        replace(options.prediction, epochs=epochs),
+        torch.nn.ModuleDict({"student": model}),
+        on_labels,
+        metric_score(trainee, on_labels),
+    )
+    run_phases([phase], trainee, Report(progress, task.primary_metric), None, "")
+    save_classifier(model.cpu(), teacher_dir, out_dir, task)
+
+
+def compare(
+    teacher_dir: Path,
+    task: tasks.Task,
+    splits: tasks.Splits,
+    seq_len: int,
+    seeds: Sequence[int],
+    student: StudentConfig,
+    options: DistillationOptions,
+    steps: Steps,
+) -> list[Result]:
+    """The teacher's result, then that of both students of each seed."""
+    order = checkpoints.check_for_task(teacher_dir, task)
+    tokenizer = features.load_tokenizer(teacher_dir)
+    rows, judged = (
+        features.convert_examples_to_features(part, task.labels, seq_len, tokenizer, task.output_mode)
+        for part in (splits.train, splits.evaluation)
+    )
+    labels = features.labels_array(judged)
+    with steps.step("evaluate the teacher"):
+        model = checkpoints.load_classifier(teacher_dir)
+        checkpoints.reorder_logits(model, order)
+        wanted = predict_logits(model, judged).numpy()
+    results = [Result(TEACHER, None, compute_metrics(task, wanted, labels), 1.0, 0.0)]
+    for seed in seeds:
+        for kind, train in zip(KINDS, (distil, fine_tune_alone), strict=True):
+            with tempfile.TemporaryDirectory() as scratch, steps.step(f"{kind}, seed {seed}") as step:
+                out, started = Path(scratch) / "student", time.perf_counter()
+                train(
+                    teacher_dir,
+                    task,
+                    rows,
+                    out,
+                    replace(options, seed=seed),
+                    step.reached,
+                    student=student,
+                    logit_order=order,
+                )
+                seconds = time.perf_counter() - started
+                found = predict_logits(checkpoints.load_classifier(out), judged).numpy()
+            metrics = compute_metrics(task, found, labels)
+            results.append(Result(kind, seed, metrics, agreement(task, found, wanted), seconds))
+    return results
+
+
+def as_table(task: tasks.Task, results: Sequence[Result]) -> Table:
+    """Each model, then the mean and standard deviation of each kind."""
+    primary, teacher = task.primary_metric, results[0].metrics[task.primary_metric]
+    found = plain_table()
+    for name in ("model", "seed", primary, "of teacher's %", "agreement %", "training s"):
+        found.add_column(name, justify="left" if name == "model" else "right")
+    for result in results:
+        value = result.metrics[primary]
+        seed = "" if result.seed is None else str(result.seed)
+        found.add_row(
+            result.kind,
+            seed,
+            f"{value:.4f}",
+            f"{100 * value / teacher:.1f}" if teacher else "",
+            f"{100 * result.agreement:.1f}",
+            f"{result.train_s:.0f}" if seed else "",
+        )
+    for kind in KINDS:
+        values = [result.metrics[primary] for result in results if result.kind == kind]
+        if len(values) > 1:
+            share = f"{100 * mean(values) / teacher:.1f}" if teacher else ""
+            found.add_row(kind, "mean", f"{mean(values):.4f} ± {stdev(values):.4f}", share, "", "")
+    return found
+
+
+# The command
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+_DEFAULTS = DistillationOptions()
+
+
+@app.command()
+def main(
+    teacher: Annotated[str, Option(help="Fine-tuned BERT checkpoint, DIR or HUB_ID.")],
+    task: Annotated[str, Option(help=f"One of {', '.join(tasks.TASKS)}.")] = "BBC-News",
+    data_dir: Annotated[Path | None, Option(help="Directory with the task's GLUE files.")] = None,
+    seeds: Annotated[str, Option(help="Comma-separated seeds.")] = "42,43,44",
+    student_config: Annotated[str, Option(help="As the command's.")] = "half",
+    train_rows: Annotated[int | None, Option(help="Train on the first N rows only.")] = None,
+    seq_len: Annotated[int, Option(help="Longest sequence in tokens.")] = 128,
+    transformer_epochs: Annotated[
+        int, Option(help="Epochs of transformer distillation.", min=0)
+    ] = _DEFAULTS.transformer.epochs,
+    transformer_rate: Annotated[
+        float, Option(help="Its learning rate.")
+    ] = _DEFAULTS.transformer.learning_rate,
+    prediction_epochs: Annotated[
+        int, Option(help="Epochs of prediction-layer distillation.", min=1)
+    ] = _DEFAULTS.prediction.epochs,
+    prediction_rate: Annotated[
+        float, Option(help="Its learning rate, and that of fine-tuning.")
+    ] = _DEFAULTS.prediction.learning_rate,
+    temperature: Annotated[float, Option(help="Of the soft cross-entropy.")] = _DEFAULTS.temperature,
+    json_file: Annotated[Path | None, Option("--json", help="Write the results to this file too.")] = None,
+) -> None:
+    """Compare a distilled student with the same one fine-tuned alone, over seeds."""
+    from rich.console import Console
+
+    if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
+        raise InputError(f"--seeds {seeds!r}: whole numbers, as 42,43,44")
+    wanted, config = tasks.get_task(task), parse_student_config(student_config)
+    place = checkpoints.resolve(teacher, TEACHER)
+    if json_file is not None:
+        make_dir(json_file.parent)
+    options = DistillationOptions(
+        transformer=PhaseOptions(transformer_epochs, transformer_rate),
+        prediction=PhaseOptions(prediction_epochs, prediction_rate),
+        temperature=temperature,
+        threads=default_threads(),
+    )
+    splits = tasks.read_splits(wanted, data_dir, train_rows=train_rows)
+    out = Console()
+    numbers = [int(seed) for seed in seeds.split(",")]
+    results = compare(place, wanted, splits, seq_len, numbers, config, options, Steps(out))
+    if json_file is not None:
+        found = {
+            "task": wanted.name,
+            "train_rows": len(splits.train),
+            "evaluation_rows": len(splits.evaluation),
+            "seq_len": seq_len,
+            "teacher_sha256": sha256_tree(place),
+            "student": asdict(config.for_teacher(checkpoints.read_config(place))),
+            "options": asdict(options),
+            "results": [asdict(result) for result in results],
+        }
+        write_json(json_file, found)
+    out.print(as_table(wanted, results))
+
+
+def cli(arguments: list[str] | None = None) -> int:
+    """Run the command; what the user got wrong is one line on stderr and exit code 2."""
+    return run_app(app, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(cli())

@@ -1,0 +1,123 @@
+"""The losses of TinyBERT (Jiao et al. 2020, section 3.2), over real tokens only.
+
+The paper averages over everything; here padded positions are left out, so that a row's loss does not depend
+on the rows beside it. Teacher's tensors are taken as constants where they carry no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+    Projection = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class States:
+    """What a transformer computed for a batch.
+
+    hidden: layers + 1 tensors (rows, tokens, width), the embeddings' output first. scores: a tensor (rows,
+    heads, tokens, tokens) for each layer: attention scores before softmax, q·kᵀ/√d, not masked.
+    """
+
+    hidden: tuple[torch.Tensor, ...]
+    scores: tuple[torch.Tensor, ...]
+
+    def of_layers(self, mapping: Sequence[int]) -> States:
+        """Those of some layers, counted from 1; 0, the embeddings, comes first."""
+        return States(
+            tuple(self.hidden[layer] for layer in mapping),
+            tuple(self.scores[layer - 1] for layer in mapping[1:]),
+        )
+
+    def float(self) -> States:
+        """The same in float32."""
+        return States(tuple(h.float() for h in self.hidden), tuple(s.float() for s in self.scores))
+
+
+def attention_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of attention scores before softmax (eq. 7) over heads and pairs of real tokens.
+
+    Args:
+        student: (rows, heads, tokens, tokens).
+        teacher: the same shape.
+        mask: (rows, tokens), 1 for a real token and 0 for padding.
+    """
+    pairs = mask[:, None, :, None] * mask[:, None, None, :]
+    return _masked_mean_square(student - teacher, pairs)
+
+
+def hidden_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of hidden states (eq. 8 and 9) over real tokens and the teacher's width.
+
+    Args:
+        student: (rows, tokens, teacher's width): already projected where the widths differ.
+        teacher: the same shape.
+        mask: (rows, tokens), 1 for a real token and 0 for padding.
+    """
+    return _masked_mean_square(student - teacher, mask[:, :, None])
+
+
+def _masked_mean_square(difference: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    real = mask.expand_as(difference).bool()
+    # Filled, not multiplied: what stands at padded positions never counts, not even infinity.
+    return difference.masked_fill(~real, 0.0).square().sum() / real.sum()
+
+
+def transformer_loss(
+    student: States, teacher: States, mask: torch.Tensor, project: Projection | None = None
+) -> torch.Tensor:
+    """The sum over layers of hidden loss and attention loss (eq. 11), the embeddings' hidden loss included.
+
+    Attention is compared where both have as many heads; other numbers of heads have nothing in common.
+
+    Args:
+        student: states of a batch.
+        teacher: of the same batch, the layers that the student's learn from (`States.of_layers`).
+        mask: (rows, tokens), 1 for a real token and 0 for padding.
+        project: from the student's width to the teacher's, shared by all layers; None where widths agree.
+
+    Raises:
+        ValueError: not as many layers.
+    """
+    parts = [
+        hidden_loss(own if project is None else project(own), wanted, mask)
+        for own, wanted in zip(student.hidden, teacher.hidden, strict=True)
+    ]
+    parts += [
+        attention_loss(own, wanted, mask)
+        for own, wanted in zip(student.scores, teacher.scores, strict=True)
+        if own.shape[1] == wanted.shape[1]
+    ]
+    import torch
+
+    return torch.stack(parts).sum()
+
+
+def soft_cross_entropy(
+    logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
+    """Cross-entropy of logits with the teacher's, CE(z_T / t, z_S / t) (eq. 10); their mean over rows.
+
+    As in the paper, not multiplied by t² (Hinton et al. 2015 do, to keep the gradients' size when a loss on
+    labels is added; there is none here, and the learning rate is the place for it).
+
+    Args:
+        logits: the student's, (rows, labels).
+        teacher_logits: the same shape.
+        temperature: what both are divided by; above 1, the teacher's small probabilities count for more.
+    """
+    from torch.nn import functional
+
+    return functional.cross_entropy(logits / temperature, (teacher_logits / temperature).softmax(-1))
+
+
+def score_loss(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+    """Mean squared error of a regression's scores with the teacher's, both (rows, 1)."""
+    from torch.nn import functional
+
+    return functional.mse_loss(logits, teacher_logits)

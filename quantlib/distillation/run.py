@@ -1,0 +1,276 @@
+"""Distil a student: the straight line through this package."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quantlib.accuracy import compute_metrics
+from quantlib.checkpoints import load_classifier, reorder_logits
+from quantlib.distillation.device import autocast, feed_of, prepare
+from quantlib.distillation.losses import States, score_loss, soft_cross_entropy, transformer_loss
+from quantlib.distillation.mapping import layer_mapping
+from quantlib.distillation.options import DistillationOptions
+from quantlib.distillation.phases import Phase, run_phase
+from quantlib.distillation.saved import Score, Standing, load_standing, save_standing
+from quantlib.distillation.states import run_with_states
+from quantlib.distillation.students import StudentConfig, make_student
+from quantlib.distillation.targets import Targets, Teacher, teacher_targets
+from quantlib.errors import InputError
+from quantlib.features import Feature, features_hash, labels_array
+from quantlib.files import sha256_json, sha256_tree
+from quantlib.training import save_classifier
+
+if TYPE_CHECKING:
+    import torch
+
+    from quantlib.distillation.phases import Index
+    from quantlib.tasks import Task
+
+    Loss = Callable[[Index, dict[str, torch.Tensor]], torch.Tensor]
+
+Progress = Callable[[int, int, str], None]
+"""Called with (batches done, batches in all, what to tell): the teacher's batches first, then steps."""
+
+STATE_FILE = "training.pt"
+MAX_HELD_OUT = 1000
+_ROWS_AT_ONCE = 32
+
+
+def distil(
+    teacher_dir: Path,
+    task: Task,
+    features: Sequence[Feature],
+    out_dir: Path,
+    options: DistillationOptions,
+    progress: Progress | None = None,
+    *,
+    student: StudentConfig | None = None,
+    logit_order: Sequence[int] | None = None,
+    work_dir: Path | None = None,
+) -> None:
+    """Train a student on what a teacher computes, as TinyBERT (Jiao et al. 2020); save it to `out_dir`.
+
+    First its hidden states and attention scores learn from the teacher's, then its logits. Some of the rows
+    are held out: they decide which epoch's weights are kept. What is drawn comes from the seed.
+
+    Args:
+        teacher_dir: a fine-tuned BERT classifier.
+        task: what it was fine-tuned on.
+        features: the rows to train on, tokenized for the teacher; at least one. Labels serve the held-out
+            metric alone.
+        out_dir: where the student goes, with the teacher's tokenizer.
+        options: see `DistillationOptions`.
+        progress: called after each step.
+        student: its shape and start; by default half of the teacher's layers.
+        logit_order: the teacher's logit index of each of the task's labels, where the order differs.
+        work_dir: where the teacher's states and checkpoints of the training lie until it is finished; one
+            that was interrupted goes on from there, to the same weights. None: beside `out_dir`, and nothing
+            is kept of a training that is interrupted.
+
+    Raises:
+        InputError: the teacher is no BERT, the student cannot be made from it, there are no rows, or training
+            diverges.
+    """
+    if not features:
+        raise InputError("no rows to train on: the train split is empty")
+    device = prepare(options)
+    teacher = load_classifier(teacher_dir)
+    if logit_order is not None:
+        reorder_logits(teacher, logit_order)
+    pupil = make_student(teacher, student or StudentConfig(), options.seed, options.mapping)
+    depths = pupil.config.num_hidden_layers, teacher.config.num_hidden_layers
+    layers = layer_mapping(*depths, options.mapping) if options.transformer.epochs else ()
+    source = Teacher(teacher.to(device), layers, device, options.precision)
+    report = Report(progress or (lambda *_: None), task.primary_metric)
+    with teacher_targets(source, features, options, work_dir or out_dir.parent, report.teacher) as targets:
+        trainee = Trainee(pupil.to(device), task, features, options)
+        phases = distillation_phases(trainee, teacher.config.hidden_size, targets)
+        job = _job(teacher_dir, task, features, options, student, logit_order)
+        run_phases(phases, trainee, report, work_dir and work_dir / STATE_FILE, job)
+    save_classifier(pupil.cpu(), teacher_dir, out_dir, task)
+    if work_dir is not None:
+        (work_dir / STATE_FILE).unlink(missing_ok=True)
+
+
+def _job(*decisive: Any) -> str:
+    """A hash of all that decides the weights: only the same training goes on from a checkpoint."""
+    teacher_dir, task, features, options, student, order = decisive
+    return sha256_json(
+        {
+            "teacher": sha256_tree(teacher_dir),
+            "task": task.name,
+            "rows": features_hash(features),
+            "labels": labels_array(features).tolist(),
+            "options": asdict(options),
+            "student": asdict(student or StudentConfig()),
+            "order": order,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A student that is trained, on which rows, and how."""
+
+    student: Any
+    task: Task
+    features: Sequence[Feature]
+    options: DistillationOptions
+
+    @property
+    def device(self) -> torch.device:
+        """Where the student is."""
+        device: torch.device = self.student.device
+        return device
+
+    def parts(self) -> tuple[list[int], list[int]]:
+        """The rows to train on and those held out; the same for the same seed."""
+        order = list(range(len(self.features)))
+        random.Random(f"{self.options.seed} held out").shuffle(order)
+        count = min(round(len(order) * self.options.held_out), MAX_HELD_OUT, len(order) - 1)
+        return sorted(order[count:]), sorted(order[:count])
+
+    def run(self, feed: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The student's logits, float32 (rows, labels)."""
+        with autocast(self.device, self.options.precision):
+            logits: torch.Tensor = self.student(**feed).logits
+        return logits.float()
+
+    def run_with_states(self, feed: dict[str, torch.Tensor]) -> States:
+        """The student's states of a batch, float32."""
+        with autocast(self.device, self.options.precision):
+            states = run_with_states(self.student, feed)[1]
+        return states.float()
+
+    def batches(self, rows: Sequence[int]) -> Iterator[tuple[Index, dict[str, torch.Tensor]]]:
+        """Rows of like length together, in batches on the device."""
+        order = np.array(sorted(rows, key=lambda row: len(self.features[row])), dtype=np.int64)
+        for start in range(0, len(order), _ROWS_AT_ONCE):
+            index = order[start : start + _ROWS_AT_ONCE]
+            yield index, feed_of(self.features, index, self.device)
+
+
+def distillation_phases(trainee: Trainee, teacher_width: int, targets: Targets) -> list[Phase]:
+    """The two phases of TinyBERT, in order; the first one only if it has epochs."""
+    import torch
+
+    options, modules = trainee.options, torch.nn.ModuleDict({"student": trainee.student})
+    width = trainee.student.config.hidden_size
+    project = None
+    if width != teacher_width:
+        project = torch.nn.Linear(width, teacher_width, device=trainee.device)
+
+    def layers(index: Index, feed: dict[str, torch.Tensor]) -> torch.Tensor:
+        wanted = targets.states(index, feed)
+        return transformer_loss(trainee.run_with_states(feed), wanted, feed["attention_mask"], project)
+
+    def logits(index: Index, feed: dict[str, torch.Tensor]) -> torch.Tensor:
+        wanted = targets.logits[torch.from_numpy(index)].to(trainee.device)
+        if trainee.task.output_mode == "regression":
+            return score_loss(trainee.run(feed), wanted)
+        return soft_cross_entropy(trainee.run(feed), wanted, options.temperature)
+
+    both = torch.nn.ModuleDict({"student": trainee.student} | ({"projection": project} if project else {}))
+    first = Phase("transformer", options.transformer, both, layers, loss_score(trainee, layers))
+    second = Phase("prediction", options.prediction, modules, logits, metric_score(trainee, logits))
+    return [first, second] if options.transformer.epochs else [second]
+
+
+def loss_score(trainee: Trainee, loss: Loss) -> Callable[[], Score] | None:
+    """Less loss on held-out rows is better."""
+    _, held = trainee.parts()
+    return (lambda: (-_mean_loss(trainee, held, loss), 0.0)) if held else None
+
+
+def metric_score(trainee: Trainee, loss: Loss) -> Callable[[], Score] | None:
+    """More of the task's primary metric on held-out rows is better; where that is equal, less loss."""
+    import torch
+
+    _, held = trainee.parts()
+
+    def score() -> Score:
+        logits = torch.empty(len(trainee.features), trainee.task.num_labels)
+        with torch.no_grad():
+            for index, feed in trainee.batches(held):
+                logits[index] = trainee.run(feed).cpu()
+        labels = labels_array([trainee.features[row] for row in held])
+        metrics = compute_metrics(trainee.task, logits[held].numpy(), labels)
+        return metrics[trainee.task.primary_metric], -_mean_loss(trainee, held, loss)
+
+    return score if held else None
+
+
+def _mean_loss(trainee: Trainee, rows: Sequence[int], loss: Loss) -> float:
+    import torch
+
+    total = 0.0
+    with torch.no_grad():
+        for index, feed in trainee.batches(rows):
+            total += float(loss(index, feed)) * len(index)
+    return total / len(rows)
+
+
+def run_phases(
+    phases: Sequence[Phase], trainee: Trainee, report: Report, state_file: Path | None, job: str
+) -> None:
+    """Train all phases in order, from where the checkpoint at `state_file` stands."""
+    import torch
+
+    options, (rows, _) = trainee.options, trainee.parts()
+    if options.dropout is not None:
+        for module in trainee.student.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = options.dropout
+    per_epoch = -(-len(rows) // options.batch_size)
+    report.plan([phase.options.epochs * per_epoch for phase in phases])
+
+    def save(standing: Standing) -> None:
+        if state_file is not None:
+            save_standing(state_file, job, standing)
+
+    standing = (state_file and load_standing(state_file, job)) or Standing()
+    for number, phase in enumerate(phases):
+        if number == standing.phase:
+            standing = run_phase(phase, trainee.features, rows, options, standing, save, report.training)
+            if number + 1 < len(phases):
+                standing = standing.next_phase()
+    report.finish(standing)
+
+
+class Report:
+    """Tells how far a distillation is: batches of the teacher first, then steps of the student."""
+
+    def __init__(self, progress: Progress, metric: str) -> None:
+        self._progress, self._metric = progress, metric
+        self._teacher, self._steps = 0, [0, 0]
+
+    def teacher(self, done: int, count: int) -> None:
+        """`done` of the teacher's `count` batches are done."""
+        self._teacher = count
+        self._progress(done, 2 * count, "the teacher's outputs")
+
+    def plan(self, steps: list[int]) -> None:
+        """Each phase will take as many steps, or fewer."""
+        self._steps = steps
+
+    def training(self, standing: Standing, steps: int) -> None:
+        """`steps` of the phase in which training stands are done."""
+        before = self._teacher + sum(self._steps[: standing.phase])
+        self._progress(before + steps, self._teacher + sum(self._steps), self._words(standing))
+
+    def finish(self, standing: Standing) -> None:
+        """No step will follow, as many as were planned or not."""
+        total = self._teacher + sum(self._steps)
+        self._progress(total, total, self._words(standing))
+
+    def _words(self, standing: Standing) -> str:
+        words = [f"{name} loss {loss:.3f}" for name, loss in standing.losses.items()]
+        if standing.phase == len(self._steps) - 1 and standing.best_score is not None:
+            words.append(f"held-out {self._metric} {standing.best_score[0]:.3f}")
+        return ", ".join(words)

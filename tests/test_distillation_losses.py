@@ -1,0 +1,217 @@
+"""The losses against NumPy, their gradients, and that padding never matters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quantlib.checkpoints import load_classifier
+from quantlib.distillation.losses import (
+    States,
+    attention_loss,
+    hidden_loss,
+    score_loss,
+    soft_cross_entropy,
+    transformer_loss,
+)
+from quantlib.distillation.states import run_with_states, scores
+from quantlib.features import Feature, pad
+
+Array = np.ndarray[Any, Any]
+
+ROWS, HEADS, TOKENS, NARROW, WIDE = 3, 2, 5, 4, 6
+LENGTHS = (5, 3, 1)
+MAPPING = (0, 2, 4)
+
+
+def mask_of(lengths: tuple[int, ...] = LENGTHS) -> Array:
+    return np.array([[1] * n + [0] * (TOKENS - n) for n in lengths])
+
+
+def drawn(draw: np.random.Generator, layers: int, width: int) -> tuple[list[Array], list[Array]]:
+    hidden = [draw.normal(size=(ROWS, TOKENS, width)) for _ in range(layers + 1)]
+    return hidden, [draw.normal(size=(ROWS, HEADS, TOKENS, TOKENS)) for _ in range(layers)]
+
+
+def as_states(arrays: tuple[list[Array], list[Array]]) -> States:
+    import torch
+
+    hidden, attention = (tuple(torch.from_numpy(array) for array in part) for part in arrays)
+    return States(hidden, attention)
+
+
+def by_rows(student: Array, teacher: Array, lengths: tuple[int, ...], pairs: bool) -> float:
+    """The mean squared error, one row after the other, cut to its real tokens: nothing is masked."""
+    found: list[float] = []
+    for row, length in enumerate(lengths):
+        cut = (row, slice(None), slice(length), slice(length)) if pairs else (row, slice(length))
+        found += ((student[cut] - teacher[cut]) ** 2).ravel().tolist()
+    return float(np.mean(found))
+
+
+def test_the_transformer_loss_against_numpy() -> None:
+    import torch
+
+    draw = np.random.default_rng(0)
+    student, teacher = drawn(draw, 2, NARROW), drawn(draw, 4, WIDE)
+    weight, bias = draw.normal(size=(WIDE, NARROW)), draw.normal(size=WIDE)
+    project = torch.nn.Linear(NARROW, WIDE, dtype=torch.float64)
+    project.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
+    want = 0.0
+    for layer, source in enumerate(MAPPING):
+        projected = student[0][layer] @ weight.T + bias
+        want += by_rows(projected, teacher[0][source], LENGTHS, pairs=False)
+        if layer:
+            want += by_rows(student[1][layer - 1], teacher[1][source - 1], LENGTHS, pairs=True)
+    mask = torch.from_numpy(mask_of())
+    found = transformer_loss(as_states(student), as_states(teacher).of_layers(MAPPING), mask, project)
+    assert float(found.detach()) == pytest.approx(want, rel=1e-12)
+
+
+def test_the_prediction_losses_against_numpy() -> None:
+    import torch
+
+    draw = np.random.default_rng(0)
+    student, teacher = draw.normal(size=(2, 7, 3))
+
+    def softmax(logits: Array) -> Array:
+        powers = np.exp(logits)
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+    for temperature in (1.0, 3.0):
+        want = -(softmax(teacher / temperature) * np.log(softmax(student / temperature))).sum(axis=1).mean()
+        found = soft_cross_entropy(torch.from_numpy(student), torch.from_numpy(teacher), temperature)
+        assert float(found) == pytest.approx(want, rel=1e-12)
+    found = score_loss(torch.from_numpy(student[:, :1]), torch.from_numpy(teacher[:, :1]))
+    assert float(found) == pytest.approx(np.mean((student[:, 0] - teacher[:, 0]) ** 2), rel=1e-12)
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    import torch
+
+    draw = np.random.default_rng(1)
+    mask = torch.from_numpy(mask_of())
+    student, teacher = drawn(draw, 2, NARROW), as_states(drawn(draw, 4, WIDE)).of_layers(MAPPING)
+    inputs = [torch.from_numpy(array).requires_grad_() for part in student for array in part]
+    weight = torch.from_numpy(draw.normal(size=(WIDE, NARROW))).requires_grad_()
+
+    def loss(weight: Any, *tensors: Any) -> Any:
+        states = States(tensors[:3], tensors[3:])
+        return transformer_loss(states, teacher, mask, lambda hidden: hidden @ weight.T)
+
+    assert torch.autograd.gradcheck(loss, (weight, *inputs))
+    logits = torch.from_numpy(draw.normal(size=(4, 3))).requires_grad_()
+    wanted = torch.from_numpy(draw.normal(size=(4, 3)))
+    assert torch.autograd.gradcheck(lambda own: soft_cross_entropy(own, wanted, 2.0), (logits,))
+    assert torch.autograd.gradcheck(lambda own: score_loss(own, wanted), (logits,))
+
+
+@given(
+    lengths=st.lists(st.integers(1, TOKENS), min_size=ROWS, max_size=ROWS).map(tuple),
+    junk=st.sampled_from([0.0, -1e30, float("inf"), float("nan")]),
+    seed=st.integers(0, 2**16),
+)
+def test_what_stands_at_padding_never_matters(lengths: tuple[int, ...], junk: float, seed: int) -> None:
+    import torch
+
+    draw = np.random.default_rng(seed)
+    student, teacher = drawn(draw, 2, WIDE), drawn(draw, 2, WIDE)
+    mask = mask_of(lengths)
+    real, pairs = mask.astype(bool), (mask[:, :, None] * mask[:, None, :]).astype(bool)
+
+    def result(fill: float | None) -> tuple[float, list[Array]]:
+        parts = []
+        for hidden, attention in (student, teacher):
+            if fill is not None:
+                hidden = [np.where(real[:, :, None], array, fill) for array in hidden]
+                attention = [np.where(pairs[:, None], array, fill) for array in attention]
+            parts.append(as_states((hidden, attention)))
+        tensors = [*parts[0].hidden, *parts[0].scores]
+        for tensor in tensors:
+            tensor.requires_grad_()
+        loss = transformer_loss(parts[0], parts[1], torch.from_numpy(mask))
+        loss.backward()
+        return float(loss.detach()), [tensor.grad.numpy() for tensor in tensors]
+
+    plain, changed = result(None), result(junk)
+    assert plain[0] == changed[0]
+    for before, after in zip(plain[1], changed[1], strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("loss", [attention_loss, hidden_loss])
+def test_a_row_counts_by_its_tokens_alone(loss: Callable[..., Any]) -> None:
+    """Padding a batch further changes nothing."""
+    import torch
+
+    draw = np.random.default_rng(2)
+    rank = 4 if loss is attention_loss else 3
+    shape = (ROWS, HEADS, TOKENS, TOKENS) if rank == 4 else (ROWS, TOKENS, WIDE)
+    student, teacher = draw.normal(size=(2, *shape))
+    room = [(0, 0), (0, 0), (0, 3), (0, 3)] if rank == 4 else [(0, 0), (0, 3), (0, 0)]
+    mask = mask_of()
+    short = loss(*map(torch.from_numpy, (student, teacher, mask)))
+    longer = (np.pad(student, room), np.pad(teacher, room, constant_values=9), np.pad(mask, [(0, 0), (0, 3)]))
+    assert float(loss(*map(torch.from_numpy, longer))) == pytest.approx(float(short), rel=1e-12)
+
+
+def test_layers_must_agree() -> None:
+    import torch
+
+    student, teacher = (as_states(drawn(np.random.default_rng(0), layers, WIDE)) for layers in (2, 4))
+    with pytest.raises(ValueError, match=r"zip\(\) argument"):
+        transformer_loss(student, teacher, torch.from_numpy(mask_of()))
+
+
+# States of a real model
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_scores_are_those_of_the_model(tiny_teacher: Path, implementation: str) -> None:
+    import torch
+
+    model = load_classifier(tiny_teacher)
+    rows = [
+        row for row in tiny.features(tiny_teacher, 24) if len(row) == len(tiny.features(tiny_teacher, 1)[0])
+    ]
+    feed = {k: torch.from_numpy(v) for k, v in pad(rows, len(rows[0])).items()}
+    with torch.no_grad():
+        want = model(**feed, output_attentions=True, output_hidden_states=True)
+        model.set_attn_implementation(implementation)
+        logits, states = run_with_states(model, feed)
+    torch.testing.assert_close(logits, want.logits)
+    assert (len(states.hidden), len(states.scores)) == (3, 2)
+    for found, attention in zip(states.scores, want.attentions, strict=True):
+        torch.testing.assert_close(found.softmax(-1), attention)
+    for found, hidden in zip(states.hidden, want.hidden_states, strict=True):
+        torch.testing.assert_close(found, hidden)
+
+
+def test_hooks_are_gone_afterwards(tiny_teacher: Path, tiny_rows: list[Feature]) -> None:
+    import torch
+
+    model = load_classifier(tiny_teacher)
+    run_with_states(model, {k: torch.from_numpy(v) for k, v in pad(tiny_rows[:2], 20).items()})
+    modules = dict(model.named_modules())
+    assert not modules["bert.encoder.layer.0.attention.self.query"]._forward_hooks
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3), st.integers(0, 100))
+def test_scores_against_numpy(heads: int, tokens: int, size: int, seed: int) -> None:
+    import torch
+
+    query, key = np.random.default_rng(seed).normal(size=(2, 2, tokens, heads * size))
+    found = scores(torch.from_numpy(query), torch.from_numpy(key), heads).numpy()
+    for row in range(2):
+        for head in range(heads):
+            part = slice(head * size, (head + 1) * size)
+            want = query[row][:, part] @ key[row][:, part].T / np.sqrt(size)
+            np.testing.assert_allclose(found[row, head], want, rtol=1e-9, atol=1e-12)
