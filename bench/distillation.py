@@ -33,7 +33,7 @@ from quantlib.distillation import (
 )
 from quantlib.distillation.device import prepare
 from quantlib.distillation.phases import Phase
-from quantlib.distillation.run import Report, Trainee, metric_score, run_phases
+from quantlib.distillation.run import Report, Trainee, hold_out, metric_score, run_phases
 from quantlib.distillation.students import make_student
 from quantlib.errors import InputError
 from quantlib.files import make_dir, sha256_tree, write_json
@@ -78,7 +78,7 @@ def fine_tune_alone(
     if logit_order is not None:
         checkpoints.reorder_logits(teacher, logit_order)
     model = make_student(teacher, student, options.seed, options.mapping).to(device)
-    trainee, loss = Trainee(model, task, rows, options), task_loss(task)
+    trainee, loss = Trainee(model, task, rows, *hold_out(len(rows), options), options), task_loss(task)
     labels = torch.from_numpy(features.labels_array(rows))
 
     def on_labels(index: Any, feed: Any) -> Any:

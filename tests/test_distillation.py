@@ -19,7 +19,7 @@ from quantlib.distillation import DistillationOptions, PhaseOptions, StudentConf
 from quantlib.distillation.device import feed_of, prepare
 from quantlib.distillation.losses import soft_cross_entropy, transformer_loss
 from quantlib.distillation.phases import Phase, run_phase
-from quantlib.distillation.run import STATE_FILE, Trainee
+from quantlib.distillation.run import STATE_FILE, hold_out
 from quantlib.distillation.saved import Standing, load_standing, save_standing
 from quantlib.distillation.states import run_with_states
 from quantlib.distillation.students import make_student
@@ -330,14 +330,13 @@ def test_the_learning_rate_rises_to_its_value_and_then_does_as_told(
 
 @given(st.integers(1, 300), st.floats(0, 0.99), st.integers(0, 5))
 def test_rows_are_held_out_once_and_for_all(count: int, share: float, seed: int) -> None:
-    zero = np.zeros(1, dtype=np.int64)
     options = DistillationOptions(held_out=share, seed=seed)
-    trained, held = Trainee(None, SST2, [Feature(zero, zero, 0)] * count, options).parts()
+    trained, held = hold_out(count, options)
     assert sorted(trained + held) == list(range(count))
     assert trained
     assert len(held) == min(round(count * share), count - 1)
     random.seed(1)
-    assert Trainee(None, SST2, [Feature(zero, zero, 0)] * count, options).parts() == (trained, held)
+    assert hold_out(count, options) == (trained, held)
 
 
 # The teacher's outputs

@@ -1,16 +1,18 @@
 """Make a student from a teacher, as TinyBERT does (Jiao et al. 2020): it learns what the teacher computes.
 
-`students` gives a student its shape and first weights, `mapping` says which layer it learns from, `targets`
-runs the teacher, `losses` compares, `phases` trains, `saved` keeps where training stands, `run` is the
-straight line through them.
+`students` gives a student its shape and first weights, `mapping` says which layer it learns from,
+`augmentation` varies the rows, `targets` runs the teacher, `losses` compares, `phases` trains, `saved` keeps
+where training stands, `run` is the straight line through them.
 """
 
+from quantlib.distillation.augmentation import AugmentationOptions
 from quantlib.distillation.options import DistillationOptions, PhaseOptions
 from quantlib.distillation.run import distil
 from quantlib.distillation.students import PRESETS, StudentConfig, parse_student_config
 
 __all__ = [
     "PRESETS",
+    "AugmentationOptions",
     "DistillationOptions",
     "PhaseOptions",
     "StudentConfig",

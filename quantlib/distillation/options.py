@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from quantlib.distillation.augmentation import AugmentationOptions
 from quantlib.distillation.mapping import layer_mapping
 from quantlib.errors import InputError
 
@@ -55,8 +56,9 @@ class DistillationOptions:
     decide which weights are kept. patience: epochs of a phase without a better held-out score before it ends.
     precision: "bfloat16" computes products in 16 bits (autocast), "auto" does so on a CUDA device. device:
     "auto" is CUDA where there is one. disk_bytes: the most that the teacher's states may take on disk; beyond
-    that they are computed anew in each epoch. checkpoint_steps: steps between two checkpoints, beside that of
-    each epoch's end. threads: CPU threads; part of what decides the weights, since sums are split among them.
+    that they are computed anew in each epoch. augmentation: of the rows that are trained on.
+    checkpoint_steps: steps between two checkpoints, beside that of each epoch's end. threads: CPU threads;
+    part of what decides the weights, since sums are split among them.
 
     Raises:
         InputError: a value out of range.
@@ -74,6 +76,7 @@ class DistillationOptions:
     threads: int = 2
     precision: str = "auto"
     device: str = "auto"
+    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     disk_bytes: int = 2 * GIB
     checkpoint_steps: int = 500
 

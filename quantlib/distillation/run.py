@@ -12,6 +12,7 @@ import numpy as np
 
 from quantlib.accuracy import compute_metrics
 from quantlib.checkpoints import load_classifier, reorder_logits
+from quantlib.distillation.augmentation import augmented
 from quantlib.distillation.device import autocast, feed_of, prepare
 from quantlib.distillation.losses import States, score_loss, soft_cross_entropy, transformer_loss
 from quantlib.distillation.mapping import layer_mapping
@@ -53,6 +54,7 @@ def distil(
     student: StudentConfig | None = None,
     logit_order: Sequence[int] | None = None,
     work_dir: Path | None = None,
+    cache_dir: Path | None = None,
 ) -> None:
     """Train a student on what a teacher computes, as TinyBERT (Jiao et al. 2020); save it to `out_dir`.
 
@@ -72,6 +74,7 @@ def distil(
         work_dir: where the teacher's states and checkpoints of the training lie until it is finished; one
             that was interrupted goes on from there, to the same weights. None: beside `out_dir`, and nothing
             is kept of a training that is interrupted.
+        cache_dir: where augmented rows are kept; None: nowhere.
 
     Raises:
         InputError: the teacher is no BERT, the student cannot be made from it, there are no rows, or training
@@ -86,16 +89,33 @@ def distil(
     pupil = make_student(teacher, student or StudentConfig(), options.seed, options.mapping)
     depths = pupil.config.num_hidden_layers, teacher.config.num_hidden_layers
     layers = layer_mapping(*depths, options.mapping) if options.transformer.epochs else ()
+    rows, held = hold_out(len(features), options)
+    kept = features
+    features, rows = _with_copies(features, rows, teacher_dir, options, cache_dir)
     source = Teacher(teacher.to(device), layers, device, options.precision)
     report = Report(progress or (lambda *_: None), task.primary_metric)
     with teacher_targets(source, features, options, work_dir or out_dir.parent, report.teacher) as targets:
-        trainee = Trainee(pupil.to(device), task, features, options)
+        trainee = Trainee(pupil.to(device), task, features, rows, held, options)
         phases = distillation_phases(trainee, teacher.config.hidden_size, targets)
-        job = _job(teacher_dir, task, features, options, student, logit_order)
+        job = _job(teacher_dir, task, kept, options, student, logit_order)
         run_phases(phases, trainee, report, work_dir and work_dir / STATE_FILE, job)
     save_classifier(pupil.cpu(), teacher_dir, out_dir, task)
     if work_dir is not None:
         (work_dir / STATE_FILE).unlink(missing_ok=True)
+
+
+def _with_copies(
+    features: Sequence[Feature],
+    rows: Sequence[int],
+    checkpoint: Path,
+    options: DistillationOptions,
+    cache_dir: Path | None,
+) -> tuple[list[Feature], list[int]]:
+    """All features with the augmented copies of `rows` behind them, and the rows to train on."""
+    copies = augmented(
+        [features[row] for row in rows], checkpoint, options.augmentation, options.seed, cache_dir
+    )
+    return [*features, *copies], [*rows, *range(len(features), len(features) + len(copies))]
 
 
 def _job(*decisive: Any) -> str:
@@ -114,13 +134,23 @@ def _job(*decisive: Any) -> str:
     )
 
 
+def hold_out(count: int, options: DistillationOptions) -> tuple[list[int], list[int]]:
+    """Which of `count` rows to train on, and which are held out; the same for the same seed."""
+    order = list(range(count))
+    random.Random(f"{options.seed} held out").shuffle(order)
+    held = min(round(count * options.held_out), MAX_HELD_OUT, count - 1)
+    return sorted(order[held:]), sorted(order[:held])
+
+
 @dataclass(frozen=True)
 class Trainee:
-    """A student that is trained, on which rows, and how."""
+    """A student that is trained on `rows` of the features, judged on those that are held out, and how."""
 
     student: Any
     task: Task
     features: Sequence[Feature]
+    rows: Sequence[int]
+    held: Sequence[int]
     options: DistillationOptions
 
     @property
@@ -128,13 +158,6 @@ class Trainee:
         """Where the student is."""
         device: torch.device = self.student.device
         return device
-
-    def parts(self) -> tuple[list[int], list[int]]:
-        """The rows to train on and those held out; the same for the same seed."""
-        order = list(range(len(self.features)))
-        random.Random(f"{self.options.seed} held out").shuffle(order)
-        count = min(round(len(order) * self.options.held_out), MAX_HELD_OUT, len(order) - 1)
-        return sorted(order[count:]), sorted(order[:count])
 
     def run(self, feed: dict[str, torch.Tensor]) -> torch.Tensor:
         """The student's logits, float32 (rows, labels)."""
@@ -184,15 +207,14 @@ def distillation_phases(trainee: Trainee, teacher_width: int, targets: Targets) 
 
 def loss_score(trainee: Trainee, loss: Loss) -> Callable[[], Score] | None:
     """Less loss on held-out rows is better."""
-    _, held = trainee.parts()
-    return (lambda: (-_mean_loss(trainee, held, loss), 0.0)) if held else None
+    return (lambda: (-_mean_loss(trainee, loss), 0.0)) if trainee.held else None
 
 
 def metric_score(trainee: Trainee, loss: Loss) -> Callable[[], Score] | None:
     """More of the task's primary metric on held-out rows is better; where that is equal, less loss."""
     import torch
 
-    _, held = trainee.parts()
+    held = list(trainee.held)
 
     def score() -> Score:
         logits = torch.empty(len(trainee.features), trainee.task.num_labels)
@@ -201,19 +223,20 @@ def metric_score(trainee: Trainee, loss: Loss) -> Callable[[], Score] | None:
                 logits[index] = trainee.run(feed).cpu()
         labels = labels_array([trainee.features[row] for row in held])
         metrics = compute_metrics(trainee.task, logits[held].numpy(), labels)
-        return metrics[trainee.task.primary_metric], -_mean_loss(trainee, held, loss)
+        return metrics[trainee.task.primary_metric], -_mean_loss(trainee, loss)
 
     return score if held else None
 
 
-def _mean_loss(trainee: Trainee, rows: Sequence[int], loss: Loss) -> float:
+def _mean_loss(trainee: Trainee, loss: Loss) -> float:
+    """Over the rows that are held out."""
     import torch
 
     total = 0.0
     with torch.no_grad():
-        for index, feed in trainee.batches(rows):
+        for index, feed in trainee.batches(trainee.held):
             total += float(loss(index, feed)) * len(index)
-    return total / len(rows)
+    return total / len(trainee.held)
 
 
 def run_phases(
@@ -222,7 +245,7 @@ def run_phases(
     """Train all phases in order, from where the checkpoint at `state_file` stands."""
     import torch
 
-    options, (rows, _) = trainee.options, trainee.parts()
+    options, rows = trainee.options, trainee.rows
     if options.dropout is not None:
         for module in trainee.student.modules():
             if isinstance(module, torch.nn.Dropout):

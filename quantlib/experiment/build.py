@@ -183,6 +183,7 @@ def _distilled(work: Work, teacher: Path) -> Path:
             student=student,
             logit_order=order,
             work_dir=unfinished,
+            cache_dir=work.cache.root / "augmented",
         )
 
     return cached(work, "train the student", STUDENT, key, train)
