@@ -199,7 +199,7 @@ def main(
     from rich.console import Console
 
     if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
-        raise InputError(f"--seeds {seeds!r}: whole numbers, as 42,43,44")
+        raise InputError(f"--seeds {seeds}: whole numbers, as 42,43,44")
     wanted, config = tasks.get_task(task), parse_student_config(student_config)
     place = checkpoints.resolve(teacher, TEACHER)
     if json_file is not None:
