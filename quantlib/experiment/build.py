@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -185,6 +186,7 @@ def _distilled(work: Work, teacher: Path) -> Path:
             work_dir=unfinished,
             cache_dir=work.cache.root / "augmented",
         )
+        shutil.rmtree(unfinished, ignore_errors=True)
 
     return cached(work, "train the student", STUDENT, key, train)
 
