@@ -64,10 +64,10 @@ class DistillationOptions:
         InputError: a value out of range.
     """
 
-    transformer: PhaseOptions = field(default_factory=lambda: PhaseOptions(1, 2e-4))
-    prediction: PhaseOptions = field(default_factory=lambda: PhaseOptions(1, 1e-4))
+    transformer: PhaseOptions = field(default_factory=lambda: PhaseOptions(1, 5e-4))
+    prediction: PhaseOptions = field(default_factory=lambda: PhaseOptions(1, 2e-4))
     temperature: float = 1.0
-    dropout: float | None = None
+    dropout: float | None = 0.0
     mapping: str = "uniform"
     batch_size: int = 16
     held_out: float = 0.1
