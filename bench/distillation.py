@@ -44,7 +44,7 @@ from quantlib.training import predict_logits, save_classifier, task_loss
 if TYPE_CHECKING:
     from rich.table import Table
 
-TEACHER, DISTILLED, FINE_TUNED = "teacher", "distilled", "fine-tuned alone"
+TEACHER, DISTILLED, FINE_TUNED = "teacher", "distilled", "fine-tuned"
 KINDS = (DISTILLED, FINE_TUNED)
 
 
@@ -144,8 +144,8 @@ def as_table(task: tasks.Task, results: Sequence[Result]) -> Table:
     """Each model, then the mean and standard deviation of each kind."""
     primary, teacher = task.primary_metric, results[0].metrics[task.primary_metric]
     found = plain_table()
-    for name in ("model", "seed", primary, "of teacher's %", "agreement %", "training s"):
-        found.add_column(name, justify="left" if name == "model" else "right")
+    for name in ("model", "seed", primary, "teacher's %", "agree %", "training s"):
+        found.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     for result in results:
         value = result.metrics[primary]
         seed = "" if result.seed is None else str(result.seed)

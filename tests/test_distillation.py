@@ -31,8 +31,14 @@ from quantlib.tasks import TASKS
 from quantlib.training import predict_logits
 
 SST2, RTE, STSB = TASKS["SST-2"], TASKS["RTE"], TASKS["STS-B"]
+# With dropout, so that the random state of a training matters.
 OPTIONS = DistillationOptions(
-    transformer=PhaseOptions(4, 5e-3), prediction=PhaseOptions(8, 5e-3), batch_size=8, threads=1, patience=8
+    dropout=None,
+    transformer=PhaseOptions(4, 5e-3),
+    prediction=PhaseOptions(8, 5e-3),
+    batch_size=8,
+    threads=1,
+    patience=8,
 )
 SHORT = replace(OPTIONS, transformer=PhaseOptions(2, 5e-3), prediction=PhaseOptions(2, 5e-3))
 

@@ -23,7 +23,7 @@ from quantlib.experiment.work import Variant
 from quantlib.features import Feature
 from quantlib.files import sha256_file, sha256_tree
 from quantlib.parity import ParityError
-from quantlib.progress import Steps
+from quantlib.progress import Step, Steps
 from quantlib.quantize import op_counts, quantize_onnx
 from quantlib.recipe_file import read_recipe, write_recipe
 from quantlib.recipes import DEFAULT_RECIPES, RECIPES
@@ -248,6 +248,31 @@ def test_a_fresh_cache_gives_the_same_models(
     assert dict(built.hashes) == {name: before[name] for name in ("data", "teacher", "student")}
     made = {variant.name: sha256_file(variant.path) for variant in built.variants}
     assert {n: made[n] for n in made_of_it} == {n: before["models"][n] for n in made_of_it}
+
+
+def test_an_interrupted_student_goes_on_in_the_next_run(
+    options: ExperimentOptions, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quantlib.export.export_bert_to_onnx", export_instead(b"x"))
+    asked = replace(options, cache_dir=tmp_path, recipes=(), compile=False)
+    told: list[str] = []
+
+    def interrupt(_: Step, _done: int, _total: int, note: str) -> None:
+        if "prediction loss" in note:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "reached", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            build(asked)
+    assert len(list(tmp_path.glob("student/*.unfinished/training.pt"))) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "reached", lambda *step: told.append(step[3]))
+        built = build(asked)
+    trained = [note for note in told if note.startswith("transformer loss")]
+    assert all("prediction loss" in note for note in trained), "the first phase was not made again"
+    assert built.hashes["student"] == load(first, "run.json")["sha256"]["student"]
+    assert not list(tmp_path.glob("student/*.unfinished"))
 
 
 # Which variants
