@@ -26,8 +26,8 @@ from quantlib.runtime import SessionConfig
 T = TypeVar("T")
 
 # Measured on SST-2 with 2 threads, rows/s at 64, 256, 512, 1024 and 4096 tokens: FP32 283, 363, 398, 364 and
-# 311; dynamic 936, 1217, 1421, 1370 and 978; static 951, 1336, 1415, 1408 and 1017. Small batches pay for each
-# call, and the activations of large ones leave the cores' caches.
+# 311; dynamic 936, 1217, 1421, 1370 and 978; static 951, 1336, 1415, 1408 and 1017. Small batches pay for
+# each call, and the activations of large ones leave the cores' caches.
 MAX_TOKENS = 512
 SAMPLE_BATCHES = 8
 SECONDS = 1.0
