@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,7 +13,7 @@ from quantlib.errors import InputError
 from quantlib.explain.advice import FINE_DB
 from quantlib.explain.layers import INNER_PERCENT, LayerNoise
 from quantlib.explain.plot import draw
-from quantlib.files import write_json, write_text
+from quantlib.files import write_csv, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,11 +32,7 @@ def write_explanation(directory: Path, layers: Sequence[LayerNoise]) -> None:
     """
     rows: list[dict[str, Any]] = [{"sqnr_db": layer.sqnr_db, **asdict(layer)} for layer in layers]
     write_json(directory / JSON, {"schema_version": SCHEMA_VERSION, "layers": rows})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(directory / CSV, text.getvalue())
+    write_csv(directory / CSV, rows)
     draw(directory / PNG, layers)
 
 

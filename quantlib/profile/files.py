@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantlib.errors import InputError
-from quantlib.files import write_json, write_text
+from quantlib.files import write_csv, write_json
 from quantlib.profile.operations import Operations
 from quantlib.profile.operators import Node
 from quantlib.profile.peak import Peak
@@ -37,11 +35,7 @@ def write_profile(directory: Path, profile: Profile) -> None:
     """
     nodes = [_node_row(profile, node) for node in profile.nodes]
     write_json(directory / file_name(profile.variant), _json(profile, nodes))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(nodes[0]) if nodes else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(nodes)
-    write_text(directory / file_name(profile.variant, "csv"), text.getvalue())
+    write_csv(directory / file_name(profile.variant, "csv"), nodes)
     draw(directory / file_name(profile.variant, "png"), profile)
 
 
