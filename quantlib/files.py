@@ -132,6 +132,27 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+@contextmanager
+def reading_json(path: Path, version: int, what: str, missing: str = "no such file") -> Iterator[Any]:
+    """The value of a JSON file of this schema version; what goes wrong in using it is an `InputError`.
+
+    Args:
+        path: the file.
+        version: what its `schema_version` has to be.
+        what: what the file is not if it is damaged: "an explain.json".
+        missing: what is said if there is none.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if value["schema_version"] != version:
+            raise ValueError(f"version {value['schema_version']!r}, not {version}")
+        yield value
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: {missing}") from error
+    except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not {what}: {error}") from error
+
+
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows whole or not at all; all have the columns of the first, and None is an empty cell."""
     text = io.StringIO()

@@ -14,7 +14,7 @@ import numpy as np
 from quantlib.calibration import histogram as histograms
 from quantlib.calibration.histogram import BINS, FloatArray, Histogram
 from quantlib.errors import InputError
-from quantlib.files import write_text
+from quantlib.files import reading_json, write_text
 
 # The share of a new row in the moving average; onnxruntime's `averaging_constant`.
 AVERAGING = 0.01
@@ -179,15 +179,9 @@ def read_statistics(path: Path) -> Statistics:
     Raises:
         InputError: the file is missing, damaged, or of another version.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if value["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"version {value['schema_version']!r}, not {SCHEMA_VERSION}")
+    missing = "no such file of statistics"
+    with reading_json(path, SCHEMA_VERSION, "a file of statistics", missing) as value:
         return Statistics({name: _tensor(kept) for name, kept in value["tensors"].items()})
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file of statistics") from error
-    except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not a file of statistics: {error}") from error
 
 
 def _tensor(kept: dict[str, Any]) -> TensorStatistics:

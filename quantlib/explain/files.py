@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantlib.console import plain_table
-from quantlib.errors import InputError
 from quantlib.explain.advice import FINE_DB
 from quantlib.explain.layers import INNER_PERCENT, LayerNoise
 from quantlib.explain.plot import draw
-from quantlib.files import write_csv, write_json
+from quantlib.files import reading_json, write_csv, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,16 +40,9 @@ def read_explanation(path: Path) -> list[LayerNoise]:
     Raises:
         InputError: the file is missing, damaged, or of another version.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if value["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"version {value['schema_version']!r}, not {SCHEMA_VERSION}")
+    with reading_json(path, SCHEMA_VERSION, f"an {JSON}") as value:
         rows = [{key: field for key, field in row.items() if key != "sqnr_db"} for row in value["layers"]]
         return [LayerNoise(**row) for row in rows]
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not an {JSON}: {error}") from error
 
 
 def table(layers: Sequence[LayerNoise], rows: int | None = None) -> Table:

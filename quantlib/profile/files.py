@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from quantlib.errors import InputError
-from quantlib.files import write_csv, write_json
+from quantlib.files import reading_json, write_csv, write_json
 from quantlib.profile.operations import Operations
 from quantlib.profile.operators import Node
 from quantlib.profile.peak import Peak
@@ -45,10 +43,7 @@ def read_profile(path: Path) -> Profile:
     Raises:
         InputError: the file is missing, damaged, or of another version.
     """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if value["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"version {value['schema_version']!r}, not {SCHEMA_VERSION}")
+    with reading_json(path, SCHEMA_VERSION, "the profile of a variant") as value:
         nodes = tuple(
             Node(row["name"], row["operator"], row["ms"], Operations(row["float_ops"], row["integer_ops"]))
             for row in value["nodes"]
@@ -62,10 +57,6 @@ def read_profile(path: Path) -> Profile:
             Peak(**value["peak"]),
             nodes,
         )
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: not the profile of a variant: {error}") from error
 
 
 def _json(profile: Profile, nodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
