@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import onnx
 
 _SHIFT = 128
+# A node's op_type as protobuf writes it: field 4, 14 bytes. DynamicQuantizeLinear is not meant.
+_AS_OPERATOR = b'"\x0eQuantizeLinear'
 _UINT8, _INT8 = 2, 3  # onnx.TensorProto.DataType
 
 
@@ -39,7 +41,7 @@ def _quantized_model(onnx_path: Path) -> onnx.ModelProto | None:
     import onnx
     from google.protobuf.message import DecodeError
 
-    if b"QuantizeLinear" not in onnx_path.read_bytes():
+    if _AS_OPERATOR not in onnx_path.read_bytes():
         return None
     try:
         return onnx.load(onnx_path)
