@@ -8,10 +8,16 @@ from pathlib import Path
 
 import pytest
 import tiny
+from hypothesis import settings
 
 from quantlib.cache import ENVIRONMENT_VARIABLE
 from quantlib.experiment import ExperimentOptions, run
 from quantlib.features import Feature
+
+# The same examples in every run; `--hypothesis-profile=explore` looks for new ones.
+settings.register_profile("seeded", derandomize=True)
+settings.register_profile("explore", max_examples=1000)
+settings.load_profile("seeded")
 
 
 @pytest.fixture(scope="session", autouse=True)
