@@ -49,6 +49,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--data-dir", type=Path, help="directory with the task's GLUE files")
     group.addoption("--teacher", help="fine-tuned checkpoint, DIR or HUB_ID")
     group.addoption("--student", action="append", default=[], help="distilled checkpoint; may be repeated")
+    group.addoption(
+        "--student-config", default="half", help="the student that is distilled where none is given"
+    )
     group.addoption("--no-student", action="store_true", help="leave the student out")
     group.addoption("--recipes", help="comma-separated recipe names, or all")
     group.addoption("--seq-len", type=int, default=128, help="longest sequence in tokens")
@@ -124,6 +127,7 @@ def _experiment_options(config: pytest.Config) -> ExperimentOptions:
         teacher=get("teacher"),
         students=tuple(get("student")),
         no_student=get("no_student"),
+        student_config=get("student_config"),
         seq_len=get("seq_len"),
         opset=get("opset"),
         calibration_samples=get("calibration_samples"),

@@ -15,6 +15,9 @@ from quantlib.experiment.options import ExperimentOptions
 from quantlib.recipes import DEFAULT_RECIPES, RECIPES, split_names
 from quantlib.tasks import TASKS, get_task
 
+# As wide as the table of results with quantized students: a log needs no lines of 80 columns.
+_LOG_COLUMNS = 100
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -129,6 +132,8 @@ def main(
     )
     started, machine, name = time.perf_counter(), describe(), get_task(options.task).name
     out = Console()  # progress too: what is on stderr is what went wrong
+    if not out.is_terminal:
+        out.width = max(out.width, _LOG_COLUMNS)
     results = run(options, out)
     out.print(table(results))
     out.print(front_note(results), highlight=False, markup=False, soft_wrap=True)

@@ -4,7 +4,8 @@
     python bench/distillation.py --task CoLA --data-dir DIR --teacher DIR --seeds 42,43,44
 
 Both students of a seed start from the same weights and see the same rows, in the same number of epochs; the
-same held-out rows decide which epoch's weights are kept. Scores are on the evaluation rows.
+same held-out rows decide which epoch's weights are kept. The distilled one also reads what truncation cut off
+of its rows, for which there is no label (`--windows 0` leaves that out). Scores are on the evaluation rows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Annotated, Any
@@ -113,6 +115,8 @@ def compare(
         features.convert_examples_to_features(part, task.labels, seq_len, tokenizer, task.output_mode)
         for part in (splits.train, splits.evaluation)
     )
+    further = features.further_windows(splits.train, rows, seq_len, tokenizer)
+    ways = {DISTILLED: partial(distil, further=further), FINE_TUNED: fine_tune_alone}
     labels = features.labels_array(judged)
     with steps.step("evaluate the teacher"):
         model = checkpoints.load_classifier(teacher_dir)
@@ -120,7 +124,7 @@ def compare(
         wanted = predict_logits(model, judged).numpy()
     results = [Result(TEACHER, None, compute_metrics(task, wanted, labels), 1.0, 0.0)]
     for seed in seeds:
-        for kind, train in zip(KINDS, (distil, fine_tune_alone), strict=True):
+        for kind, train in ways.items():
             with tempfile.TemporaryDirectory() as scratch, steps.step(f"{kind}, seed {seed}") as step:
                 out, started = Path(scratch) / "student", time.perf_counter()
                 train(
@@ -193,6 +197,9 @@ def main(
         float, Option(help="Its learning rate, and that of fine-tuning.")
     ] = _DEFAULTS.prediction.learning_rate,
     temperature: Annotated[float, Option(help="Of the soft cross-entropy.")] = _DEFAULTS.temperature,
+    windows: Annotated[
+        int, Option(help="Windows of what was cut off of a row that are learned from too.", min=0)
+    ] = _DEFAULTS.windows,
     json_file: Annotated[Path | None, Option("--json", help="Write the results to this file too.")] = None,
 ) -> None:
     """Compare a distilled student with the same one fine-tuned alone, over seeds."""
@@ -208,6 +215,7 @@ def main(
         transformer=PhaseOptions(transformer_epochs, transformer_rate),
         prediction=PhaseOptions(prediction_epochs, prediction_rate),
         temperature=temperature,
+        windows=windows,
         threads=default_threads(),
     )
     splits = tasks.read_splits(wanted, data_dir, train_rows=train_rows)

@@ -117,10 +117,37 @@ def convert_examples_to_features(
         raise InputError(f"sequence length {max_seq_length} is too short; at least 8 tokens are needed")
     labels = [_label(example, label_list, output_mode) for example in examples]
     encoded = _encode(tokenizer, [(e.text_a, e.text_b) for e in examples], max_seq_length)
+    return [_feature(row, label) for row, label in zip(encoded, labels, strict=True)]
+
+
+def further_windows(
+    examples: Sequence[LabelledText], features: Sequence[Feature], max_seq_length: int, tokenizer: Any
+) -> list[list[Feature]]:
+    """What truncation cut off of each row, as rows of up to `max_seq_length` tokens; none for pairs.
+
+    Text that nobody labelled: a window has its row's label, which need not hold for it. What is left at the
+    end is a window if it fills a quarter.
+
+    Args:
+        examples: rows, as `convert_examples_to_features` takes them.
+        features: what it made of them.
+        max_seq_length: the largest number of tokens, special tokens included.
+        tokenizer: the one that made them.
+    """
+    encoded = _encode(tokenizer, [(e.text_a, e.text_b) for e in examples], max_seq_length)
     return [
-        Feature(np.asarray(ids, dtype=np.int64), np.asarray(types, dtype=np.int64), label)
-        for (ids, types), label in zip(encoded, labels, strict=True)
+        [
+            _feature(window, feature.label)
+            for window in (row.overflowing if example.text_b is None else ())
+            if len(window.ids) >= max_seq_length / 4
+        ]
+        for example, feature, row in zip(examples, features, encoded, strict=True)
     ]
+
+
+def _feature(encoding: Any, label: int | float) -> Feature:
+    ids, types = (np.asarray(numbers, dtype=np.int64) for numbers in (encoding.ids, encoding.type_ids))
+    return Feature(ids, types, label)
 
 
 def _label(example: LabelledText, label_list: Sequence[str], output_mode: str) -> int | float:
@@ -137,9 +164,8 @@ def _label(example: LabelledText, label_list: Sequence[str], output_mode: str) -
         ) from None
 
 
-def _encode(
-    tokenizer: Any, texts: list[tuple[str, str | None]], max_seq_length: int
-) -> list[tuple[list[int], list[int]]]:
+def _encode(tokenizer: Any, texts: list[tuple[str, str | None]], max_seq_length: int) -> list[Any]:
+    """An `Encoding` of tokenizers for each text."""
     from tokenizers import Tokenizer
 
     rust = getattr(tokenizer, "backend_tokenizer", tokenizer)  # transformers wraps the same object
@@ -150,8 +176,8 @@ def _encode(
     own = Tokenizer.from_str(rust.to_str())  # the caller's tokenizer keeps its own settings
     own.enable_truncation(max_seq_length, strategy="longest_first")
     own.no_padding()
-    batch = own.encode_batch([a if b is None else (a, b) for a, b in texts])
-    return [(encoding.ids, encoding.type_ids) for encoding in batch]
+    encoded: list[Any] = own.encode_batch([a if b is None else (a, b) for a, b in texts])
+    return encoded
 
 
 def labels_array(features: Sequence[Feature]) -> npt.NDArray[Any]:

@@ -82,6 +82,40 @@ def quantize_blocks(
     return values, scale[..., 0]
 
 
+def quantize_row_blocks(
+    table: FloatArray, *, block_size: int
+) -> tuple[npt.NDArray[np.uint8], FloatArray, npt.NDArray[np.uint8]]:
+    """An embedding table (entries, width) in 4 bits, as GatherBlockQuantized reads it.
+
+    Each block of a row has a scale, (highest - lowest) / 15 over its numbers and zero, and a zero point,
+    round(-lowest / scale). The width must be even.
+
+    Returns:
+        uint8 (entries, width / 2), two numbers to a byte, the first in its low half; scales, float32
+        (entries, blocks); zero points, uint8 (entries, ceil(blocks / 2)), two to a byte as well.
+    """
+    entries, width = table.shape
+    blocks = math.ceil(width / block_size)
+    padded = np.zeros((entries, blocks * block_size), np.float32)
+    padded[:, :width] = table
+    parted = padded.reshape(entries, blocks, block_size)
+    low = np.minimum(parted.min(axis=2, keepdims=True), 0)
+    high = np.maximum(parted.max(axis=2, keepdims=True), 0)
+    scale = np.maximum((high - low) / np.float32(15), _SMALLEST_SCALE).astype(np.float32)
+    zero = np.clip(np.rint(-low / scale), 0, 15)
+    values = np.clip(np.rint(parted / scale) + zero, 0, 15).astype(np.uint8)
+    values = values.reshape(entries, -1)[:, :width]
+    return _pairs(values), scale[..., 0], _pairs(zero[..., 0].astype(np.uint8))
+
+
+def _pairs(values: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """4-bit numbers (rows, count), two to a byte, the first in its low half; zero fills up an odd count."""
+    packed = np.zeros((len(values), (values.shape[1] + 1) // 2), np.uint8)
+    packed |= values[:, 0::2]
+    packed[:, : values.shape[1] // 2] |= values[:, 1::2] << 4
+    return packed
+
+
 def levels(values: npt.NDArray[Any], grid: Grid) -> npt.NDArray[Any]:
     """What a float array becomes on a grid, as floats again: for simulation and for tests."""
     kind = np.iinfo(grid.zero_point.dtype)

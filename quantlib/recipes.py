@@ -17,7 +17,7 @@ Format = Literal["QDQ", "QOperator"]
 ActivationType = Literal["QInt8", "QUInt8", "QUInt16", "Float"]
 WeightType = Literal["QInt8", "QUInt8", "QInt4"]
 Quantizer = Literal["quantlib", "onnxruntime"]
-Embeddings = Literal["per_row", "float"]
+Embeddings = Literal["per_row", "int4", "float"]
 Precision = Literal["int16", "weight_only", "float"]
 
 # The fields that take one of a few words.
@@ -54,7 +54,8 @@ class Recipe:
     quantizer: "quantlib" rewrites the products with a weight and the embeddings, and nothing else;
         "onnxruntime" is the runtime's own tool.
     op_types: the operator types that "onnxruntime" is to quantize; None is every type it knows.
-    embeddings: tables in 8 bits with a scale for each row, or in float; quantlib only.
+    embeddings: tables in 8 bits with a scale for each row, the largest one (of words) in 4 bits with a scale
+        for each 64 numbers and the others in 8, or all in float; quantlib only.
     smooth: the model is smoothed first (`quantlib.smoothing`); quantlib only.
     reduce_range: weights in 7 bits, so that sums of two u8·s8 products fit into 16 bits: for CPUs without
         VNNI.
@@ -194,6 +195,11 @@ class Recipe:
         found = {name: self.precision(name) for name in names}
         return {name: precision for name, precision in found.items() if precision is not None}
 
+    @property
+    def fits_any_depth(self) -> bool:
+        """Whether no exception is tied to one model's nodes or numbered layers."""
+        return all(key in linear.ROLES for key, _ in self.nodes)
+
     def precision(self, name: str) -> Precision | None:
         """The precision of one node; None if it is no exception."""
         given = dict(self.nodes)
@@ -258,8 +264,10 @@ _TABLE = (
         smooth=True,
         reduce_range=True,
     ),
+    _static("static_u8s8_embed4", "U8S8, MinMax; the embeddings of words in 4 bits", embeddings="int4"),
     _dynamic("dynamic_u8s8", "U8S8"),
     _dynamic("dynamic_per_tensor", "U8S8, a weight scale for each tensor", per_channel=False),
+    _dynamic("dynamic_u8s8_embed4", "U8S8; the embeddings of words in 4 bits", embeddings="int4"),
     _dynamic("dynamic_u16s8", "16-bit activations in two 8-bit terms", "QUInt16"),
     _weight_only("weight_only_int8", "QInt8", 8),
     _weight_only("weight_only_int4", "QInt4", 4),
@@ -270,7 +278,7 @@ _TABLE = (
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _TABLE}
 
 # The recipes worth showing when the user names none.
-DEFAULT_RECIPES = ("quant_1", "quant_2", "static_u8s8_smooth", "dynamic_u8s8")
+DEFAULT_RECIPES = ("quant_1", "quant_2", "static_u8s8_smooth", "static_u8s8_embed4", "dynamic_u8s8")
 
 
 def split_names(text: str) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 TEACHER = "teacher"
+STUDENT = "student"
 # Of a float model whose graph is compiled: teacher_compiled.
 COMPILED_SUFFIX = "_compiled"
 
@@ -109,6 +110,11 @@ class VariantResult:
 
     def _check_values(self) -> Mapping[str, Value]:
         return {} if self.checks is None else self.checks.values()
+
+
+def variant_name(model: str, recipe: str) -> str:
+    """The key of what a recipe makes of a model: quant_1 of the teacher, student_quant_1 of the student."""
+    return recipe if model == TEACHER else f"{model}_{recipe}"
 
 
 def compare(

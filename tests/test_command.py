@@ -419,7 +419,8 @@ def test_the_command_prints_steps_and_a_table(finished: Finished) -> None:
     found = json.loads((case.output_dir / "SST-2" / "results.json").read_text())
     (middle,) = [i for i, line in enumerate(lines) if line.startswith("* worth shipping")]
     floats = ["teacher", "teacher_compiled"], ["student", "student_compiled"]
-    assert list(found) == [*floats[0], *DEFAULT_RECIPES, *floats[1]]
+    students = [f"student_{name}" for name in DEFAULT_RECIPES]
+    assert list(found) == [*floats[0], *DEFAULT_RECIPES, *floats[1], *students]
     for name, values in found.items():
         assert any(line.startswith(f"✓ time {name} ") for line in steps)
         assert any(line.startswith(f"✓ throughput {name} ") and "rows/s" in line for line in steps)

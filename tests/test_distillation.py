@@ -19,7 +19,7 @@ from quantlib.distillation import DistillationOptions, PhaseOptions, StudentConf
 from quantlib.distillation.device import feed_of, prepare
 from quantlib.distillation.losses import soft_cross_entropy, transformer_loss
 from quantlib.distillation.phases import Phase, run_phase
-from quantlib.distillation.run import STATE_FILE, hold_out
+from quantlib.distillation.run import STATE_FILE, hold_out, with_more
 from quantlib.distillation.saved import Standing, load_standing, save_standing
 from quantlib.distillation.states import run_with_states
 from quantlib.distillation.students import make_student
@@ -345,6 +345,36 @@ def test_rows_are_held_out_once_and_for_all(count: int, share: float, seed: int)
     assert hold_out(count, options) == (trained, held)
 
 
+@pytest.mark.parametrize("most", [0, 1, 2])
+def test_windows_of_rows_that_are_trained_on_come_behind_all_rows(
+    rows: list[Feature], tiny_teacher: Path, most: int
+) -> None:
+    """What a held-out row goes on with is held out as well."""
+    further = [[tiny_row(i, number) for number in range(i % 4)] for i in range(8)]
+    options = replace(SHORT, windows=most)
+    found, trained = with_more(rows[:8], [0, 3, 5, 7], further, tiny_teacher, options, None)
+    assert found[:8] == rows[:8]
+    wanted = [(i, number) for i in (0, 3, 5, 7) for number in range(min(i % 4, most))]
+    assert [tuple(row.input_ids[1:].tolist()) for row in found[8:]] == wanted
+    assert trained == [0, 3, 5, 7, *range(8, 8 + len(wanted))]
+    assert with_more(rows[:8], [0, 3], (), tiny_teacher, options, None) == (rows[:8], [0, 3])
+
+
+def tiny_row(*numbers: int) -> Feature:
+    ids = np.array([2, *numbers], dtype=np.int64)
+    return Feature(ids, np.zeros_like(ids), 1)
+
+
+def test_windows_are_learned_from(tiny_teacher: Path, rows: list[Feature], tmp_path: Path) -> None:
+    further = [[rows[-1 - i]] for i in range(16)]
+    hashes = []
+    for number, (more, most) in enumerate([((), 1), (further, 0), (further, 1)]):
+        out = tmp_path / str(number)
+        distil(tiny_teacher, SST2, rows[:16], out, replace(SHORT, windows=most), further=more)
+        hashes.append(sha256_file(out / "model.safetensors"))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
 # The teacher's outputs
 
 
@@ -391,6 +421,7 @@ def test_the_teachers_states_are_those_it_computes(
         (DistillationOptions, {"dropout": 1.0}, "dropout 1.0 is out of range"),
         (DistillationOptions, {"held_out": 1.0}, "held-out share 1.0 is out of range"),
         (DistillationOptions, {"patience": 0}, "patience 0 is out of range"),
+        (DistillationOptions, {"windows": -1}, "windows -1 is out of range; it must be at least 0"),
         (DistillationOptions, {"disk_bytes": -1}, "disk_bytes -1 is out of range"),
         (DistillationOptions, {"precision": "int8"}, "unknown precision 'int8'; known: auto, float32, bfl"),
         (DistillationOptions, {"mapping": "first"}, "unknown layer mapping 'first'"),

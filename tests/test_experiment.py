@@ -53,7 +53,9 @@ MODELS = {
     **{name: f"ts_teacher_bert/model_{name}.onnx" for name in DEFAULT_RECIPES},
     "student": "ts_student_half/model.onnx",
     "student_compiled": "ts_student_half/model_compiled.onnx",
+    **{f"student_{name}": f"ts_student_half/model_{name}.onnx" for name in DEFAULT_RECIPES},
 }
+QUANTIZED = [name for name in MODELS if name.endswith(DEFAULT_RECIPES)]
 
 
 @pytest.fixture
@@ -76,7 +78,7 @@ def load(directory: Path, name: str) -> dict[str, Any]:
 
 
 def test_every_file_is_there(first: Path) -> None:
-    names = {*MODELS.values(), "results.json", "results.csv", "run.json"}
+    names = {*MODELS.values(), "results.json", "results.csv", "results.png", "run.json"}
     assert files(first) == {f"SST-2/{name}" for name in names}
 
 
@@ -84,10 +86,8 @@ def test_results_hold_variants_and_nothing_else(first: Path) -> None:
     found = load(first, "results.json")
     assert list(found) == list(MODELS)
     for name, values in found.items():
-        recipe = ["recipe"] if name in RECIPES else []
+        recipe = ["recipe"] if name in QUANTIZED else []
         assert list(values) == [*KEYS, *recipe, *EXTRA], name
-        if name in RECIPES:
-            assert values["recipe"] == RECIPES[name].summary
     assert read_results(first / "SST-2" / "results.json") == found
 
 
@@ -114,13 +114,17 @@ def test_results_are_measured(first: Path) -> None:
         assert found[f"{name}_compiled"]["logit_error"] == pytest.approx(found[name]["logit_error"], abs=1e-5)
     assert found["quant_1"]["agreement"] > 0.7
     assert found["quant_1"]["logit_error"] > 0
+    for name in DEFAULT_RECIPES:
+        both = found[name], found[f"student_{name}"]
+        assert both[0]["recipe"] == both[1]["recipe"] == RECIPES[name].summary
+        assert both[1]["logit_error"] == pytest.approx(found["student"]["logit_error"], rel=0.2), "its own"
 
 
 def test_results_are_checked(first: Path) -> None:
     found = load(first, "results.json")
     for name, values in found.items():
-        assert values["quantized_share"] == (1.0 if name in RECIPES else None)
-        assert (values["saturation_max_diff"] is None) == (name not in RECIPES or not X86)
+        assert values["quantized_share"] == (1.0 if name in QUANTIZED else None)
+        assert (values["saturation_max_diff"] is None) == (name not in QUANTIZED or not X86)
         assert 0 <= values["invariance_labels_changed"] <= 32
     assert found["dynamic_u8s8"]["invariance_max_diff"] > found["teacher"]["invariance_max_diff"]
 
@@ -157,10 +161,17 @@ def test_run_says_what_the_results_depend_on(
     assert run_json["sha256"]["teacher"] == sha256_tree(tiny_teacher)
     hashes = run_json["sha256"]["models"]
     assert hashes == {name: sha256_file(first / "SST-2" / path) for name, path in MODELS.items()}
-    assert set(run_json["recipes"]) == set(DEFAULT_RECIPES)
+    assert list(run_json["recipes"]) == QUANTIZED
+    assert run_json["recipes"]["student_quant_1"] == run_json["recipes"]["quant_1"]
     begun = ["read rows", "train the student", "export teacher", "compile teacher"]
     assert list(run_json["durations_s"])[:4] == begun
-    steps = {"calibrate", "quantize quant_1", "evaluate student", "check student", "time teacher"}
+    steps = {"calibrate teacher_compiled", "quantize quant_1", "evaluate student", "check student"}
+    steps |= {
+        "calibrate student_compiled",
+        "quantize student_quant_1",
+        "time student_quant_1",
+        "time teacher",
+    }
     steps |= {"export student", "compile student", "evaluate student_compiled", "time teacher_compiled"}
     steps |= {"write models and results"}
     assert set(run_json["durations_s"]) >= steps
@@ -193,7 +204,7 @@ def test_run_says_what_was_checked_and_why_products_stay_in_float(first: Path) -
     if X86:
         for name in ("teacher", "teacher_compiled", "student_compiled"):
             assert run_json["checks"][name]["saturation"]["why_not"] == "no products of integers"
-    assert list(run_json["not_quantized"]) == list(DEFAULT_RECIPES)
+    assert list(run_json["not_quantized"]) == QUANTIZED
     for products in run_json["not_quantized"].values():
         reasons = {product["reason"] for product in products}
         assert reasons == {"product of two activations: no weight to store in 8 bits"}
@@ -227,10 +238,11 @@ def test_a_second_run_makes_nothing_and_finds_the_same(
         untimed = [key for key in before[name] if key not in TIMES]
         assert {k: after[name][k] for k in untimed} == {k: before[name][k] for k in untimed}
     cached = set(load(tmp_path, "run.json")["cached"])
-    made = {"train the student", "export teacher", "export student", "smooth"}
+    made = {"train the student", "export teacher", "export student"}
+    for name in ("teacher_compiled", "student_compiled"):
+        made |= {f"smooth {name}", f"calibrate {name}", f"calibrate smoothed {name}"}
     made |= {"compile teacher", "compile student"}
-    made |= {"calibrate", "calibrate the smoothed model"}
-    assert cached >= made | {f"quantize {name}" for name in DEFAULT_RECIPES}
+    assert cached >= made | {f"quantize {name}" for name in QUANTIZED}
     assert cached >= {f"{step} {name}" for step in ("evaluate", "check") for name in MODELS}
     for key in ("sha256", "compiled", "sessions"):
         assert load(tmp_path, "run.json")[key] == load(first, "run.json")[key]
@@ -308,8 +320,10 @@ def test_two_students(first: Path, options: ExperimentOptions, tiny_teacher: Pat
         "quant_1": "ts_teacher_bert/model_quant_1.onnx",
         "student": "ts_student_my_student/model.onnx",
         "student_compiled": "ts_student_my_student/model_compiled.onnx",
+        "student_quant_1": "ts_student_my_student/model_quant_1.onnx",
         "student_2": "ts_student_my_student_2/model.onnx",
         "student_2_compiled": "ts_student_my_student_2/model_compiled.onnx",
+        "student_2_quant_1": "ts_student_my_student_2/model_quant_1.onnx",
     }
 
 
@@ -340,7 +354,8 @@ def test_every_recipe(first: Path, options: ExperimentOptions) -> None:
     built = build(replace(options, recipes=("all",), no_student=True), steps)
     assert [variant.name for variant in built.variants] == ["teacher", "teacher_compiled", *RECIPES]
     calibrations = {name for name in steps.durations_s if name.startswith("calibrate")}
-    assert calibrations == {"calibrate", "calibrate the smoothed model", "calibrate on rows padded to 32"}
+    wanted = {"calibrate teacher_compiled", "calibrate smoothed teacher_compiled"}
+    assert calibrations == wanted | {"calibrate teacher on rows padded to 32"}
     assert [variant.recipe for variant in built.variants] == [None, None, *RECIPES.values()]
 
 
@@ -375,8 +390,9 @@ def test_the_run_says_how_sessions_were_opened(first: Path, options: ExperimentO
         "disabled_optimizers": ["SkipLayerNormFusion"],
     }
     counts = {name: count_signed(first / "SST-2" / path) for name, path in MODELS.items()}
-    assert {name for name, count in counts.items() if count} == {"quant_1"}
-    assert turned == ({"quant_1": counts["quant_1"]} if X86 else {})
+    signed = {name: count for name, count in counts.items() if count}
+    assert list(signed) == ["quant_1", "student_quant_1"]
+    assert turned == (signed if X86 else {})
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
@@ -478,12 +494,24 @@ def test_recipes_from_files(first: Path, options: ExperimentOptions, tmp_path: P
     assert list(found) == ["teacher", "teacher_compiled", "quant_2", "padded", "mixed", "tables"]
     assert found["mixed"].file.as_posix() == "ts_teacher_bert/model_mixed.onnx"
     assert found["mixed"].recipe == read_recipe(Path(files[1]))
-    assert "calibrate the smoothed model on rows padded to 32" in steps.durations_s
+    assert "calibrate smoothed teacher_compiled on rows padded to 32" in steps.durations_s
     mixed, tables = (op_counts(found[name].path) for name in ("mixed", "tables"))
     # Of 11 products with a weight, one is in float, and one in 16 bits takes two nodes.
     assert (mixed["QAttention"], mixed["MatMulIntegerToFloat"], mixed["Gemm"]) == (1, 10, 1)
     products = (tables["Attention"], tables["MatMul"], tables["Gemm"])
     assert products == (1, 8, 2), "only embeddings are quantized"
+
+
+def test_exceptions_for_numbered_layers_are_the_teachers_alone(
+    first: Path, options: ExperimentOptions, tmp_path: Path
+) -> None:
+    """A student of one layer has no layer 1."""
+    asked = (
+        recipe_file(tmp_path, "layer", nodes=(("layer.1.ffn_out", "int16"),)),
+        recipe_file(tmp_path, "role", nodes=(("ffn_out", "int16"),)),
+    )
+    found = built_names(options, recipes=asked, compile=False)
+    assert list(found) == ["teacher", "layer", "role", "student", "student_role"]
 
 
 def test_tables_alone_need_no_calibration(first: Path, options: ExperimentOptions, tmp_path: Path) -> None:
@@ -532,7 +560,7 @@ def test_a_teacher_is_fine_tuned_where_none_is_given(
     [
         ({"opset": 16}, {"export teacher", "export student"}),
         ({"threads": 2, "num_runs": 4, "warmup_runs": 0, "batch_size": 2}, set()),
-        ({"calibration_samples": 15}, {"calibrate"}),
+        ({"calibration_samples": 15}, {"calibrate teacher_compiled", "calibrate student_compiled"}),
         ({"seed": 43}, {"train the student", "export student"}),
         ({"student_config": "half,ffn=32"}, {"train the student", "export student"}),
         ({"student_config": "layers=1", "distill": True}, set()),

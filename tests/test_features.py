@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
@@ -21,6 +21,7 @@ from quantlib.features import (
     convert_examples_to_features,
     features_hash,
     fixed_shape_feeds,
+    further_windows,
     labels_array,
     load_tokenizer,
     pad,
@@ -242,6 +243,32 @@ def test_no_row_is_longer_than_asked_for(tokenizer: Tokenizer, length: int) -> N
         assert len(row) <= length
         assert row.input_ids[0] == CLS
         assert row.input_ids[-1] == SEP
+
+
+@given(st.integers(0, 60), st.integers(8, 20))
+@settings(deadline=None)
+def test_windows_go_on_where_a_row_was_cut(tokenizer: Tokenizer, count: int, length: int) -> None:
+    words = (["the", "good", "day", "film", "is"] * 12)[:count]
+    row = Example("r", " ".join(words), None, "1")
+    kept = convert_examples_to_features([row], ("0", "1"), length, tokenizer, "classification")
+    (windows,) = further_windows([row], kept, length, tokenizer)
+    texts = [part.input_ids[1:-1].tolist() for part in (*kept, *windows)]
+    whole = tokenizer.encode(row.text_a, add_special_tokens=False).ids
+    rest = len(whole) - sum(map(len, texts))
+    assert [token for text in texts for token in text] == whole[: len(whole) - rest], (
+        "nothing twice, nothing left out"
+    )
+    assert 0 <= rest < length / 4 - 1 or not windows
+    for window in windows:
+        assert (window.input_ids[0], window.input_ids[-1], window.label) == (CLS, SEP, 1)
+        assert length / 4 <= len(window) <= length
+        assert not window.token_type_ids.any()
+
+
+def test_a_pair_has_no_windows(tokenizer: Tokenizer) -> None:
+    row = Example("r", "the " * 50, "good " * 50, "1")
+    kept = convert_examples_to_features([row], ("0", "1"), 16, tokenizer, "classification")
+    assert further_windows([row], kept, 16, tokenizer) == [[]]
 
 
 @pytest.fixture(scope="module")

@@ -171,8 +171,16 @@ def layered(tmp_path: Path) -> LimitTable:
             report_only = ""
             [recipe.student_2]
             report_only = "an experiment"
+            [recipe.student]
+            max_slowdown = 0.1
             [recipe.student_compiled]
             min_speedup = 1.5
+            [recipe.student_quantized]
+            max_drop_points = 5.0
+            [recipe.student_quant_1]
+            min_speedup = 5.0
+            [recipe.student_2_quant_1]
+            min_speedup = 6.0
             [recipe.teacher_compiled]
             max_drop_points = 0.1
             [task.CoLA]
@@ -180,6 +188,8 @@ def layered(tmp_path: Path) -> LimitTable:
             [task.CoLA.recipe.quant_1]
             max_drop_points = 4.0
             min_relative_score = 0.99
+            [task.CoLA.recipe.student_quantized]
+            max_drop_points = 9.0
             """,
         )
     )
@@ -190,8 +200,15 @@ def test_the_narrower_table_wins(layered: LimitTable) -> None:
     assert layered.of("quant_2", "SST-2") == default
     assert layered.of("quant_1", "SST-2") == replace(default, max_drop_points=2.0, min_speedup=0.3)
     assert layered.of("teacher_compiled", "SST-2") == replace(default, max_drop_points=0.1)
-    assert layered.of("student_compiled", "SST-2") == replace(default, min_speedup=1.5)
-    assert layered.of("student", "SST-2") == layered.of("student_2_compiled", "SST-2") == default
+    student = replace(default, max_slowdown=0.1)
+    assert layered.of("student", "SST-2") == layered.of("student_3", "SST-2") == student
+    compiled = replace(student, min_speedup=1.5)
+    assert layered.of("student_compiled", "SST-2") == layered.of("student_2_compiled", "SST-2") == compiled
+    quantized = replace(default, max_drop_points=5.0)
+    assert layered.of("student_quant_2", "SST-2") == layered.of("student_2_quant_2", "SST-2") == quantized
+    for name, least in (("student_quant_1", 5.0), ("student_3_quant_1", 5.0), ("student_2_quant_1", 6.0)):
+        assert layered.of(name, "SST-2") == replace(quantized, min_speedup=least)
+    assert layered.of("student_quant_2", "CoLA") == replace(quantized, max_drop_points=9.0)
     assert layered.of("quant_2", "CoLA") == replace(default, max_drop_points=3.0)
     assert layered.of("quant_1", "CoLA") == replace(
         default, max_drop_points=4.0, min_speedup=0.3, min_relative_score=0.99

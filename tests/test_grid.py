@@ -11,6 +11,7 @@ from quantlib.grid import (
     activation_grid,
     levels,
     quantize_blocks,
+    quantize_row_blocks,
     quantize_rows,
     quantize_weight,
 )
@@ -183,6 +184,38 @@ def test_blocks_round_trip(weight: np.ndarray, bits: int, block_size: int) -> No
     for i in range(blocks):
         part = np.abs(weight[i * block_size : (i + 1) * block_size]).max(axis=0)
         np.testing.assert_allclose(scales[:, i], part / {4: 7, 8: 127}[bits], rtol=1e-6, atol=1e-37)
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 5), st.integers(1, 40)).map(lambda shape: (shape[0], 2 * shape[1])),
+        elements=st.floats(-1e3, 1e3, width=32),
+    ),
+    st.sampled_from([16, 32, 64]),
+)
+@settings(deadline=None)
+def test_rows_in_blocks_of_4_bits_round_trip(table: np.ndarray, block_size: int) -> None:
+    entries, width = table.shape
+    values, scales, zeros = quantize_row_blocks(table, block_size=block_size)
+    blocks = -(-width // block_size)
+    assert (values.shape, scales.shape) == ((entries, width // 2), (entries, blocks))
+    assert (values.dtype, scales.dtype, zeros.dtype) == (np.uint8, np.float32, np.uint8)
+    assert zeros.shape == (entries, -(-blocks // 2))
+    numbers, points = (
+        np.stack([packed & 15, packed >> 4], 2).reshape(entries, -1) for packed in (values, zeros)
+    )
+    steps, middle = (
+        np.repeat(each[:, :blocks], block_size, axis=1)[:, :width].astype(np.float64)
+        for each in (scales, points)
+    )
+    back = (numbers - middle) * steps
+    assert (np.abs(back - table) <= HALF * steps).all()
+    assert (back[table == 0] == 0).all()
+    for i in range(blocks):
+        part = table[:, i * block_size : (i + 1) * block_size]
+        span = np.maximum(part.max(axis=1), 0) - np.minimum(part.min(axis=1), 0)
+        np.testing.assert_allclose(scales[:, i], span / 15, rtol=1e-5, atol=1e-37)
 
 
 def test_four_bits_are_packed_low_half_first() -> None:

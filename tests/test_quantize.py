@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import tiny
 from onnx import TensorProto, helper, numpy_helper
@@ -27,7 +28,14 @@ from quantlib.calibration import (
 from quantlib.errors import InputError
 from quantlib.features import CalibrationReader, Feature
 from quantlib.files import sha256_file
-from quantlib.grid import activation_grid, levels, quantize_blocks, quantize_rows, quantize_weight
+from quantlib.grid import (
+    activation_grid,
+    levels,
+    quantize_blocks,
+    quantize_row_blocks,
+    quantize_rows,
+    quantize_weight,
+)
 from quantlib.linear import find_linears, load_ir
 from quantlib.quantize import op_counts, quantize_onnx, tensors_to_calibrate
 from quantlib.recipes import RECIPES, Precision, Recipe
@@ -49,6 +57,8 @@ STATIC = KEPT | {"MatMulIntegerToFloat": 14, "QuantizeLinear": 10}
 TERMS = {"MatMulIntegerToFloat": 28, "Add": 24, "DequantizeLinear": 10, "Sub": 10, "Mul": 19}
 # Smoothing multiplies 2 GELUs, the pooler's input and its output, and gives 4 residual sums theirs back.
 SMOOTH = STATIC | {"Mul": 17}
+# The words are one node instead of four.
+EMBED4 = {"Gather": 5, "Cast": 3, "Mul": 8, "GatherBlockQuantized": 1}
 WEIGHTS = KEPT | {"MatMulNBits": 14, "Add": 24}
 GOLDEN = {
     "fp32": {"MatMul": 16, "Gemm": 2, "Gather": 4, "Cast": 1, "Add": 22, "Mul": 6, "Softmax": 2},
@@ -64,6 +74,8 @@ GOLDEN = {
     },  # a second term for 4 of the layers and 4 of the activations
     "static_u16s8": STATIC | TERMS | {"QuantizeLinear": 20},
     "static_u8s7_smooth": SMOOTH,
+    "static_u8s8_embed4": STATIC | EMBED4,
+    "dynamic_u8s8_embed4": KEPT | {"MatMulIntegerToFloat": 14, "DynamicQuantizeLinear": 10} | EMBED4,
     "dynamic_u8s8": KEPT | {"MatMulIntegerToFloat": 14, "DynamicQuantizeLinear": 10},
     "dynamic_per_tensor": KEPT | {"MatMulIntegerToFloat": 14, "DynamicQuantizeLinear": 10},
     "dynamic_u16s8": KEPT | TERMS | {"DynamicQuantizeLinear": 10, "QuantizeLinear": 10},
@@ -176,7 +188,8 @@ def test_nodes_keep_the_names_they_have_in_fp32(models: dict[str, Path], name: s
     changed = {(before[n], after[n]) for n in set(before) & set(after) if before[n] != after[n]}
     product = {"QDQ": "MatMul", "QOperator": "MatMulIntegerToFloat"}[RECIPES[name].format]
     product = "MatMulNBits" if RECIPES[name].mode == "weight_only" else product
-    assert changed == {("MatMul", product), ("Gemm", product)} - {("MatMul", "MatMul")}
+    lookup = {"int4": {("Gather", "GatherBlockQuantized")}}.get(RECIPES[name].embeddings, set())
+    assert changed == {("MatMul", product), ("Gemm", product), *lookup} - {("MatMul", "MatMul")}
     assert all(n.output[0] for n in ours)
 
 
@@ -258,8 +271,9 @@ def test_every_architecture(exported: tiny.Exported, name: str, tmp_path: Path) 
 def test_the_model_becomes_smaller(models: dict[str, Path], name: str) -> None:
     kept = tensors(models[name])
     assert "bert.embeddings.word_embeddings.weight" not in kept
-    rows = "_rows" if name in OWN else ""
-    table = kept[f"bert.embeddings.word_embeddings.weight{rows}_quantized"]
+    how = "_rows_quantized" if name in OWN else "_quantized"
+    how = "_4_bit_blocks_of_64" if RECIPES[name].embeddings == "int4" else how
+    table = kept[f"bert.embeddings.word_embeddings.weight{how}"]
     assert table.dtype in (np.int8, np.uint8)
     assert not [
         n for n, array in kept.items() if array.dtype == np.float32 and array.ndim == 2 and array.size > 200
@@ -370,6 +384,49 @@ def test_embeddings_have_a_scale_for_each_row(models: dict[str, Path], tiny_onnx
         assert (values.dtype, values.shape, scales.shape) == (np.int8, table.shape, (len(table), 1))
         assert (np.abs(values * scales - table) <= scales / 2 + 1e-6).all()
         np.testing.assert_allclose(scales[:, 0], np.abs(table).max(axis=1) / 127, rtol=1e-5, atol=1e-30)
+
+
+def test_words_in_4_bits(models: dict[str, Path], tiny_onnx: Path) -> None:
+    """Blocks of 64 are wider than the tiny BERT: one for each row. Other tables stay in 8 bits."""
+    kept, fp32 = tensors(models["static_u8s8_embed4"]), tensors(tiny_onnx)
+    words, name = fp32["bert.embeddings.word_embeddings.weight"], "bert.embeddings.word_embeddings.weight"
+    values, scales, zeros = (
+        kept[f"{name}_4_bit_blocks_of_64{part}"] for part in ("", "_scale", "_zero_point")
+    )
+    assert (values.dtype, values.shape) == (np.uint8, (len(words), words.shape[1] // 2))
+    assert (scales.shape, zeros.shape) == ((len(words), 1), (len(words), 1))
+    for table in ("position", "token_type"):
+        assert kept[f"bert.embeddings.{table}_embeddings.weight_rows_quantized"].dtype == np.int8
+    for recipe, wider in (("static_u8s8_embed4", "quant_2"), ("dynamic_u8s8_embed4", "dynamic_u8s8")):
+        assert size_bytes(models[recipe]) < size_bytes(models[wider])
+
+
+@pytest.mark.parametrize("width", [16, 64, 66, 200, 312])
+def test_the_runtime_reads_blocks_of_4_bits_as_they_were_written(width: int) -> None:
+    """Also a last block that is not full, and an odd number of blocks."""
+    rng = np.random.default_rng(width)
+    table = (
+        rng.normal(size=(50, width)).astype(np.float32) + np.linspace(-2, 2, 50, dtype=np.float32)[:, None]
+    )
+    values, scales, zeros = quantize_row_blocks(table, block_size=64)
+    lookup = node(
+        "GatherBlockQuantized", ["values", "row", "scale", "zero"], ["y"], domain=MICROSOFT,
+        bits=4, block_size=64, gather_axis=0, quantize_axis=1,
+    )  # fmt: skip
+    constants = {"values": values, "scale": scales, "zero": zeros}
+    graph = helper.make_graph(
+        [lookup],
+        "lookup",
+        [helper.make_tensor_value_info("row", TensorProto.INT64, ["rows", "tokens"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", "tokens", width])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"row": np.arange(50).reshape(2, 25)})
+    steps = np.repeat(scales, 64, axis=1)[:, :width]
+    assert (np.abs(found.reshape(50, width) - table) <= 0.501 * steps).all()
 
 
 # Ranges

@@ -60,7 +60,8 @@ def test_names_say_what_a_recipe_does() -> None:
 
 
 def test_the_default_recipes_may_be_shipped() -> None:
-    assert DEFAULT_RECIPES == ("quant_1", "quant_2", "static_u8s8_smooth", "dynamic_u8s8")
+    smaller = ("static_u8s8_smooth", "static_u8s8_embed4", "dynamic_u8s8")
+    assert ("quant_1", "quant_2", *smaller) == DEFAULT_RECIPES
     assert not any(RECIPES[name].report_only for name in DEFAULT_RECIPES)
 
 
@@ -89,7 +90,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (STATIC, {"mode": "weights"}, "mode 'weights' is unknown; known: static, dynamic, weight_only"),
     (STATIC, {"format": "TensorRT"}, "format 'TensorRT' is unknown; known: QDQ, QOperator"),
     (STATIC, {"quantizer": "mine"}, "quantizer 'mine' is unknown; known: quantlib, onnxruntime"),
-    (STATIC, {"embeddings": "int4"}, "embeddings 'int4' is unknown; known: per_row, float"),
+    (STATIC, {"embeddings": "int2"}, "embeddings 'int2' is unknown; known: per_row, int4, float"),
     (STATIC, {"weight_type": "QInt2"}, "weight_type 'QInt2' is unknown; known: QInt8, QUInt8, QInt4"),
     (STATIC, {"weight_type": "QInt4"}, "QInt4 weights are for weight_only"),
     (STATIC, {"weight_type": "QUInt8"}, "quantlib's weights are symmetric: QInt8 or QInt4"),

@@ -56,7 +56,8 @@ class DistillationOptions:
     decide which weights are kept. patience: epochs of a phase without a better held-out score before it ends.
     precision: "bfloat16" computes products in 16 bits (autocast), "auto" does so on a CUDA device. device:
     "auto" is CUDA where there is one. disk_bytes: the most that the teacher's states may take on disk; beyond
-    that they are computed anew in each epoch. augmentation: of the rows that are trained on.
+    that they are computed anew in each epoch. windows: of a row that was cut off, how many windows of what
+    follows are learned from too. augmentation: of the rows that are trained on.
     checkpoint_steps: steps between two checkpoints, beside that of each epoch's end. threads: CPU threads;
     part of what decides the weights, since sums are split among them.
 
@@ -76,6 +77,7 @@ class DistillationOptions:
     threads: int = 2
     precision: str = "auto"
     device: str = "auto"
+    windows: int = 1
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     disk_bytes: int = 2 * GIB
     checkpoint_steps: int = 500
@@ -92,6 +94,8 @@ class DistillationOptions:
             raise InputError(f"dropout {self.dropout} is out of range; it must be within [0, 1)")
         if not 0 <= self.held_out < 1:
             raise InputError(f"held-out share {self.held_out} is out of range; it must be within [0, 1)")
+        if self.windows < 0:
+            raise InputError(f"windows {self.windows} is out of range; it must be at least 0")
         if self.disk_bytes < 0:
             raise InputError(f"disk_bytes {self.disk_bytes} is out of range; it must be at least 0")
         if self.precision not in PRECISIONS:

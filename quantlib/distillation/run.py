@@ -52,6 +52,7 @@ def distil(
     progress: Progress | None = None,
     *,
     student: StudentConfig | None = None,
+    further: Sequence[Sequence[Feature]] = (),
     logit_order: Sequence[int] | None = None,
     work_dir: Path | None = None,
     cache_dir: Path | None = None,
@@ -70,6 +71,8 @@ def distil(
         options: see `DistillationOptions`.
         progress: called after each step.
         student: its shape and start; by default half of the teacher's layers.
+        further: for each row, what follows where it was cut off (`features.further_windows`): the teacher
+            needs no label to say what it thinks of that. Empty: nothing follows anywhere.
         logit_order: the teacher's logit index of each of the task's labels, where the order differs.
         work_dir: where the teacher's states and checkpoints of the training lie until it is finished; one
             that was interrupted goes on from there, to the same weights. None: beside `out_dir`, and nothing
@@ -91,41 +94,43 @@ def distil(
     layers = layer_mapping(*depths, options.mapping) if options.transformer.epochs else ()
     rows, held = hold_out(len(features), options)
     kept = features
-    features, rows = _with_copies(features, rows, teacher_dir, options, cache_dir)
+    features, rows = with_more(features, rows, further, teacher_dir, options, cache_dir)
     source = Teacher(teacher.to(device), layers, device, options.precision)
     report = Report(progress or (lambda *_: None), task.primary_metric)
     with teacher_targets(source, features, options, work_dir or out_dir.parent, report.teacher) as targets:
         trainee = Trainee(pupil.to(device), task, features, rows, held, options)
         phases = distillation_phases(trainee, teacher.config.hidden_size, targets)
-        job = _job(teacher_dir, task, kept, options, student, logit_order)
+        job = _job(teacher_dir, task, kept, further, options, student, logit_order)
         run_phases(phases, trainee, report, work_dir and work_dir / STATE_FILE, job)
     save_classifier(pupil.cpu(), teacher_dir, out_dir, task)
     if work_dir is not None:
         (work_dir / STATE_FILE).unlink(missing_ok=True)
 
 
-def _with_copies(
+def with_more(
     features: Sequence[Feature],
     rows: Sequence[int],
+    further: Sequence[Sequence[Feature]],
     checkpoint: Path,
     options: DistillationOptions,
     cache_dir: Path | None,
 ) -> tuple[list[Feature], list[int]]:
-    """All features with the augmented copies of `rows` behind them, and the rows to train on."""
-    copies = augmented(
-        [features[row] for row in rows], checkpoint, options.augmentation, options.seed, cache_dir
-    )
-    return [*features, *copies], [*rows, *range(len(features), len(features) + len(copies))]
+    """All features, behind them the windows and augmented copies of `rows`, and what to train on."""
+    more = [window for row in rows if further for window in further[row][: options.windows]]
+    own = [features[row] for row in rows]
+    more += augmented(own, checkpoint, options.augmentation, options.seed, cache_dir)
+    return [*features, *more], [*rows, *range(len(features), len(features) + len(more))]
 
 
 def _job(*decisive: Any) -> str:
     """A hash of all that decides the weights: only the same training goes on from a checkpoint."""
-    teacher_dir, task, features, options, student, order = decisive
+    teacher_dir, task, features, further, options, student, order = decisive
     return sha256_json(
         {
             "teacher": sha256_tree(teacher_dir),
             "task": task.name,
             "rows": features_hash(features),
+            "further": [features_hash(windows) for windows in further],
             "labels": labels_array(features).tolist(),
             "options": asdict(options),
             "student": asdict(student or StudentConfig()),

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from quantlib import hardware, results, tasks
+from quantlib import front_plot, hardware, results, tasks
 from quantlib.experiment.build import Built, build
 from quantlib.experiment.measure import Measured, compare, measure
 from quantlib.experiment.options import ExperimentOptions
@@ -60,6 +60,7 @@ def run(options: ExperimentOptions, console: Console | None = None) -> list[resu
             for profile in profiled:
                 write_profile(scratch, profile)
             results.write_results(scratch, compared)
+            front_plot.draw(scratch / "results.png", compared)
             step.note = str(directory)
         results.write_run(scratch, provenance(options, built, steps) | _checked(measured))
     return compared

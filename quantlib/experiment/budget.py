@@ -26,7 +26,9 @@ RECIPE_FILE, SENSITIVITY_FILE = "recipe_max_drop.toml", "sensitivity.json"
 COST_ROWS = 128
 
 
-def budgeted(work: Work, fp32: Variant, checkpoint: Path) -> tuple[Variant, dict[str, Path]]:
+def budgeted(
+    work: Work, fp32: Variant, compiled: Variant | None, checkpoint: Path
+) -> tuple[Variant, dict[str, Path]]:
     """The variant that meets `--max-drop`, and the files that say how it was found.
 
     Costs are measured on calibration rows, the budget is verified on validation rows; evaluation rows are
@@ -38,15 +40,17 @@ def budgeted(work: Work, fp32: Variant, checkpoint: Path) -> tuple[Variant, dict
     (base,) = recipes.get_recipes((work.options.max_drop_base,))
     rows = quantizing.calibration_rows(work, checkpoint)
     heldout = tokenize(work, work.splits.validation, checkpoint)
-    model = quantizing.source(work, fp32.path, rows, base.smooth)
+    model = quantizing.source(work, compiled or fp32, rows, base.smooth)
     ranges = quantizing.ranges_of(work, model, rows, [base])[base.name] if base.mode == "static" else None
     few = rows[:: max(1, len(rows) // COST_ROWS)][:COST_ROWS]
-    problem = sensitivity.Problem(model, base, ranges, work.task, few, heldout, threads=work.options.threads)
+    problem = sensitivity.Problem(
+        model.path, base, ranges, work.task, few, heldout, threads=work.options.threads
+    )
     costs = _costs(work, problem)
     directory = _choice(work, problem, costs)
     recipe = read_recipe(directory / RECIPE_FILE)
     files = {name: directory / name for name in (RECIPE_FILE, SENSITIVITY_FILE)}
-    return quantizing.variant(work, fp32, model, recipe, ranges), files
+    return quantizing.variant(work, fp32, model.path, recipe, ranges), files
 
 
 def _costs(work: Work, problem: sensitivity.Problem) -> list[sensitivity.GroupCost]:

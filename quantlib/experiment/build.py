@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantlib import checkpoints, recipes, tasks
+from quantlib import checkpoints, features, tasks
 from quantlib.cache import code_key, open_cache, versions_key
 from quantlib.distillation import DistillationOptions, distil, parse_student_config
 from quantlib.distillation.students import INITS
@@ -18,16 +18,14 @@ from quantlib.experiment.budget import BUDGETED, budgeted
 from quantlib.experiment.compiling import compiled
 from quantlib.experiment.explaining import explained
 from quantlib.experiment.options import CALIBRATION_SAMPLES, ExperimentOptions
-from quantlib.experiment.quantizing import quantized
+from quantlib.experiment.quantizing import quantized, recipes_for
 from quantlib.experiment.work import Variant, Work, cached, tokenize
 from quantlib.files import sha256_json, sha256_tree
 from quantlib.graph import Compiled
 from quantlib.progress import Step, Steps
-from quantlib.results import COMPILED_SUFFIX, TEACHER
+from quantlib.results import COMPILED_SUFFIX, STUDENT, TEACHER, variant_name
 from quantlib.runtime import default_threads
 from quantlib.training import TrainingOptions, fine_tune
-
-STUDENT = "student"
 
 
 @dataclass(frozen=True)
@@ -47,16 +45,13 @@ class Built:
 
 def variant_names(options: ExperimentOptions) -> tuple[str, ...]:
     """The names of the variants that `build` will make, in their order, without building them."""
-    students = student_names(options)
-    names = [recipe.name for recipe in recipes.get_recipes(options.recipes)]
-    if options.max_drop is not None:
-        names.append(BUDGETED)
-    return (*_float_names(options, TEACHER), *names, *(n for s in students for n in _float_names(options, s)))
-
-
-def _float_names(options: ExperimentOptions, name: str) -> tuple[str, ...]:
-    """The variants of a model before anything is quantized."""
-    return (name, f"{name}{COMPILED_SUFFIX}") if options.compile else (name,)
+    names = []
+    for model in (TEACHER, *student_names(options)):
+        names += [model, f"{model}{COMPILED_SUFFIX}"] if options.compile else [model]
+        names += [variant_name(model, recipe.name) for recipe in recipes_for(options, model)]
+        if model == TEACHER and options.max_drop is not None:
+            names.append(BUDGETED)
+    return tuple(names)
 
 
 def student_names(options: ExperimentOptions) -> tuple[str, ...]:
@@ -79,30 +74,34 @@ def build(options: ExperimentOptions, steps: Steps | None = None) -> Built:
     students = _students(work, teacher, given)
     hashes = {"data": tasks.data_hash(work.splits), TEACHER: sha256_tree(teacher)}
     reports: dict[str, Compiled] = {}
-    variants = _floats(work, reports, TEACHER, Path("ts_teacher_bert"), teacher)
-    fp32, fast = variants[0], variants[1] if work.options.compile else None
-    variants += quantized(work, fp32, fast, teacher)
+    fp32, fast = _floats(work, reports, TEACHER, Path("ts_teacher_bert"), teacher)
+    variants = [*_present(fp32, fast), *quantized(work, fp32, fast, teacher)]
     files: dict[str, Path] = {}
     if options.max_drop is not None:
-        variant, files = budgeted(work, fast or fp32, teacher)
+        variant, files = budgeted(work, fp32, fast, teacher)
         variants.append(variant)
     if options.explain:
         files |= explained(work, fast or fp32, teacher)
     for name, folder, student in students:
         hashes[name] = sha256_tree(student)
-        variants += _floats(work, reports, name, folder, student)
+        own = _floats(work, reports, name, folder, student)
+        variants += [*_present(*own), *quantized(work, *own, student)]
     return Built(task, tuple(variants), hashes, files, reports)
 
 
 def _floats(
     work: Work, reports: dict[str, Compiled], name: str, folder: Path, checkpoint: Path
-) -> list[Variant]:
+) -> tuple[Variant, Variant | None]:
     """A model as it is exported and, unless that is turned off, compiled."""
     fp32 = _fp32(work, name, folder, checkpoint)
     if not work.options.compile:
-        return [fp32]
+        return fp32, None
     variant, reports[name] = compiled(work, fp32)
-    return [fp32, variant]
+    return fp32, variant
+
+
+def _present(*variants: Variant | None) -> list[Variant]:
+    return [variant for variant in variants if variant is not None]
 
 
 def _read_rows(task: tasks.Task, options: ExperimentOptions, steps: Steps) -> tasks.Splits:
@@ -174,6 +173,7 @@ def _distilled(work: Work, teacher: Path) -> Path:
 
     def train(directory: Path, step: Step) -> None:
         rows = tokenize(work, work.splits.train, teacher)
+        tokenizer = features.load_tokenizer(teacher)
         distil(
             teacher,
             work.task,
@@ -182,6 +182,7 @@ def _distilled(work: Work, teacher: Path) -> Path:
             options,
             step.reached,
             student=student,
+            further=features.further_windows(work.splits.train, rows, work.options.seq_len, tokenizer),
             logit_order=order,
             work_dir=unfinished,
             cache_dir=work.cache.root / "augmented",

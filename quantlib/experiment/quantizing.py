@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from quantlib import calibration, features, recipes, smoothing
 from quantlib.cache import code_key, versions_key
+from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.work import Variant, Work, cached, tokenize
 from quantlib.files import sha256_file, sha256_json
 from quantlib.progress import Step
 from quantlib.quantize import quantize_onnx, tensors_to_calibrate
+from quantlib.results import TEACHER, variant_name
+
+
+@dataclass(frozen=True)
+class Source:
+    """A float model that recipes start from; `name` says which in the steps of a run."""
+
+    name: str
+    path: Path
 
 
 def quantized(work: Work, fp32: Variant, compiled: Variant | None, checkpoint: Path) -> list[Variant]:
@@ -23,22 +33,31 @@ def quantized(work: Work, fp32: Variant, compiled: Variant | None, checkpoint: P
         InputError: a recipe does not fit the model; said before anything is calibrated.
     """
     rows = calibration_rows(work, checkpoint)
-    asked = recipes.get_recipes(work.options.recipes)
+    asked = recipes_for(work.options, fp32.name)
     begun = {r.name: fp32 if compiled is None or r.quantizer == "onnxruntime" else compiled for r in asked}
     for recipe in asked:
         if recipe.nodes:
             tensors_to_calibrate(
                 begun[recipe.name].path, recipe
             )  # refuses a node that the model does not have
-    sources = {recipe.name: source(work, begun[recipe.name].path, rows, recipe.smooth) for recipe in asked}
-    alike: dict[tuple[Path, bool], list[recipes.Recipe]] = {}
+    sources = {recipe.name: source(work, begun[recipe.name], rows, recipe.smooth) for recipe in asked}
+    alike: dict[tuple[Source, bool], list[recipes.Recipe]] = {}
     for recipe in asked:
         if recipe.mode == "static":
             alike.setdefault((sources[recipe.name], recipe.pad_calibration), []).append(recipe)
     ranges: dict[str, calibration.Ranges] = {}
     for (model, _), static in alike.items():
         ranges |= ranges_of(work, model, rows, static)
-    return [variant(work, fp32, sources[r.name], r, ranges.get(r.name)) for r in asked]
+    return [variant(work, fp32, sources[r.name].path, r, ranges.get(r.name)) for r in asked]
+
+
+def recipes_for(options: ExperimentOptions, model: str) -> list[recipes.Recipe]:
+    """The recipes of a run that are for a model, by its name: a student has other layers than the teacher.
+
+    So those whose exceptions name nodes or numbered layers are the teacher's alone.
+    """
+    asked = recipes.get_recipes(options.recipes)
+    return [recipe for recipe in asked if model == TEACHER or recipe.fits_any_depth]
 
 
 def calibration_rows(work: Work, checkpoint: Path) -> list[features.Feature]:
@@ -46,33 +65,34 @@ def calibration_rows(work: Work, checkpoint: Path) -> list[features.Feature]:
     return tokenize(work, work.splits.calibration[: work.options.calibration_samples], checkpoint)
 
 
-def source(work: Work, fp32: Path, rows: Sequence[features.Feature], smooth: bool) -> Path:
+def source(work: Work, fp32: Variant, rows: Sequence[features.Feature], smooth: bool) -> Source:
     """The FP32 model that a recipe starts from."""
-    return _smoothed(work, fp32, rows) if smooth else fp32
+    return _smoothed(work, fp32, rows) if smooth else Source(fp32.name, fp32.path)
 
 
 def variant(
     work: Work, fp32: Variant, model: Path, recipe: recipes.Recipe, ranges: calibration.Ranges | None
 ) -> Variant:
-    """What a recipe makes of a model, to stand beside `fp32`."""
-    path = _quantize(work, model, recipe, ranges)
-    return Variant(recipe.name, path, fp32.file.with_name(f"model_{recipe.name}.onnx"), fp32.rows, recipe)
+    """What a recipe makes of a model, to stand beside `fp32`, which is not the compiled one."""
+    name = variant_name(fp32.name, recipe.name)
+    path = _quantize(work, name, model, recipe, ranges)
+    return Variant(name, path, fp32.file.with_name(f"model_{recipe.name}.onnx"), fp32.rows, recipe)
 
 
 def ranges_of(
-    work: Work, model: Path, rows: Sequence[features.Feature], static: Sequence[recipes.Recipe]
+    work: Work, model: Source, rows: Sequence[features.Feature], static: Sequence[recipes.Recipe]
 ) -> dict[str, calibration.Ranges]:
     """The ranges of static recipes that share the model and `pad_calibration`, by their names."""
-    tensors = sorted({name for recipe in static for name in tensors_to_calibrate(model, recipe)})
+    tensors = sorted({name for recipe in static for name in tensors_to_calibrate(model.path, recipe)})
     if not tensors:  # all that is left to quantize are embeddings, or weights
         return {recipe.name: calibration.Ranges({}) for recipe in static}
     return _ranges(work, _statistics(work, model, rows, static, tensors), static)
 
 
-def _smoothed(work: Work, fp32: Path, rows: Sequence[features.Feature]) -> Path:
+def _smoothed(work: Work, fp32: Variant, rows: Sequence[features.Feature]) -> Source:
     """The same model with smooth activations."""
     key = {
-        "model": sha256_file(fp32),
+        "model": sha256_file(fp32.path),
         "rows": features.features_hash(rows),
         "versions": versions_key("numpy", "onnx", "onnxruntime", "onnx-ir"),
         "code": code_key("smoothing", "folding", "grid", "linear", "calibration", "features"),
@@ -80,15 +100,16 @@ def _smoothed(work: Work, fp32: Path, rows: Sequence[features.Feature]) -> Path:
 
     def make(directory: Path, step: Step) -> None:
         reader = features.CalibrationReader(rows, batch_size=4)
-        found = smoothing.search_smoothing(fp32, reader, progress=step.advance)
-        smoothing.smooth_onnx(fp32, directory / "model.onnx", found)
+        found = smoothing.search_smoothing(fp32.path, reader, progress=step.advance)
+        smoothing.smooth_onnx(fp32.path, directory / "model.onnx", found)
 
-    return cached(work, "smooth", "smoothed", key, make, total=len(rows)) / "model.onnx"
+    path = cached(work, f"smooth {fp32.name}", "smoothed", key, make, total=len(rows)) / "model.onnx"
+    return Source(f"smoothed {fp32.name}", path)
 
 
 def _statistics(
     work: Work,
-    model: Path,
+    model: Source,
     rows: Sequence[features.Feature],
     static: Sequence[recipes.Recipe],
     tensors: Sequence[str],
@@ -97,7 +118,7 @@ def _statistics(
 
     They share `pad_calibration`, and are made from the same model.
     """
-    padded, smooth = static[0].pad_calibration, static[0].smooth
+    padded = static[0].pad_calibration
     pad_to = work.options.seq_len if padded else None
     reader = features.CalibrationReader(rows, batch_size=4, pad_to=pad_to)
     methods = [calibration.parse_method(recipe.calibration_method or "") for recipe in static]
@@ -105,7 +126,7 @@ def _statistics(
 
     def collect(directory: Path, step: Step) -> None:
         found = calibration.collect(
-            model,
+            model.path,
             reader,
             tensors,
             histograms=histograms,
@@ -115,7 +136,7 @@ def _statistics(
         calibration.write_statistics(directory / "statistics.json", found)
 
     key = {
-        "model": sha256_file(model),
+        "model": sha256_file(model.path),
         "rows": features.features_hash(rows),
         "pad_to": pad_to,
         "tensors": list(tensors),
@@ -123,7 +144,7 @@ def _statistics(
         "versions": versions_key("numpy", "onnx", "onnxruntime"),
         "code": code_key("calibration", "features"),
     }
-    name = "calibrate" + " the smoothed model" * smooth + f" on rows padded to {pad_to}" * padded
+    name = f"calibrate {model.name}" + f" on rows padded to {pad_to}" * padded
     return cached(work, name, "statistics", key, collect, total=len(rows)) / "statistics.json"
 
 
@@ -144,7 +165,9 @@ def _ranges(work: Work, statistics: Path, static: Sequence[recipes.Recipe]) -> d
     return found
 
 
-def _quantize(work: Work, model: Path, recipe: recipes.Recipe, ranges: calibration.Ranges | None) -> Path:
+def _quantize(
+    work: Work, name: str, model: Path, recipe: recipes.Recipe, ranges: calibration.Ranges | None
+) -> Path:
     key = {
         "model": sha256_file(model),
         "recipe": asdict(recipe),
@@ -156,4 +179,4 @@ def _quantize(work: Work, model: Path, recipe: recipes.Recipe, ranges: calibrati
     def make(directory: Path, _: Step) -> None:
         quantize_onnx(model, directory / "model.onnx", recipe, ranges)
 
-    return cached(work, f"quantize {recipe.name}", "quantized", key, make) / "model.onnx"
+    return cached(work, f"quantize {name}", "quantized", key, make) / "model.onnx"

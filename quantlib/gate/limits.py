@@ -12,7 +12,7 @@ from typing import Any
 
 from quantlib.errors import InputError
 from quantlib.recipes import RECIPES
-from quantlib.results import COMPILED_SUFFIX, TEACHER
+from quantlib.results import COMPILED_SUFFIX, STUDENT, TEACHER
 from quantlib.tasks import TASKS
 
 # The least and the largest value of each limit. A slowdown of 5 is someone's 5 %, written as a number.
@@ -24,7 +24,10 @@ _RANGES = {
     "min_speedup": (0.0, math.inf),
     "max_slowdown": (0.0, 1.0),
 }
-_STUDENT = re.compile(r"student(_\d+)?_?")
+_COMPILED = COMPILED_SUFFIX.removeprefix("_")
+_STUDENT = re.compile(rf"({STUDENT})(_\d+)?(?:_(.+))?")
+# What every quantized student is held to.
+QUANTIZED_STUDENT = f"{STUDENT}_quantized"
 
 Table = Mapping[str, Any]
 
@@ -83,16 +86,13 @@ class LimitTable:
         """What `variant` is held to on `task`.
 
         The default is overridden by the variant's table, that by the task's, that by the variant's within the
-        task's.
+        task's. What is said of `student` holds for every float student, of `student_quantized` for every
+        quantized one, of `student_quant_1` for `student_2_quant_1` too, unless a narrower table says more.
 
         A recipe that is declared report-only stays so, unless a table sets `report_only = ""`.
         """
-        places = (
-            ("default",),
-            ("recipe", variant),
-            ("task", task),
-            ("task", task, "recipe", variant),
-        )
+        own = [("recipe", name) for name in _namesakes(variant)]
+        places = (("default",), *own, ("task", task), *(("task", task, *place) for place in own))
         held: dict[str, Any] = {"report_only": _declared_report_only(variant)}
         for place in places:
             held.update(self.tables.get(place, {}))
@@ -135,9 +135,10 @@ def _tables(document: Table) -> Iterator[tuple[tuple[str, ...], Table]]:
 def _variant_tables(place: tuple[str, ...], tables: Any) -> Iterator[tuple[tuple[str, ...], Table]]:
     own = (TEACHER, f"{TEACHER}{COMPILED_SUFFIX}", *RECIPES)
     for variant, table in _as_table(place, tables).items():
-        if variant not in own and not variant.startswith("student"):
+        if variant not in own and not _STUDENT.fullmatch(variant):
             # A misspelled name would hold nothing to its limits.
-            known = ", ".join((*own[:2], "student", "student_2", "student_RECIPE", *RECIPES))
+            students = (STUDENT, f"{STUDENT}_2", QUANTIZED_STUDENT, f"{STUDENT}_RECIPE")
+            known = ", ".join((*own[:2], *students, *RECIPES))
             raise ValueError(f"{_shown(place)}: unknown variant {variant!r}; known: {known}")
         yield (*place, variant), table
 
@@ -167,7 +168,21 @@ def _shown(place: tuple[str, ...]) -> str:
     return f"[{'.'.join(place)}]"
 
 
+def _namesakes(variant: str) -> list[str]:
+    """The names whose tables hold for a variant, its own last."""
+    found = _STUDENT.fullmatch(variant)
+    if found is None:
+        return [variant]
+    first, _, recipe = found.groups()
+    if recipe is None:
+        names = [first, variant]
+    else:
+        names = [first if recipe == _COMPILED else QUANTIZED_STUDENT, f"{first}_{recipe}", variant]
+    return list(dict.fromkeys(names))
+
+
 def _declared_report_only(variant: str) -> str:
     """What the table of recipes says of the variant's recipe; `student_2_quant_1` has recipe quant_1."""
-    recipe = RECIPES.get(variant) or RECIPES.get(_STUDENT.sub("", variant, count=1))
+    found = _STUDENT.fullmatch(variant)
+    recipe = RECIPES.get(variant if found is None else found[3])
     return recipe.report_only if recipe else ""

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from quantlib.grid import activation_grid, quantize_blocks, quantize_rows, quantize_weight
+from quantlib.grid import (
+    activation_grid,
+    quantize_blocks,
+    quantize_row_blocks,
+    quantize_rows,
+    quantize_weight,
+)
 from quantlib.linear import Embedding, Linear, find_embeddings, find_linears, initializer, names
 from quantlib.recipes import Recipe
 
@@ -18,6 +24,8 @@ if TYPE_CHECKING:
 MICROSOFT = "com.microsoft"
 # A layer that is "weight_only" among others: its bits and its block size.
 _WEIGHT_ONLY = (8, 128)
+# Numbers of a row in 4 bits that share a scale.
+_EMBEDDING_BLOCK = 64
 # The second 8-bit term of a 16-bit activation spans what rounding to the first one leaves, half a step either
 # way: 1/254 of its step reaches -127..127 around the zero point.
 _SECOND_TERM = np.float32(1 / 254)
@@ -47,8 +55,15 @@ def rewrite(model: ir.Model, recipe: Recipe, ranges: Mapping[str, tuple[float, f
     linears, embeddings = find_linears(model), find_embeddings(model)
     precisions = recipe.precisions(names(model))
     writer = _Writer(model.graph, recipe, ranges)
+    words = max((len(embedding.table) for embedding in embeddings), default=0)
     for embedding in embeddings:
-        if recipe.embeddings == "per_row" and precisions.get(embedding.name) != "float":
+        if recipe.embeddings == "float" or precisions.get(embedding.name) == "float":
+            continue
+        # The other tables are small, and their errors are in every row: 8 bits.
+        entries, width = embedding.table.shape
+        if recipe.embeddings == "int4" and entries == words and width % 2 == 0:
+            writer.embedding_in_blocks(embedding)
+        else:
             writer.embedding(embedding)
     for linear in linears:
         if precisions.get(linear.name) != "float":
@@ -115,6 +130,18 @@ class _Writer:
         scale = self.node("Gather", [scale, indices], f"{name}/scale/Gather")
         numbers = self.node("Cast", [rows], f"{name}/Cast", to=ir.DataType.FLOAT)
         self.replace(embedding.node.outputs[0], self.node("Mul", [numbers, scale], f"{name}/Mul"))
+
+    def embedding_in_blocks(self, embedding: Embedding) -> None:
+        """Rows of 4-bit numbers are looked up and scaled in one node."""
+        self.before = embedding.node
+        table, block = embedding.table_name, _EMBEDDING_BLOCK
+        name = f"{table}_4_bit_blocks_of_{block}"
+        values, scales, zeros = quantize_row_blocks(embedding.table, block_size=block)
+        inputs = [self.constant(name, values), embedding.node.inputs[1]]
+        inputs += [self.constant(f"{name}_scale", scales), self.constant(f"{name}_zero_point", zeros)]
+        attributes = {"bits": 4, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
+        rows = self.node("GatherBlockQuantized", inputs, embedding.name, MICROSOFT, **attributes)
+        self.replace(embedding.node.outputs[0], rows)
 
     def integer(self, linear: Linear, two_terms: bool) -> ir.Value:
         """A product of integers for each term of the activation, their sum in float, and the bias."""
