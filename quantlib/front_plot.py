@@ -44,6 +44,11 @@ def draw(path: Path, results: Sequence[VariantResult]) -> None:
 
     A filled marker with a name is on the front (`beaten_by` is null); a hollow one is beaten.
     """
+    figure_of(results).savefig(path, format="png")
+
+
+def figure_of(results: Sequence[VariantResult]) -> Figure:
+    """What `draw` writes."""
     # Not through pyplot, which keeps every figure and chooses a backend for the whole process.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -64,7 +69,7 @@ def draw(path: Path, results: Sequence[VariantResult]) -> None:
     axes.grid(alpha=0.3)
     axes.legend(loc="best")
     _names(figure, axes, results)
-    figure.savefig(path, format="png")
+    return figure
 
 
 def model_of(variant: str) -> str:

@@ -713,6 +713,14 @@ def test_more_calibration_rows_than_there_are(options: ExperimentOptions) -> Non
         ({"no_student": True, "students": ("x",)}, "--no-student contradicts --student"),
         ({"no_student": True, "distill": True}, "--distill contradicts --no-student"),
         ({"students": ("x",), "distill": True}, "--distill contradicts --student"),
+        (
+            {"no_student": True, "student_config": "layers=2"},
+            "--student-config layers=2 contradicts --no-student",
+        ),
+        (
+            {"students": ("x",), "student_config": "layers=2"},
+            "--student-config layers=2 contradicts --student",
+        ),
         ({"student_config": "quarter"}, "unknown student 'quarter'; known: half, tinybert-4-312"),
     ],
     ids=str,

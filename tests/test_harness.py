@@ -103,6 +103,22 @@ def test_times_and_checks_every_variant(run, tmp_path):
     assert {"accuracy", "accuracy_drop", "size_bytes", "standard_error_ms", "noisy"} <= set(extra)
 
 
+def test_students_are_quantized_and_held_to_limits(suite, tiny_teacher, glue_dir, cache_dir, pytester):
+    words = ["--task=SST-2", f"--data-dir={glue_dir}", f"--teacher={tiny_teacher}", "--threads=1"]
+    words += ["--recipes=dynamic_u8s8", "--seq-len=32", "--shapes=1x16", "--student-config=layers=1"]
+    words += [f"--cache-dir={cache_dir}", f"--rootdir={suite}", f"--confcutdir={suite}"]
+    words += [f"-c{suite / 'pytest.ini'}"]
+    limits = suite / "strict.toml"
+    limits.write_text("[recipe.student_quantized]\nmin_compression_ratio = 100\n", encoding="utf-8")
+    result = pytester.runpytest_subprocess(
+        *words, f"--limits={limits}", "-k", "size or drop", str(suite / "bench"), "-rA"
+    )
+    # teacher_compiled, dynamic_u8s8, and the student's three
+    assert result.parseoutcomes() == {"passed": 9, "failed": 1, "deselected": 29}
+    assert "test_size_and_quantized_share[student_dynamic_u8s8]" in text_of(result)
+    assert "student_dynamic_u8s8: compression ratio" in text_of(result)
+
+
 CHANGING = """
 import importlib
 

@@ -77,9 +77,13 @@ class ExperimentOptions:
             self._check_budget()
         if self.no_student and self.students:
             raise InputError("--no-student contradicts --student")
-        if self.distill and (self.no_student or self.students):
-            raise InputError(f"--distill contradicts {'--no-student' if self.no_student else '--student'}")
         parse_student_config(self.student_config)
+        if self.no_student or self.students:
+            given = "--no-student" if self.no_student else "--student"
+            if self.distill:
+                raise InputError(f"--distill contradicts {given}")
+            if self.student_config != "half":
+                raise InputError(f"--student-config {self.student_config} contradicts {given}")
         self._check_profile()
 
     def _check_profile(self) -> None:
