@@ -135,7 +135,7 @@ def main(
     if not out.is_terminal:
         out.width = max(out.width, _LOG_COLUMNS)
     results = run(options, out)
-    out.print(table(results))
+    out.print(table(results, out.width))
     out.print(front_note(results), highlight=False, markup=False, soft_wrap=True)
     out.print()
     out.print(checks_table(results))

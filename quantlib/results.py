@@ -37,6 +37,7 @@ _COMMON_KEYS = ("eval_loss", "model_size", *_LATENCY_KEYS, *_TEACHER_KEYS)
 # Files of earlier versions have no throughput.
 _THROUGHPUT_KEYS = ("rows_per_s", "tokens_per_s", "padded_rows_per_s")
 _POINTS_WORTH_COLOUR = 1.0
+_WIDER_THAN_ANY = 10_000
 # Marks a variant that no other one beats in accuracy, latency and size.
 ON_THE_FRONT = "*"
 
@@ -233,40 +234,62 @@ def write_run(directory: Path, run: Mapping[str, Any]) -> None:
     write_json(directory / "run.json", {"schema_version": SCHEMA_VERSION, **run})
 
 
-def table(results: Sequence[VariantResult]) -> Table:
+def table(results: Sequence[VariantResult], width: int | None = None) -> Table:
     """The results for a person to read, in the order given; drops in points, agreement in percent.
 
     Colour (red for slower than the teacher or a drop above one point) repeats what the numbers say. A star
     marks a variant that no other one beats (`front_note` says which do the rest).
+
+    Args:
+        results: of a run, the teacher first.
+        width: characters in a line; a column that others tell less about is left out if names do not fit.
     """
-    metrics = list(dict.fromkeys(name for result in results for name in result.metrics))
-    columns = [*metrics, "drop\npoints", "agree\n%", "size\nMB", "size\nratio"]
-    columns += ["median\nms", "speed\nup", "rows\n/s"]
-    found = plain_table()
-    found.add_column("variant", justify="left", overflow="fold")
-    for column in columns:
-        found.add_column(column, justify="right", no_wrap=True)
-    for result in results:
-        found.add_row(*_row(result, metrics))
+    from rich.console import Console
+
+    columns = _columns(results)
+    ruler = Console(width=_WIDER_THAN_ANY)
+    found = _table_of(results, columns)
+    for heading in ("rows\n/s", *list(results[0].metrics)[:0:-1], "size\nratio", "agree\n%"):
+        if width is None or ruler.measure(found).maximum <= width:
+            break
+        columns.pop(heading)
+        found = _table_of(results, columns)
     return found
 
 
-def _row(result: VariantResult, metrics: Sequence[str]) -> list[str]:
+def _table_of(results: Sequence[VariantResult], columns: Mapping[str, Sequence[str]]) -> Table:
     from rich.markup import escape
 
-    # Rounded as they are shown, so that the colour never contradicts the number.
-    drop_points, speedup = round(100 * result.accuracy_drop, 2), round(result.speedup, 2)
-    return [
-        escape(result.name) + (ON_THE_FRONT if result.extra.get("beaten_by", "") is None else ""),
-        *(f"{result.metrics[name]:z.4f}" if name in result.metrics else "" for name in metrics),
-        _red(f"{drop_points:z.2f}", drop_points > _POINTS_WORTH_COLOUR),
-        f"{100 * result.agreement:z.1f}",
-        f"{result.model_size_mb:.1f}",
-        f"{result.compression_ratio:.2f}x",
-        f"{result.median_ms:.2f}",
-        _red(f"{speedup:.2f}x", speedup < 1),
-        _per_second(result.rows_per_s),
-    ]
+    found = plain_table()
+    found.add_column("variant", justify="left", overflow="fold")
+    for heading in columns:
+        found.add_column(heading, justify="right", no_wrap=True)
+    for number, result in enumerate(results):
+        name = escape(result.name) + (ON_THE_FRONT if result.extra.get("beaten_by", "") is None else "")
+        found.add_row(name, *(cells[number] for cells in columns.values()))
+    return found
+
+
+def _columns(results: Sequence[VariantResult]) -> dict[str, list[str]]:
+    """The cells of each column by its heading."""
+    metrics = list(dict.fromkeys(name for result in results for name in result.metrics))
+    found: dict[str, list[str]] = {}
+    for result in results:
+        # Rounded as they are shown, so that the colour never contradicts the number.
+        drop_points, speedup = round(100 * result.accuracy_drop, 2), round(result.speedup, 2)
+        row = {name: f"{result.metrics[name]:z.4f}" if name in result.metrics else "" for name in metrics}
+        row |= {
+            "drop\npoints": _red(f"{drop_points:z.2f}", drop_points > _POINTS_WORTH_COLOUR),
+            "agree\n%": f"{100 * result.agreement:z.1f}",
+            "size\nMB": f"{result.model_size_mb:.1f}",
+            "size\nratio": f"{result.compression_ratio:.2f}x",
+            "median\nms": f"{result.median_ms:.2f}",
+            "speed\nup": _red(f"{speedup:.2f}x", speedup < 1),
+            "rows\n/s": _per_second(result.rows_per_s),
+        }
+        for heading, cell in row.items():
+            found.setdefault(heading, []).append(cell)
+    return found
 
 
 def front_note(results: Sequence[VariantResult]) -> str:

@@ -326,6 +326,23 @@ def test_many_rows_are_shown_in_thousands(seconds: float, shown: str) -> None:
     assert table([one]).columns[-1]._cells == [shown]
 
 
+def test_a_narrow_place_shows_fewer_columns_rather_than_broken_names() -> None:
+    results = [*some_results(), replace(teacher(), name="student_static_u8s8_embed4")]
+    headings = [column.header for column in table(results).columns]
+    dropped = ["rows\n/s", "accuracy", "size\nratio", "agree\n%"]
+    widths = {}
+    for width in (200, 95, 90, 80, 70, 60, 40):
+        shown = [column.header for column in table(results, width).columns]
+        left_out = [heading for heading in headings if heading not in shown]
+        assert left_out == sorted(dropped[: len(left_out)], key=headings.index)
+        widths[width] = len(left_out)
+        with (console := Console(width=width)).capture() as capture:
+            console.print(table(results, width))
+        if width >= 70:
+            assert "student_static_u8s8_embed4 " in capture.get()
+    assert widths == {200: 0, 95: 0, 90: 1, 80: 2, 70: 4, 60: 4, 40: 4}
+
+
 def test_colour_marks_what_is_worse_and_adds_no_text() -> None:
     coloured = printed(colour=True)
     assert sum("\x1b[31m" in line for line in coloured) == 2
