@@ -80,7 +80,8 @@ def fine_tune_alone(
     if logit_order is not None:
         checkpoints.reorder_logits(teacher, logit_order)
     model = make_student(teacher, student, options.seed, options.mapping).to(device)
-    trainee, loss = Trainee(model, task, rows, *hold_out(len(rows), options), options), task_loss(task)
+    trainee = Trainee(model, task, rows, *hold_out(len(rows), options), options, len(rows))
+    loss = task_loss(task)
     labels = torch.from_numpy(features.labels_array(rows))
 
     def on_labels(index: Any, feed: Any) -> Any:
@@ -197,6 +198,9 @@ def main(
         float, Option(help="Its learning rate, and that of fine-tuning.")
     ] = _DEFAULTS.prediction.learning_rate,
     temperature: Annotated[float, Option(help="Of the soft cross-entropy.")] = _DEFAULTS.temperature,
+    label_weight: Annotated[
+        float, Option(help="The part of the labels in the prediction-layer loss.")
+    ] = _DEFAULTS.label_weight,
     windows: Annotated[
         int, Option(help="Windows of what was cut off of a row that are learned from too.", min=0)
     ] = _DEFAULTS.windows,
@@ -215,6 +219,7 @@ def main(
         transformer=PhaseOptions(transformer_epochs, transformer_rate),
         prediction=PhaseOptions(prediction_epochs, prediction_rate),
         temperature=temperature,
+        label_weight=label_weight,
         windows=windows,
         threads=default_threads(),
     )

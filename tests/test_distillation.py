@@ -418,6 +418,7 @@ def test_the_teachers_states_are_those_it_computes(
         (DistillationOptions, {"prediction": PhaseOptions(0, 0.1)}, "prediction epochs 0 is out of range"),
         (DistillationOptions, {"temperature": 0.0}, "temperature 0.0 is out of range"),
         (DistillationOptions, {"temperature": float("nan")}, "temperature nan is out of range"),
+        (DistillationOptions, {"label_weight": 1.1}, "label weight 1.1 is out of range"),
         (DistillationOptions, {"dropout": 1.0}, "dropout 1.0 is out of range"),
         (DistillationOptions, {"held_out": 1.0}, "held-out share 1.0 is out of range"),
         (DistillationOptions, {"patience": 0}, "patience 0 is out of range"),

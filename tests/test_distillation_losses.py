@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from hypothesis import strategies as st
 
 from quantlib.checkpoints import load_classifier
 from quantlib.distillation.losses import (
+    NO_LABEL,
     States,
     attention_loss,
     hidden_loss,
+    mixed_cross_entropy,
     score_loss,
     soft_cross_entropy,
     transformer_loss,
@@ -89,6 +92,14 @@ def test_the_prediction_losses_against_numpy() -> None:
         want = -(softmax(teacher / temperature) * np.log(softmax(student / temperature))).sum(axis=1).mean()
         found = soft_cross_entropy(torch.from_numpy(student), torch.from_numpy(teacher), temperature)
         assert float(found) == pytest.approx(want, rel=1e-12)
+    labels = np.array([0, 2, NO_LABEL, 1, NO_LABEL, 0, 1])
+    for temperature, weight in itertools.product((1.0, 3.0), (0.0, 0.3, 1.0)):
+        soft = -(softmax(teacher / temperature) * np.log(softmax(student / temperature))).sum(axis=1)
+        hard = -np.log(softmax(student)[np.arange(len(labels)), np.maximum(labels, 0)])
+        share = np.where(labels == NO_LABEL, 0.0, weight)
+        want = ((1 - share) * temperature**2 * soft + share * hard).mean()
+        tensors = (torch.from_numpy(array) for array in (student, teacher, labels))
+        assert float(mixed_cross_entropy(*tensors, weight, temperature)) == pytest.approx(want, rel=1e-12)
     found = score_loss(torch.from_numpy(student[:, :1]), torch.from_numpy(teacher[:, :1]))
     assert float(found) == pytest.approx(np.mean((student[:, 0] - teacher[:, 0]) ** 2), rel=1e-12)
 
@@ -111,6 +122,8 @@ def test_gradients_are_those_of_finite_differences() -> None:
     wanted = torch.from_numpy(draw.normal(size=(4, 3)))
     assert torch.autograd.gradcheck(lambda own: soft_cross_entropy(own, wanted, 2.0), (logits,))
     assert torch.autograd.gradcheck(lambda own: score_loss(own, wanted), (logits,))
+    labels = torch.tensor([0, NO_LABEL, 2, 1])
+    assert torch.autograd.gradcheck(lambda own: mixed_cross_entropy(own, wanted, labels, 0.4, 2.0), (logits,))
 
 
 @given(

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     Projection = Callable[[torch.Tensor], torch.Tensor]
 
 
+NO_LABEL = -100
+
+
 @dataclass(frozen=True, eq=False)
 class States:
     """What a transformer computed for a batch.
@@ -107,8 +110,7 @@ def soft_cross_entropy(
 ) -> torch.Tensor:
     """Cross-entropy of logits with the teacher's, CE(z_T / t, z_S / t) (eq. 10); their mean over rows.
 
-    As in the paper, not multiplied by t² (Hinton et al. 2015 do, to keep the gradients' size when a loss on
-    labels is added; there is none here, and the learning rate is the place for it).
+    As in the paper, not multiplied by t²; `mixed_cross_entropy`, which adds a loss on labels, does that.
 
     Args:
         logits: the student's, (rows, labels).
@@ -118,6 +120,34 @@ def soft_cross_entropy(
     from torch.nn import functional
 
     return functional.cross_entropy(logits / temperature, (teacher_logits / temperature).softmax(-1))
+
+
+def mixed_cross_entropy(
+    logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    labels: torch.Tensor,
+    label_weight: float,
+    temperature: float = 1.0,
+) -> torch.Tensor:
+    """(1 - w)·t²·CE(z_T / t, z_S / t) + w·CE(y, z_S), the mean over rows (Hinton et al. 2015, section 2).
+
+    t² keeps the gradients of the first part as large as they are at t = 1. A row without a label has the
+    first part alone, in full.
+
+    Args:
+        logits: the student's, (rows, labels).
+        teacher_logits: the same shape.
+        labels: int64 (rows,), `NO_LABEL` where there is none.
+        label_weight: w, within [0, 1].
+        temperature: t.
+    """
+    import torch
+    from torch.nn import functional
+
+    wanted = (teacher_logits / temperature).softmax(-1)
+    soft = functional.cross_entropy(logits / temperature, wanted, reduction="none") * temperature**2
+    hard = functional.cross_entropy(logits, labels, reduction="none", ignore_index=NO_LABEL)
+    return torch.where(labels == NO_LABEL, soft, (1 - label_weight) * soft + label_weight * hard).mean()
 
 
 def score_loss(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:

@@ -51,7 +51,9 @@ class DistillationOptions:
     """How a student is trained: both phases, and what they share.
 
     transformer: learns hidden states and attention scores. prediction: learns the teacher's logits.
-    temperature: of the prediction-layer loss. dropout: of the student while it is trained; None is the
+    temperature: of the prediction-layer loss. label_weight: the part that the labels have in it, for
+    classification: a teacher that is unsure or wrong where the label is known is the worse one to learn from;
+    0 is TinyBERT's own loss, without labels. dropout: of the student while it is trained; None is the
     teacher's own. mapping: see `layer_mapping`. held_out: share of the rows that are not trained on, but
     decide which weights are kept. patience: epochs of a phase without a better held-out score before it ends.
     precision: "bfloat16" computes products in 16 bits (autocast), "auto" does so on a CUDA device. device:
@@ -68,6 +70,7 @@ class DistillationOptions:
     transformer: PhaseOptions = field(default_factory=lambda: PhaseOptions(1, 5e-4))
     prediction: PhaseOptions = field(default_factory=lambda: PhaseOptions(1, 2e-4))
     temperature: float = 1.0
+    label_weight: float = 0.5
     dropout: float | None = 0.0
     mapping: str = "uniform"
     batch_size: int = 16
@@ -90,6 +93,8 @@ class DistillationOptions:
             raise InputError("prediction epochs 0 is out of range; it must be at least 1")
         if not 0 < self.temperature < float("inf"):
             raise InputError(f"temperature {self.temperature} is out of range; it must be above 0")
+        if not 0 <= self.label_weight <= 1:
+            raise InputError(f"label weight {self.label_weight} is out of range; it must be within [0, 1]")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise InputError(f"dropout {self.dropout} is out of range; it must be within [0, 1)")
         if not 0 <= self.held_out < 1:

@@ -14,7 +14,14 @@ from quantlib.accuracy import compute_metrics
 from quantlib.checkpoints import load_classifier, reorder_logits
 from quantlib.distillation.augmentation import augmented
 from quantlib.distillation.device import autocast, feed_of, prepare
-from quantlib.distillation.losses import States, score_loss, soft_cross_entropy, transformer_loss
+from quantlib.distillation.losses import (
+    NO_LABEL,
+    States,
+    mixed_cross_entropy,
+    score_loss,
+    soft_cross_entropy,
+    transformer_loss,
+)
 from quantlib.distillation.mapping import layer_mapping
 from quantlib.distillation.options import DistillationOptions
 from quantlib.distillation.phases import Phase, run_phase
@@ -65,8 +72,7 @@ def distil(
     Args:
         teacher_dir: a fine-tuned BERT classifier.
         task: what it was fine-tuned on.
-        features: the rows to train on, tokenized for the teacher; at least one. Labels serve the held-out
-            metric alone.
+        features: the rows to train on, tokenized for the teacher; at least one.
         out_dir: where the student goes, with the teacher's tokenizer.
         options: see `DistillationOptions`.
         progress: called after each step.
@@ -98,7 +104,7 @@ def distil(
     source = Teacher(teacher.to(device), layers, device, options.precision)
     report = Report(progress or (lambda *_: None), task.primary_metric)
     with teacher_targets(source, features, options, work_dir or out_dir.parent, report.teacher) as targets:
-        trainee = Trainee(pupil.to(device), task, features, rows, held, options)
+        trainee = Trainee(pupil.to(device), task, features, rows, held, options, len(kept))
         phases = distillation_phases(trainee, teacher.config.hidden_size, targets)
         job = _job(teacher_dir, task, kept, further, options, student, logit_order)
         run_phases(phases, trainee, report, work_dir and work_dir / STATE_FILE, job)
@@ -149,7 +155,10 @@ def hold_out(count: int, options: DistillationOptions) -> tuple[list[int], list[
 
 @dataclass(frozen=True)
 class Trainee:
-    """A student that is trained on `rows` of the features, judged on those that are held out, and how."""
+    """A student that is trained on `rows` of the features, judged on those that are held out, and how.
+
+    labelled: the features from there on have no label of their own.
+    """
 
     student: Any
     task: Task
@@ -157,6 +166,7 @@ class Trainee:
     rows: Sequence[int]
     held: Sequence[int]
     options: DistillationOptions
+    labelled: int
 
     @property
     def device(self) -> torch.device:
@@ -190,6 +200,9 @@ def distillation_phases(trainee: Trainee, teacher_width: int, targets: Targets) 
 
     options, modules = trainee.options, torch.nn.ModuleDict({"student": trainee.student})
     width = trainee.student.config.hidden_size
+    labels = torch.full((len(trainee.features),), NO_LABEL)
+    if trainee.task.output_mode == "classification":
+        labels[: trainee.labelled] = torch.from_numpy(labels_array(trainee.features[: trainee.labelled]))
     project = None
     if width != teacher_width:
         project = torch.nn.Linear(width, teacher_width, device=trainee.device)
@@ -202,7 +215,11 @@ def distillation_phases(trainee: Trainee, teacher_width: int, targets: Targets) 
         wanted = targets.logits[torch.from_numpy(index)].to(trainee.device)
         if trainee.task.output_mode == "regression":
             return score_loss(trainee.run(feed), wanted)
-        return soft_cross_entropy(trainee.run(feed), wanted, options.temperature)
+        if not options.label_weight:
+            return soft_cross_entropy(trainee.run(feed), wanted, options.temperature)
+        known = labels[torch.from_numpy(index)].to(trainee.device)
+        weights = options.label_weight, options.temperature
+        return mixed_cross_entropy(trainee.run(feed), wanted, known, *weights)
 
     both = torch.nn.ModuleDict({"student": trainee.student} | ({"projection": project} if project else {}))
     first = Phase("transformer", options.transformer, both, layers, loss_score(trainee, layers))
