@@ -68,7 +68,8 @@ def test_a_student_learns_what_the_teacher_says(
     tiny_teacher: Path, rows: list[Feature], tmp_path: Path
 ) -> None:
     told: list[tuple[int, int, str]] = []
-    distil(tiny_teacher, SST2, rows, tmp_path / "a", OPTIONS, lambda *step: told.append(step))
+    options = replace(OPTIONS, label_weight=0.0)
+    distil(tiny_teacher, SST2, rows, tmp_path / "a", options, lambda *step: told.append(step))
     teacher, student = load_classifier(tiny_teacher), load_classifier(tmp_path / "a")
     wanted = predict_logits(teacher, rows)
     untrained = soft_cross_entropy(predict_logits(make_student(teacher, StudentConfig(), 42), rows), wanted)
@@ -80,10 +81,27 @@ def test_a_student_learns_what_the_teacher_says(
     assert told[-1][0] == told[-1][1] == 4 + 12 * 8, "batches of the teacher, then steps of 12 epochs"
     for words in ("transformer loss ", "prediction loss ", "held-out accuracy "):
         assert words in told[-1][2]
-    distil(tiny_teacher, SST2, rows, tmp_path / "b", OPTIONS)
+    distil(tiny_teacher, SST2, rows, tmp_path / "b", options)
     hashes = {sha256_file(tmp_path / name / "model.safetensors") for name in "ab"}
     assert len(hashes) == 1, "the same again"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"], "nothing else is left"
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_labels_count_where_they_are_told_to(
+    tiny_teacher: Path, rows: list[Feature], tmp_path: Path, weight: float
+) -> None:
+    """Those of windows never do."""
+    options = replace(SHORT, label_weight=weight, held_out=0.0)
+    flipped = [replace(row, label=1 - row.label) for row in rows[:16]]
+    ways = [(rows[:8], rows[8:16]), (rows[:8], flipped[8:]), (flipped[:8], rows[8:16])]
+    hashes = []
+    for number, (own, windows) in enumerate(ways):
+        out = tmp_path / str(number)
+        distil(tiny_teacher, SST2, own, out, options, further=[[window] for window in windows])
+        hashes.append(sha256_file(out / "model.safetensors"))
+    assert hashes[0] == hashes[1]
+    assert (hashes[0] == hashes[2]) == (weight == 0)
 
 
 @pytest.mark.parametrize("config", [StudentConfig(), StudentConfig(2, 16, 32, 2)], ids=["half", "narrow"])
