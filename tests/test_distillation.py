@@ -14,9 +14,10 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quantlib import hardware
 from quantlib.checkpoints import check_for_task, load_classifier, read_config
 from quantlib.distillation import DistillationOptions, PhaseOptions, StudentConfig, distil
-from quantlib.distillation.device import feed_of, prepare
+from quantlib.distillation.device import bfloat16_pays, feed_of, prepare
 from quantlib.distillation.losses import soft_cross_entropy, transformer_loss
 from quantlib.distillation.phases import Phase, run_phase
 from quantlib.distillation.run import STATE_FILE, hold_out, with_more
@@ -459,8 +460,30 @@ def test_a_device_that_is_not_there_is_one_line(name: str) -> None:
         prepare(replace(OPTIONS, device=name))
 
 
+@pytest.mark.parametrize(
+    ("device", "sets", "pays"),
+    [
+        ("cpu", ("avx512_vnni", "amx_bf16"), True),
+        ("cpu", ("avx512_vnni", "avx512_bf16"), False),
+        ("cuda", (), True),
+        ("mps", ("amx_bf16",), False),
+    ],
+    ids=["amx", "no_amx", "cuda", "mps"],
+)
+def test_bfloat16_is_for_machines_that_win_by_it(
+    monkeypatch: pytest.MonkeyPatch, device: str, sets: tuple[str, ...], pays: bool
+) -> None:
+    machine = replace(hardware.describe(), instruction_sets=sets)
+    monkeypatch.setattr("quantlib.distillation.device.describe", lambda: machine)
+    bfloat16_pays.cache_clear()
+    try:
+        assert bfloat16_pays(device) == pays
+    finally:
+        bfloat16_pays.cache_clear()
+
+
 def test_products_in_16_bits(tiny_teacher: Path, rows: list[Feature], tmp_path: Path) -> None:
-    """The path that a CUDA device takes by default, here on the CPU: other sums, weights in float32."""
+    """Other sums, weights in float32."""
     import torch
 
     hashes = set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from quantlib.distillation.options import DistillationOptions
 from quantlib.errors import InputError
 from quantlib.features import Feature, pad
+from quantlib.hardware import describe
 
 if TYPE_CHECKING:
     import torch
@@ -43,11 +45,21 @@ def prepare(options: DistillationOptions) -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """The block's products in bfloat16, if asked for, or by default on a CUDA device."""
+    """The block's products in bfloat16, if asked for, or by default where that is faster."""
     import torch
 
-    wanted = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    wanted = precision == "bfloat16" or (precision == "auto" and bfloat16_pays(device.type))
     return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+
+
+@cache
+def bfloat16_pays(device_type: str) -> bool:
+    """Whether products in bfloat16 are faster: on a CUDA device, and on a CPU with AMX.
+
+    There steps took less than half the time (a MiniLM's half on 2 threads, 16 rows of 128 tokens: 0.166 for
+    0.346 s), on CPUs without it more.
+    """
+    return device_type == "cuda" or (device_type == "cpu" and "amx_bf16" in describe().instruction_sets)
 
 
 def feed_of(features: Sequence[Feature], index: np.ndarray[Any, Any], device: torch.device) -> Any:

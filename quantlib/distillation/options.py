@@ -56,12 +56,12 @@ class DistillationOptions:
     0 is TinyBERT's own loss, without labels. dropout: of the student while it is trained; None is the
     teacher's own. mapping: see `layer_mapping`. held_out: share of the rows that are not trained on, but
     decide which weights are kept. patience: epochs of a phase without a better held-out score before it ends.
-    precision: "bfloat16" computes products in 16 bits (autocast), "auto" does so on a CUDA device. device:
-    "auto" is CUDA where there is one. disk_bytes: the most that the teacher's states may take on disk; beyond
-    that they are computed anew in each epoch. windows: of a row that was cut off, how many windows of what
-    follows are learned from too. augmentation: of the rows that are trained on.
-    checkpoint_steps: steps between two checkpoints, beside that of each epoch's end. threads: CPU threads;
-    part of what decides the weights, since sums are split among them.
+    precision: "bfloat16" computes products in 16 bits (autocast), "auto" does so where that is faster: on a
+    CUDA device, and on a CPU with AMX. device: "auto" is CUDA where there is one. disk_bytes: the most that
+    the teacher's states may take on disk; beyond that they are computed anew in each epoch. windows: of a row
+    that was cut off, how many windows of what follows are learned from too. augmentation: of the rows that
+    are trained on. checkpoint_steps: steps between two checkpoints, beside that of each epoch's end. threads:
+    CPU threads; part of what decides the weights, since sums are split among them.
 
     Raises:
         InputError: a value out of range.

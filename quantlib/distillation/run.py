@@ -13,7 +13,7 @@ import numpy as np
 from quantlib.accuracy import compute_metrics
 from quantlib.checkpoints import load_classifier, reorder_logits
 from quantlib.distillation.augmentation import augmented
-from quantlib.distillation.device import autocast, feed_of, prepare
+from quantlib.distillation.device import autocast, bfloat16_pays, feed_of, prepare
 from quantlib.distillation.losses import (
     NO_LABEL,
     States,
@@ -106,7 +106,9 @@ def distil(
     with teacher_targets(source, features, options, work_dir or out_dir.parent, report.teacher) as targets:
         trainee = Trainee(pupil.to(device), task, features, rows, held, options, len(kept))
         phases = distillation_phases(trainee, teacher.config.hidden_size, targets)
-        job = _job(teacher_dir, task, kept, further, options, student, logit_order)
+        job = _job(
+            teacher_dir, task, kept, further, options, bfloat16_pays(device.type), student, logit_order
+        )
         run_phases(phases, trainee, report, work_dir and work_dir / STATE_FILE, job)
     save_classifier(pupil.cpu(), teacher_dir, out_dir, task)
     if work_dir is not None:
@@ -130,7 +132,7 @@ def with_more(
 
 def _job(*decisive: Any) -> str:
     """A hash of all that decides the weights: only the same training goes on from a checkpoint."""
-    teacher_dir, task, features, further, options, student, order = decisive
+    teacher_dir, task, features, further, options, bfloat16, student, order = decisive
     return sha256_json(
         {
             "teacher": sha256_tree(teacher_dir),
@@ -139,6 +141,7 @@ def _job(*decisive: Any) -> str:
             "further": [features_hash(windows) for windows in further],
             "labels": labels_array(features).tolist(),
             "options": asdict(options),
+            "bfloat16": bfloat16,
             "student": asdict(student or StudentConfig()),
             "order": order,
         }

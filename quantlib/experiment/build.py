@@ -12,6 +12,7 @@ from typing import Any
 from quantlib import checkpoints, features, tasks
 from quantlib.cache import code_key, open_cache, versions_key
 from quantlib.distillation import DistillationOptions, distil, parse_student_config
+from quantlib.distillation.device import bfloat16_pays
 from quantlib.distillation.students import INITS
 from quantlib.errors import InputError
 from quantlib.experiment.budget import BUDGETED, budgeted
@@ -164,6 +165,7 @@ def _distilled(work: Work, teacher: Path) -> Path:
         "teacher": sha256_tree(teacher),
         "order": order,
         "options": asdict(options),
+        "bfloat16": bfloat16_pays("cpu"),
         "student": asdict(student),
         "code": code_key("training", "distillation", "features", "checkpoints", "accuracy"),
     }
