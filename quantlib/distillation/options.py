@@ -68,7 +68,7 @@ class DistillationOptions:
     """
 
     transformer: PhaseOptions = field(default_factory=lambda: PhaseOptions(1, 5e-4))
-    prediction: PhaseOptions = field(default_factory=lambda: PhaseOptions(1, 2e-4))
+    prediction: PhaseOptions = field(default_factory=lambda: PhaseOptions(2, 2e-4))
     temperature: float = 1.0
     label_weight: float = 0.5
     dropout: float | None = 0.0
@@ -80,7 +80,7 @@ class DistillationOptions:
     threads: int = 2
     precision: str = "auto"
     device: str = "auto"
-    windows: int = 1
+    windows: int = 3
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     disk_bytes: int = 2 * GIB
     checkpoint_steps: int = 500
