@@ -42,7 +42,7 @@ class Steps:
 
             note = escape(f"cached  {step.note}" if step.found else step.note)
             self.console.print(
-                f"[green]✓[/] {escape(f'{name:<34}')} {self.durations_s[name]:7.1f} s  [dim]{note}[/]",
+                f"[green]✓[/] {escape(f'{name:<38}')} {self.durations_s[name]:7.1f} s  [dim]{note}[/]",
                 highlight=False,
                 soft_wrap=True,  # a line a step, however narrow the place
             )
@@ -56,7 +56,7 @@ class Steps:
 
         columns = (
             progress.SpinnerColumn(),
-            progress.TextColumn("{task.description:<34}"),
+            progress.TextColumn("{task.description:<38}"),
             progress.BarColumn(bar_width=30),
             progress.TaskProgressColumn(),
             progress.TimeElapsedColumn(),
