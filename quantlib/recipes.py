@@ -264,7 +264,12 @@ _TABLE = (
         smooth=True,
         reduce_range=True,
     ),
-    _static("static_u8s8_embed4", "U8S8, MinMax; the embeddings of words in 4 bits", embeddings="int4"),
+    _static(
+        "static_u8s8_embed4",
+        "as static_u8s8_smooth; the embeddings of words in 4 bits",
+        smooth=True,
+        embeddings="int4",
+    ),
     _dynamic("dynamic_u8s8", "U8S8"),
     _dynamic("dynamic_per_tensor", "U8S8, a weight scale for each tensor", per_channel=False),
     _dynamic("dynamic_u8s8_embed4", "U8S8; the embeddings of words in 4 bits", embeddings="int4"),
