@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def quantized(work: Work, fp32: Variant, compiled: Variant | None, checkpoint: P
             tensors_to_calibrate(
                 begun[recipe.name].path, recipe
             )  # refuses a node that the model does not have
-    sources = {recipe.name: source(work, begun[recipe.name], rows, recipe.smooth) for recipe in asked}
+    sources = _sources(work, asked, begun, rows)
     alike: dict[tuple[Source, bool], list[recipes.Recipe]] = {}
     for recipe in asked:
         if recipe.mode == "static":
@@ -58,6 +58,21 @@ def recipes_for(options: ExperimentOptions, model: str) -> list[recipes.Recipe]:
     """
     asked = recipes.get_recipes(options.recipes)
     return [recipe for recipe in asked if model == TEACHER or recipe.fits_any_depth]
+
+
+def _sources(
+    work: Work,
+    asked: Sequence[recipes.Recipe],
+    begun: Mapping[str, Variant],
+    rows: Sequence[features.Feature],
+) -> dict[str, Source]:
+    """What each recipe starts from, by its name; a model is smoothed once for all that ask for it."""
+    made: dict[tuple[str, bool], Source] = {}
+    for recipe in asked:
+        start = begun[recipe.name]
+        if (start.name, recipe.smooth) not in made:
+            made[start.name, recipe.smooth] = source(work, start, rows, recipe.smooth)
+    return {recipe.name: made[begun[recipe.name].name, recipe.smooth] for recipe in asked}
 
 
 def calibration_rows(work: Work, checkpoint: Path) -> list[features.Feature]:
