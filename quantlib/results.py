@@ -249,7 +249,8 @@ def table(results: Sequence[VariantResult], width: int | None = None) -> Table:
     columns = _columns(results)
     ruler = Console(width=_WIDER_THAN_ANY)
     found = _table_of(results, columns)
-    for heading in ("rows\n/s", *list(results[0].metrics)[:0:-1], "size\nratio", "agree\n%"):
+    secondary = [name for name in reversed(columns) if any(name in r.metrics for r in results)][:-1]
+    for heading in ("rows\n/s", *secondary, "size\nratio", "agree\n%"):
         if width is None or ruler.measure(found).maximum <= width:
             break
         columns.pop(heading)

@@ -534,7 +534,7 @@ def test_an_unknown_variant_is_said_before_any_work(
     error = capsys.readouterr().err
     assert error.splitlines() == [
         "error: --profile nope: unknown variant; this run makes: teacher, teacher_compiled, quant_2, "
-        "student, student_compiled"
+        "student, student_compiled, student_quant_2"
     ]
     assert not (tmp_path / "runs").exists()
 
