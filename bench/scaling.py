@@ -37,6 +37,7 @@ from quantlib.hardware import describe
 from quantlib.latency import TimedProcess, take_turns
 from quantlib.latency.others import MAX_OTHERS, watch_others
 from quantlib.latency.stats import WAKE_SECONDS, Clock
+from quantlib.plotting import new_figure
 from quantlib.progress import Step, Steps
 from quantlib.recipes import split_names
 from quantlib.runtime import SessionConfig, default_threads
@@ -397,12 +398,7 @@ def _table(first: str, columns: Sequence[str]) -> Table:
 
 def draw(path: Path, points: Sequence[Point]) -> None:
     """Write a PNG: latency of single rows against length, and throughput against batch at three lengths."""
-    # Not through pyplot, which keeps every figure and chooses a backend for the whole process.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_INCHES, dpi=_DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(_INCHES, _DOTS_PER_INCH)
     first, *others = figure.subplots(2, 2).flat
     lines = {series: _lone_rows(points, series) for series in _all_series(points)}
     batch = min(point.batch for point in points)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantlib.plotting import new_figure
 from quantlib.results import STUDENT, TEACHER, VariantResult
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart with any colour vision; markers say the same without colour.
 _STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "P"))
 _INCHES = (9.0, 5.5)
-_DOTS_PER_INCH = 150
 # Points² of the largest file's marker; the others in proportion of their bytes, but visible.
 _LARGEST, _SMALLEST, _IN_LEGEND = 900.0, 25.0, 60.0
 # Pixels around a point that no name covers; where a name may stand, in points from it, the best place first.
@@ -49,12 +49,7 @@ def draw(path: Path, results: Sequence[VariantResult]) -> None:
 
 def figure_of(results: Sequence[VariantResult]) -> Figure:
     """What `draw` writes."""
-    # Not through pyplot, which keeps every figure and chooses a backend for the whole process.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_INCHES, dpi=_DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(_INCHES)
     axes = figure.subplots()
     models = list(dict.fromkeys(model_of(result.name) for result in results))
     for number, model in enumerate(models):

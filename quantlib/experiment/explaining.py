@@ -31,7 +31,7 @@ def explained(work: Work, fp32: Variant, checkpoint: Path) -> dict[str, Path]:
         "statistics": sha256_file(statistics),
         "method": METHOD,
         "versions": versions_key("numpy", "onnx-ir", "matplotlib"),
-        "code": code_key("explain", "calibration", "linear"),
+        "code": code_key("explain", "calibration", "linear", "plotting"),
     }
     directory = cached(work, "explain the teacher's error", "explained", key, make)
     return {name: directory / name for name in explain.NAMES}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from quantlib.explain.advice import FINE_DB
 from quantlib.explain.layers import LayerNoise
 from quantlib.linear.naming import ROLES, role
+from quantlib.plotting import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,6 @@ _STYLES = (
 )
 _OUTSIDE = ("#000000", "X")
 _INCHES = (10.0, 7.0)
-_DOTS_PER_INCH = 150
 _JOINED = ", "
 _IN_LAYER = re.compile(r"layer (\d+) (.+)")
 
@@ -39,12 +39,7 @@ def draw(path: Path, layers: Sequence[LayerNoise]) -> None:
 
     A tensor without noise has no point.
     """
-    # Not through pyplot, which keeps every figure and chooses a backend for the whole process.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=_INCHES, dpi=_DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(_INCHES)
     above, below = figure.subplots(2, 1, sharex=True, sharey=True)
     layers = sorted(layers, key=_order)
     places = list(dict.fromkeys(_place(layer)[0] for layer in layers))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantlib.plotting import new_figure
 from quantlib.profile.result import OUTSIDE, Profile
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ _PRODUCT, _OTHER, _OUTSIDE, _LIMIT = "#0072B2", "#BBBBBB", "#E69F00", "#D55E00"
 _WIDTH_INCHES = 9.0
 _INCHES_A_BAR = 0.3
 _MARGIN_INCHES = 1.4
-_DOTS_PER_INCH = 150
 
 Bar = tuple[str, float, str, float | None]
 """Label, ms, colour, and the limit in ms of a product."""
@@ -23,14 +23,9 @@ Bar = tuple[str, float, str, float | None]
 
 def draw(path: Path, profile: Profile) -> None:
     """Write a PNG: a bar for each operator, the longest on top, products marked with their limit."""
-    # Not through pyplot, which keeps every figure and chooses a backend for the whole process.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     bars = _bars(profile)
     height = _MARGIN_INCHES + _INCHES_A_BAR * len(bars)
-    figure = Figure(figsize=(_WIDTH_INCHES, height), dpi=_DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((_WIDTH_INCHES, height))
     axes = figure.subplots()
     _draw_bars(axes, bars)
     batch, length = profile.shape

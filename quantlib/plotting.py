@@ -1,0 +1,19 @@
+"""What plots have in common: a figure that leaves the rest of the process alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def new_figure(inches: tuple[float, float], dots_per_inch: int = 150) -> Figure:
+    """An empty figure to be saved as a PNG."""
+    # Not through pyplot, which keeps every figure and chooses a backend for the whole process.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=inches, dpi=dots_per_inch, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
