@@ -14,6 +14,7 @@ from quantlib.distillation.options import DistillationOptions
 from quantlib.errors import InputError
 from quantlib.features import Feature, pad
 from quantlib.hardware import describe
+from quantlib.training import make_repeatable
 
 if TYPE_CHECKING:
     import torch
@@ -38,9 +39,7 @@ def prepare(options: DistillationOptions) -> torch.device:
         raise InputError(f"device {name!r} cannot be used: {reason}") from error
     # cuBLAS is deterministic with this workspace only; it is read when the first product is computed.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.manual_seed(options.seed)
-    torch.set_num_threads(options.threads)
-    torch.use_deterministic_algorithms(True)
+    make_repeatable(options.seed, options.threads)
     return device
 
 

@@ -29,6 +29,7 @@ from quantlib.distillation.saved import Score, Standing, load_standing, save_sta
 from quantlib.distillation.states import run_with_states
 from quantlib.distillation.students import StudentConfig, make_student
 from quantlib.distillation.targets import Targets, Teacher, teacher_targets
+from quantlib.distillation.vocabulary import only_words_of
 from quantlib.errors import InputError
 from quantlib.features import Feature, features_hash, labels_array
 from quantlib.files import sha256_json, sha256_tree
@@ -46,6 +47,7 @@ Progress = Callable[[int, int, str], None]
 """Called with (batches done, batches in all, what to tell): the teacher's batches first, then steps."""
 
 STATE_FILE = "training.pt"
+CHECKPOINT_VERSION = 2  # 2: of the words only those that occur
 MAX_HELD_OUT = 1000
 _ROWS_AT_ONCE = 32
 
@@ -106,10 +108,20 @@ def distil(
     with teacher_targets(source, features, options, work_dir or out_dir.parent, report.teacher) as targets:
         trainee = Trainee(pupil.to(device), task, features, rows, held, options, len(kept))
         phases = distillation_phases(trainee, teacher.config.hidden_size, targets)
-        job = _job(
-            teacher_dir, task, kept, further, options, bfloat16_pays(device.type), student, logit_order
-        )
-        run_phases(phases, trainee, report, work_dir and work_dir / STATE_FILE, job)
+        # All that decides the weights: only the same training goes on from a checkpoint.
+        job = {
+            "checkpoint": CHECKPOINT_VERSION,
+            "teacher": sha256_tree(teacher_dir),
+            "task": task.name,
+            "rows": features_hash(kept),
+            "further": [features_hash(windows) for windows in further],
+            "labels": labels_array(kept).tolist(),
+            "options": asdict(options),
+            "bfloat16": bfloat16_pays(device.type),
+            "student": asdict(student or StudentConfig()),
+            "order": logit_order,
+        }
+        run_phases(phases, trainee, report, work_dir and work_dir / STATE_FILE, sha256_json(job))
     save_classifier(pupil.cpu(), teacher_dir, out_dir, task)
     if work_dir is not None:
         (work_dir / STATE_FILE).unlink(missing_ok=True)
@@ -128,24 +140,6 @@ def with_more(
     own = [features[row] for row in rows]
     more += augmented(own, checkpoint, options.augmentation, options.seed, cache_dir)
     return [*features, *more], [*rows, *range(len(features), len(features) + len(more))]
-
-
-def _job(*decisive: Any) -> str:
-    """A hash of all that decides the weights: only the same training goes on from a checkpoint."""
-    teacher_dir, task, features, further, options, bfloat16, student, order = decisive
-    return sha256_json(
-        {
-            "teacher": sha256_tree(teacher_dir),
-            "task": task.name,
-            "rows": features_hash(features),
-            "further": [features_hash(windows) for windows in further],
-            "labels": labels_array(features).tolist(),
-            "options": asdict(options),
-            "bfloat16": bfloat16,
-            "student": asdict(student or StudentConfig()),
-            "order": order,
-        }
-    )
 
 
 def hold_out(count: int, options: DistillationOptions) -> tuple[list[int], list[int]]:
@@ -283,11 +277,12 @@ def run_phases(
             save_standing(state_file, job, standing)
 
     standing = (state_file and load_standing(state_file, job)) or Standing()
-    for number, phase in enumerate(phases):
-        if number == standing.phase:
-            standing = run_phase(phase, trainee.features, rows, options, standing, save, report.training)
-            if number + 1 < len(phases):
-                standing = standing.next_phase()
+    with only_words_of(trainee.student, trainee.features):
+        for number, phase in enumerate(phases):
+            if number == standing.phase:
+                standing = run_phase(phase, trainee.features, rows, options, standing, save, report.training)
+                if number + 1 < len(phases):
+                    standing = standing.next_phase()
     report.finish(standing)
 
 
