@@ -52,6 +52,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--student-config", default="half", help="the student that is distilled where none is given"
     )
+    for name, words in (
+        ("transformer_epochs", "epochs in which it learns from the teacher's layers"),
+        ("prediction_epochs", "epochs in which it learns from logits and labels"),
+        ("augment", "copies of each row, words replaced, that it learns from too"),
+    ):
+        option = f"--{name.replace('_', '-')}"
+        group.addoption(option, type=int, default=getattr(ExperimentOptions, name), help=words)
     group.addoption("--no-student", action="store_true", help="leave the student out")
     group.addoption("--recipes", help="comma-separated recipe names, or all")
     group.addoption("--seq-len", type=int, default=128, help="longest sequence in tokens")
@@ -128,6 +135,9 @@ def _experiment_options(config: pytest.Config) -> ExperimentOptions:
         students=tuple(get("student")),
         no_student=get("no_student"),
         student_config=get("student_config"),
+        transformer_epochs=get("transformer_epochs"),
+        prediction_epochs=get("prediction_epochs"),
+        augment=get("augment"),
         seq_len=get("seq_len"),
         opset=get("opset"),
         calibration_samples=get("calibration_samples"),

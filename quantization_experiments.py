@@ -46,6 +46,16 @@ def main(
             "layers=4,width=312,ffn=1200,heads=12; init=random or init=DIR_OR_HUB_ID says where it starts."
         ),
     ] = "half",
+    transformer_epochs: Annotated[
+        int,
+        Option(help="Epochs in which a student learns from the teacher's layers."),
+    ] = ExperimentOptions.transformer_epochs,
+    prediction_epochs: Annotated[
+        int, Option(help="Epochs in which it learns from logits and labels.")
+    ] = ExperimentOptions.prediction_epochs,
+    augment: Annotated[
+        int, Option(help="Copies of each row, words replaced by likely ones, that a student learns from too.")
+    ] = ExperimentOptions.augment,
     recipes: Annotated[
         str, Option(help=f"Comma-separated names, or all. Known: {', '.join(RECIPES)}.")
     ] = ",".join(DEFAULT_RECIPES),
@@ -111,6 +121,9 @@ def main(
         no_student=no_student,
         distill=distill,
         student_config=student_config,
+        transformer_epochs=transformer_epochs,
+        prediction_epochs=prediction_epochs,
+        augment=augment,
         recipes=split_names(recipes),
         seq_len=seq_len,
         opset=opset,

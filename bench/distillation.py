@@ -5,7 +5,8 @@
 
 Both students of a seed start from the same weights and see the same rows, in the same number of epochs; the
 same held-out rows decide which epoch's weights are kept. The distilled one also reads what truncation cut off
-of its rows, for which there is no label (`--windows 0` leaves that out). Scores are on the evaluation rows.
+of its rows, for which there is no label (`--windows 0` leaves that out), and the rows that `--augment` makes.
+Scores are on the evaluation rows.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from quantlib import checkpoints, features, tasks
 from quantlib.accuracy import agreement, compute_metrics
 from quantlib.console import plain_table, run_app
 from quantlib.distillation import (
+    AugmentationOptions,
     DistillationOptions,
     PhaseOptions,
     StudentConfig,
@@ -35,8 +37,10 @@ from quantlib.distillation import (
 )
 from quantlib.distillation.device import prepare
 from quantlib.distillation.phases import Phase
-from quantlib.distillation.run import Report, Trainee, hold_out, metric_score, run_phases
+from quantlib.distillation.report import Report
+from quantlib.distillation.run import hold_out, run_phases
 from quantlib.distillation.students import make_student
+from quantlib.distillation.trainee import Trainee, metric_score
 from quantlib.errors import InputError
 from quantlib.files import make_dir, sha256_tree, write_json
 from quantlib.progress import Steps
@@ -204,6 +208,9 @@ def main(
     windows: Annotated[
         int, Option(help="Windows of what was cut off of a row that are learned from too.", min=0)
     ] = _DEFAULTS.windows,
+    augment: Annotated[
+        int, Option(help="Copies of each row, words replaced, that are learned from too.", min=0)
+    ] = _DEFAULTS.augmentation.copies,
     json_file: Annotated[Path | None, Option("--json", help="Write the results to this file too.")] = None,
 ) -> None:
     """Compare a distilled student with the same one fine-tuned alone, over seeds."""
@@ -221,6 +228,7 @@ def main(
         temperature=temperature,
         label_weight=label_weight,
         windows=windows,
+        augmentation=AugmentationOptions(copies=augment),
         threads=default_threads(),
     )
     splits = tasks.read_splits(wanted, data_dir, train_rows=train_rows)

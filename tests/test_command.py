@@ -102,6 +102,9 @@ def refusal(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
         (["--seed", str(2**70)], "is out of range"),
         (["--no-student", "--student", "x"], "--no-student contradicts --student"),
         (["--distill", "--no-student"], "--distill contradicts --no-student"),
+        (["--augment", "-1"], "--augment -1 is out of range; it must be at least 0"),
+        (["--transformer-epochs", "-1"], "--transformer-epochs -1 is out of range; it must be at least 0"),
+        (["--prediction-epochs", "0"], "--prediction-epochs 0 is out of range; it must be at least 1"),
         (["--student-config", "layers=x"], "student 'layers=x': layers must be a whole number, not 'x'"),
         (["--nonsense"], "No such option: --nonsense"),
         (["left", "over"], "Got unexpected extra argument(s) (left over)"),
@@ -523,6 +526,8 @@ def test_defaults_are_those_of_the_library() -> None:
     for name in ("task", "seq_len", "opset", "batch_size", "calibration_samples", "warmup_runs", "num_runs"):
         assert given[name].default == getattr(defaults, name)
     for name in ("output_dir", "seed", "train_rows", "cache_dir", "data_dir", "teacher", "student_config"):
+        assert given[name].default == getattr(defaults, name)
+    for name in ("no_student", "distill", "transformer_epochs", "prediction_epochs", "augment"):
         assert given[name].default == getattr(defaults, name)
     assert given["recipes"].default == ",".join(defaults.recipes)
 

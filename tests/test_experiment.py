@@ -563,9 +563,12 @@ def test_a_teacher_is_fine_tuned_where_none_is_given(
         ({"calibration_samples": 15}, {"calibrate teacher_compiled", "calibrate student_compiled"}),
         ({"seed": 43}, {"train the student", "export student"}),
         ({"student_config": "half,ffn=32"}, {"train the student", "export student"}),
+        ({"transformer_epochs": 0}, {"train the student", "export student"}),
+        ({"prediction_epochs": 3}, {"train the student", "export student"}),
+        ({"augment": 1}, {"train the student", "export student"}),
         ({"student_config": "layers=1", "distill": True}, set()),
     ],
-    ids=["opset", "timing", "samples", "seed", "shape", "same_shape"],
+    ids=["opset", "timing", "samples", "seed", "shape", "transformer", "prediction", "augment", "same_shape"],
 )
 def test_only_what_changed_is_made_again(
     first: Path,
@@ -721,6 +724,8 @@ def test_more_calibration_rows_than_there_are(options: ExperimentOptions) -> Non
             {"students": ("x",), "student_config": "layers=2"},
             "--student-config layers=2 contradicts --student",
         ),
+        ({"students": ("x",), "augment": 2}, "--augment 2 contradicts --student"),
+        ({"no_student": True, "prediction_epochs": 3}, "--prediction-epochs 3 contradicts --no-student"),
         ({"student_config": "quarter"}, "unknown student 'quarter'; known: half, tinybert-4-312"),
     ],
     ids=str,

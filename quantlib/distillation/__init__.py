@@ -1,8 +1,9 @@
 """Make a student from a teacher, as TinyBERT does (Jiao et al. 2020): it learns what the teacher computes.
 
 `students` gives a student its shape and first weights, `mapping` says which layer it learns from,
-`augmentation` varies the rows, `targets` runs the teacher, `losses` compares, `phases` trains, `saved` keeps
-where training stands, `run` is the straight line through them.
+`augmentation` varies the rows, `targets` runs the teacher, `losses` compares, `trainee` makes losses and
+scores of a student, `vocabulary` leaves out words that it never reads, `phases` trains, `saved` keeps where
+training stands, `report` tells it, `run` is the straight line through them.
 """
 
 from quantlib.distillation.augmentation import AugmentationOptions

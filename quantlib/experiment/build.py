@@ -11,7 +11,7 @@ from typing import Any
 
 from quantlib import checkpoints, features, tasks
 from quantlib.cache import code_key, open_cache, versions_key
-from quantlib.distillation import DistillationOptions, distil, parse_student_config
+from quantlib.distillation import distil, parse_student_config
 from quantlib.distillation.device import bfloat16_pays
 from quantlib.distillation.students import INITS
 from quantlib.errors import InputError
@@ -159,8 +159,7 @@ def _distilled(work: Work, teacher: Path) -> Path:
     order = checkpoints.check_for_task(teacher, work.task)
     student = parse_student_config(work.options.student_config)
     student = student.for_teacher(checkpoints.read_config(teacher))
-    # Not work.options.threads: how a model is timed must not decide how it is trained.
-    options = DistillationOptions(seed=work.options.seed, threads=default_threads())
+    options = work.options.distillation
     key = _training_key(work) | {
         "teacher": sha256_tree(teacher),
         "order": order,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from quantlib import recipes, tasks
+from quantlib.distillation.augmentation import AugmentationOptions
+from quantlib.distillation.options import DistillationOptions
 from quantlib.distillation.students import parse_student_config
 from quantlib.errors import InputError
 from quantlib.export.opset import check_opset
@@ -18,8 +20,16 @@ _RANGES: tuple[tuple[str, int, int | None], ...] = (
     ("calibration_samples", 1, None),
     ("warmup_runs", 0, None),
     ("num_runs", 2, None),
+    ("transformer_epochs", 0, None),
+    ("prediction_epochs", 1, None),
+    ("augment", 0, None),
     ("seed", 0, 2**32 - 1),
 )
+
+_DISTILLATION = DistillationOptions()
+
+# What only a student that is to be made can be told.
+_OF_A_NEW_STUDENT = ("distill", "student_config", "transformer_epochs", "prediction_epochs", "augment")
 
 # How many rows are calibrated on when no number is given; fewer where the task has fewer.
 CALIBRATION_SAMPLES = 512
@@ -30,7 +40,8 @@ class ExperimentOptions:
     """What the command takes; see `quantization_experiments.py --help`.
 
     distill: say that a student is to be made, which also happens where none is given. student_config: its
-    shape, see `parse_student_config`. compile: off, variants are made from the graph as it is exported.
+    shape, see `parse_student_config`. transformer_epochs, prediction_epochs, augment: how it is trained, see
+    `distillation`. compile: off, variants are made from the graph as it is exported.
     stock_sessions: on, they are timed in sessions as ONNX Runtime opens them by default; what they compute is
     the same.
 
@@ -45,6 +56,9 @@ class ExperimentOptions:
     no_student: bool = False
     distill: bool = False
     student_config: str = "half"
+    transformer_epochs: int = _DISTILLATION.transformer.epochs
+    prediction_epochs: int = _DISTILLATION.prediction.epochs
+    augment: int = _DISTILLATION.augmentation.copies
     recipes: tuple[str, ...] = recipes.DEFAULT_RECIPES
     seq_len: int = 128
     opset: int = 17
@@ -77,14 +91,31 @@ class ExperimentOptions:
             self._check_budget()
         if self.no_student and self.students:
             raise InputError("--no-student contradicts --student")
-        parse_student_config(self.student_config)
-        if self.no_student or self.students:
-            given = "--no-student" if self.no_student else "--student"
-            if self.distill:
-                raise InputError(f"--distill contradicts {given}")
-            if self.student_config != "half":
-                raise InputError(f"--student-config {self.student_config} contradicts {given}")
+        self._check_distillation()
         self._check_profile()
+
+    def _check_distillation(self) -> None:
+        parse_student_config(self.student_config)
+        if not (self.no_student or self.students):
+            return
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name in _OF_A_NEW_STUDENT and value != item.default:
+                said = f"--{item.name.replace('_', '-')}" + ("" if value is True else f" {value}")
+                raise InputError(f"{said} contradicts {'--no-student' if self.no_student else '--student'}")
+
+    @property
+    def distillation(self) -> DistillationOptions:
+        """How the student is trained. Not by `threads`: how a model is timed must not decide its weights."""
+        default = _DISTILLATION
+        return replace(
+            default,
+            transformer=replace(default.transformer, epochs=self.transformer_epochs),
+            prediction=replace(default.prediction, epochs=self.prediction_epochs),
+            augmentation=AugmentationOptions(copies=self.augment),
+            seed=self.seed,
+            threads=default_threads(),
+        )
 
     def _check_profile(self) -> None:
         from quantlib.experiment.build import variant_names  # which needs this module
