@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from quantlib import recipes, tasks
@@ -98,20 +98,19 @@ class ExperimentOptions:
         parse_student_config(self.student_config)
         if not (self.no_student or self.students):
             return
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if item.name in _OF_A_NEW_STUDENT and value != item.default:
-                said = f"--{item.name.replace('_', '-')}" + ("" if value is True else f" {value}")
+        for name in _OF_A_NEW_STUDENT:
+            value = getattr(self, name)
+            if value != getattr(ExperimentOptions, name):
+                said = f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
                 raise InputError(f"{said} contradicts {'--no-student' if self.no_student else '--student'}")
 
     @property
     def distillation(self) -> DistillationOptions:
         """How the student is trained. Not by `threads`: how a model is timed must not decide its weights."""
-        default = _DISTILLATION
         return replace(
-            default,
-            transformer=replace(default.transformer, epochs=self.transformer_epochs),
-            prediction=replace(default.prediction, epochs=self.prediction_epochs),
+            _DISTILLATION,
+            transformer=replace(_DISTILLATION.transformer, epochs=self.transformer_epochs),
+            prediction=replace(_DISTILLATION.prediction, epochs=self.prediction_epochs),
             augmentation=AugmentationOptions(copies=self.augment),
             seed=self.seed,
             threads=default_threads(),
