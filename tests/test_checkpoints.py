@@ -341,7 +341,8 @@ def test_reordered_logits(kind: str, tmp_path: Path) -> None:
         before = model(ids).logits
         reorder_logits(model, [2, 0, 1])
         after = model(ids).logits
-    assert torch.equal(after, before[:, [2, 0, 1]])
+    # The rows lie elsewhere in the product, and a CPU's kernel may sum them in another order.
+    torch.testing.assert_close(after, before[:, [2, 0, 1]], rtol=1e-5, atol=1e-5)
 
 
 def test_transformers_is_quiet_and_as_it_was() -> None:
