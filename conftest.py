@@ -11,21 +11,24 @@ from typing import Any
 
 import pytest
 
-from quantlib import accuracy, features, gate, hardware, runtime
-from quantlib.cache import versions_key
-from quantlib.checks import Checks
-from quantlib.errors import InputError
+from quantlib import gate
+from quantlib.compression.recipes import split_names
+from quantlib.data import features
 from quantlib.experiment import gating
 from quantlib.experiment.build import Built, build, variant_names
 from quantlib.experiment.measure import check, evaluate
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.work import Variant
-from quantlib.files import write_text
-from quantlib.latency import LatencyStats, Sampling
-from quantlib.latency.others import MAX_OTHERS
-from quantlib.latency.stats import WAKE_SECONDS, wake
-from quantlib.progress import Steps
-from quantlib.recipes import split_names
+from quantlib.machine import hardware, sessions
+from quantlib.measuring import accuracy
+from quantlib.measuring.checks import Checks
+from quantlib.measuring.latency import LatencyStats, Sampling
+from quantlib.measuring.latency.others import MAX_OTHERS
+from quantlib.measuring.latency.stats import WAKE_SECONDS, wake
+from quantlib.support.cache import versions_key
+from quantlib.support.errors import InputError
+from quantlib.support.files import write_text
+from quantlib.support.progress import Steps
 
 ROOT = Path(__file__).parent
 LIMITS = ROOT / "bench" / "limits.toml"
@@ -317,9 +320,9 @@ def time_variant(
 
     def timed(variant: Variant, shape: Shape) -> None:
         batch, length = shape
-        session = runtime.open_configured(variant.path, experiment_options.session)
+        session = sessions.open_configured(variant.path, experiment_options.session)
         rows = features.fixed_shape_feeds(variant.rows, batch, length, experiment_options.num_runs)
-        feeds = [runtime.feed_for(session, feed) for feed in rows]
+        feeds = [sessions.feed_for(session, feed) for feed in rows]
         if not benchmark.disabled:
             wake(lambda: session.run(None, feeds[0]), WAKE_SECONDS)
         turn = itertools.cycle(feeds)

@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from quantlib.console import run_app
+from quantlib.compression.recipes import DEFAULT_RECIPES, RECIPES, split_names
+from quantlib.data.tasks import TASKS, get_task
 from quantlib.experiment.options import ExperimentOptions
-from quantlib.recipes import DEFAULT_RECIPES, RECIPES, split_names
-from quantlib.tasks import TASKS, get_task
+from quantlib.support.console import run_app
 
 # As wide as the table of results with quantized students: a log needs no lines of 80 columns.
 _LOG_COLUMNS = 100
@@ -106,11 +106,11 @@ def main(
     from rich.console import Console
 
     from quantlib.experiment import budget, run
-    from quantlib.explain import JSON, read_explanation
-    from quantlib.explain import table as noise_table
-    from quantlib.hardware import describe, int8_note
-    from quantlib.profile import file_name, read_profile, show
-    from quantlib.results import checks_table, front_note, table
+    from quantlib.machine.hardware import describe, int8_note
+    from quantlib.measuring.explain import JSON, read_explanation
+    from quantlib.measuring.explain import table as noise_table
+    from quantlib.measuring.profile import file_name, read_profile, show
+    from quantlib.report.results import checks_table, front_note, table
 
     optional = {} if threads is None else {"threads": threads}
     options = ExperimentOptions(

@@ -17,11 +17,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from quantlib import calibration, checkpoints, features, tasks
-from quantlib.calibration import graph
-from quantlib.quantize import tensors_to_calibrate
-from quantlib.recipes import RECIPES
-from quantlib.runtime import feed_for, open_session
+from quantlib.compression import calibration
+from quantlib.compression.calibration import graph
+from quantlib.compression.quantize import tensors_to_calibrate
+from quantlib.compression.recipes import RECIPES
+from quantlib.data import features, tasks
+from quantlib.machine.sessions import feed_for, open_session
+from quantlib.training import checkpoints
 
 METHODS = ("MinMax", "MovingAverage", "Percentile:99.99", "Entropy", "MSE")
 SEQ_LEN = 128
@@ -32,7 +34,7 @@ def write_model(path: Path) -> Path:
     import torch
     import transformers
 
-    from quantlib.export import export_bert_to_onnx
+    from quantlib.onnx_model.export import export_bert_to_onnx
 
     torch.manual_seed(0)
     base = checkpoints.packaged_minilm()

@@ -24,10 +24,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Option
 
-from quantlib import checkpoints, features, tasks
-from quantlib.accuracy import agreement, compute_metrics
-from quantlib.console import plain_table, run_app
-from quantlib.distillation import (
+from quantlib.data import features, tasks
+from quantlib.data.metrics import agreement, compute_metrics
+from quantlib.machine.sessions import default_threads
+from quantlib.support.console import plain_table, run_app
+from quantlib.support.errors import InputError
+from quantlib.support.files import make_dir, sha256_tree, write_json
+from quantlib.support.progress import Steps
+from quantlib.training import checkpoints
+from quantlib.training.student import (
     AugmentationOptions,
     DistillationOptions,
     PhaseOptions,
@@ -35,17 +40,13 @@ from quantlib.distillation import (
     distil,
     parse_student_config,
 )
-from quantlib.distillation.device import prepare
-from quantlib.distillation.phases import Phase
-from quantlib.distillation.report import Report
-from quantlib.distillation.run import hold_out, run_phases
-from quantlib.distillation.students import make_student
-from quantlib.distillation.trainee import Trainee, metric_score
-from quantlib.errors import InputError
-from quantlib.files import make_dir, sha256_tree, write_json
-from quantlib.progress import Steps
-from quantlib.runtime import default_threads
-from quantlib.training import predict_logits, save_classifier, task_loss
+from quantlib.training.student.device import prepare
+from quantlib.training.student.phases import Phase
+from quantlib.training.student.report import Report
+from quantlib.training.student.run import hold_out, run_phases
+from quantlib.training.student.students import make_student
+from quantlib.training.student.trainee import Trainee, metric_score
+from quantlib.training.teacher import predict_logits, save_classifier, task_loss
 
 if TYPE_CHECKING:
     from rich.table import Table

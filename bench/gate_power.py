@@ -28,13 +28,13 @@ from typing import Any
 import numpy as np
 from slower import make_slower
 
-from quantlib import features
+from quantlib.data import features
 from quantlib.experiment import ExperimentOptions, build, gating
-from quantlib.files import write_json
 from quantlib.gate import LatencyRecord, decide, estimate_slowdown
-from quantlib.latency import Sampling, sample_ratios
-from quantlib.latency.launches import Start
-from quantlib.latency.others import Watch, watch_others
+from quantlib.measuring.latency import Sampling, sample_ratios
+from quantlib.measuring.latency.launches import Start
+from quantlib.measuring.latency.others import Watch, watch_others
+from quantlib.support.files import write_json
 
 LIMIT = 0.05
 RUNS_PER_BASELINE = 10

@@ -27,16 +27,18 @@ import numpy.typing as npt
 import typer
 from typer import Option
 
-from quantlib import accuracy, checkpoints, features, tasks
-from quantlib.console import plain_table, run_app
-from quantlib.errors import InputError
+from quantlib.compression.recipes import DEFAULT_RECIPES, RECIPES, split_names
+from quantlib.data import features, metrics, tasks
 from quantlib.experiment import ExperimentOptions, build
 from quantlib.experiment.measure import evaluate
-from quantlib.files import atomic_files, copy_file, make_dir, sha256_file, write_json
-from quantlib.progress import Steps
-from quantlib.recipes import DEFAULT_RECIPES, RECIPES, split_names
-from quantlib.results import BYTES_PER_MB, TEACHER
-from quantlib.runtime import default_threads, size_bytes
+from quantlib.machine.sessions import default_threads, size_bytes
+from quantlib.measuring import accuracy
+from quantlib.report.results import BYTES_PER_MB, TEACHER
+from quantlib.support.console import plain_table, run_app
+from quantlib.support.errors import InputError
+from quantlib.support.files import atomic_files, copy_file, make_dir, sha256_file, write_json
+from quantlib.support.progress import Steps
+from quantlib.training import checkpoints
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -168,16 +170,16 @@ def judge(
 ) -> Result:
     """One model's result against the teacher's logits for the same rows."""
     ours, teachers = logits[name], logits[TEACHER]
-    metrics, reference = (accuracy.compute_metrics(task, each, labels) for each in (ours, teachers))
-    low, high = accuracy.drop_interval(task, ours, teachers, labels)
+    metrics, reference = (metrics.compute_metrics(task, each, labels) for each in (ours, teachers))
+    low, high = metrics.drop_interval(task, ours, teachers, labels)
     return Result(
         name=name,
         metrics=metrics,
         accuracy_drop=reference[task.primary_metric] - metrics[task.primary_metric],
         drop_low=low,
         drop_high=high,
-        agreement=accuracy.agreement(task, ours, teachers),
-        logit_error=accuracy.logit_error(ours, teachers),
+        agreement=metrics.agreement(task, ours, teachers),
+        logit_error=metrics.logit_error(ours, teachers),
         size_bytes=sizes[name],
         compression_ratio=sizes[TEACHER] / sizes[name],
     )

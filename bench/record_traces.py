@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from quantlib.files import write_json
-from quantlib.hardware import describe
-from quantlib.latency import TimedProcess, take_turns
-from quantlib.runtime import SessionConfig, default_threads
+from quantlib.machine.hardware import describe
+from quantlib.machine.sessions import SessionConfig, default_threads
+from quantlib.measuring.latency import TimedProcess, take_turns
+from quantlib.support.files import write_json
 
 
 def main() -> None:

@@ -29,19 +29,19 @@ import numpy.typing as npt
 import typer
 from typer import Argument, Option
 
-from quantlib.console import plain_table, run_app
-from quantlib.errors import InputError
+from quantlib.compression.recipes import split_names
+from quantlib.data.tasks import TASKS
 from quantlib.experiment import ExperimentOptions, build
-from quantlib.files import atomic_files, make_dir, write_json, write_text
-from quantlib.hardware import describe
-from quantlib.latency import TimedProcess, take_turns
-from quantlib.latency.others import MAX_OTHERS, watch_others
-from quantlib.latency.stats import WAKE_SECONDS, Clock
-from quantlib.plotting import new_figure
-from quantlib.progress import Step, Steps
-from quantlib.recipes import split_names
-from quantlib.runtime import SessionConfig, default_threads
-from quantlib.tasks import TASKS
+from quantlib.machine.hardware import describe
+from quantlib.machine.sessions import SessionConfig, default_threads
+from quantlib.measuring.latency import TimedProcess, take_turns
+from quantlib.measuring.latency.others import MAX_OTHERS, watch_others
+from quantlib.measuring.latency.stats import WAKE_SECONDS, Clock
+from quantlib.support.console import plain_table, run_app
+from quantlib.support.errors import InputError
+from quantlib.support.files import atomic_files, make_dir, write_json, write_text
+from quantlib.support.plotting import new_figure
+from quantlib.support.progress import Step, Steps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -23,12 +23,13 @@ import numpy.typing as npt
 import typer
 from typer import Argument, Option
 
-from quantlib import checkpoints, features, tasks
-from quantlib.console import run_app
-from quantlib.errors import InputError
-from quantlib.files import atomic_files, make_dir
-from quantlib.progress import Steps
-from quantlib.runtime import default_threads
+from quantlib.data import features, tasks
+from quantlib.machine.sessions import default_threads
+from quantlib.support.console import run_app
+from quantlib.support.errors import InputError
+from quantlib.support.files import atomic_files, make_dir
+from quantlib.support.progress import Steps
+from quantlib.training import checkpoints
 
 SEED = 20191206
 TRAIN_PAIRS = 6000

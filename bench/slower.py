@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from quantlib.latency import TimedProcess, ratio_interval, take_turns
-from quantlib.runtime import SessionConfig, default_threads
+from quantlib.machine.sessions import SessionConfig, default_threads
+from quantlib.measuring.latency import TimedProcess, ratio_interval, take_turns
 
 _SIDE = 64
 

@@ -10,51 +10,51 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from quantlib.accuracy import Evaluation, evaluate_onnx
-    from quantlib.calibration import Ranges, calibrate_min_max
-    from quantlib.errors import InputError
+    from quantlib.compression.calibration import Ranges, calibrate_min_max
+    from quantlib.compression.quantize import quantize_onnx
+    from quantlib.compression.recipe_file import read_recipe, write_recipe
+    from quantlib.compression.recipes import RECIPES, Recipe
+    from quantlib.compression.smoothing import search_smoothing, smooth_onnx
+    from quantlib.data.features import CalibrationReader, convert_examples_to_features, load_tokenizer
+    from quantlib.data.tasks import TASKS, Example, Task, read_splits
     from quantlib.experiment import ExperimentOptions, run
-    from quantlib.export import export_bert_to_onnx
-    from quantlib.features import CalibrationReader, convert_examples_to_features, load_tokenizer
-    from quantlib.graph import Compiled, compile_onnx
-    from quantlib.latency import LatencyStats, benchmark_onnx_model
-    from quantlib.quantize import quantize_onnx
-    from quantlib.recipe_file import read_recipe, write_recipe
-    from quantlib.recipes import RECIPES, Recipe
-    from quantlib.results import VariantResult
-    from quantlib.smoothing import search_smoothing, smooth_onnx
-    from quantlib.tasks import TASKS, Example, Task, read_splits
+    from quantlib.measuring.accuracy import Evaluation, evaluate_onnx
+    from quantlib.measuring.latency import LatencyStats, benchmark_onnx_model
+    from quantlib.onnx_model.compile import Compiled, compile_onnx
+    from quantlib.onnx_model.export import export_bert_to_onnx
+    from quantlib.report.results import VariantResult
+    from quantlib.support.errors import InputError
 
 __version__ = "0.1.0"
 
 _MODULE_OF = {
-    "CalibrationReader": "features",
-    "Compiled": "graph",
-    "Evaluation": "accuracy",
-    "Example": "tasks",
+    "CalibrationReader": "data.features",
+    "Compiled": "onnx_model.compile",
+    "Evaluation": "measuring.accuracy",
+    "Example": "data.tasks",
     "ExperimentOptions": "experiment",
-    "InputError": "errors",
-    "LatencyStats": "latency",
-    "RECIPES": "recipes",
-    "Ranges": "calibration",
-    "Recipe": "recipes",
-    "TASKS": "tasks",
-    "Task": "tasks",
-    "VariantResult": "results",
-    "benchmark_onnx_model": "latency",
-    "calibrate_min_max": "calibration",
-    "compile_onnx": "graph",
-    "convert_examples_to_features": "features",
-    "evaluate_onnx": "accuracy",
-    "export_bert_to_onnx": "export",
-    "load_tokenizer": "features",
-    "quantize_onnx": "quantize",
-    "read_recipe": "recipe_file",
-    "read_splits": "tasks",
+    "InputError": "support.errors",
+    "LatencyStats": "measuring.latency",
+    "RECIPES": "compression.recipes",
+    "Ranges": "compression.calibration",
+    "Recipe": "compression.recipes",
+    "TASKS": "data.tasks",
+    "Task": "data.tasks",
+    "VariantResult": "report.results",
+    "benchmark_onnx_model": "measuring.latency",
+    "calibrate_min_max": "compression.calibration",
+    "compile_onnx": "onnx_model.compile",
+    "convert_examples_to_features": "data.features",
+    "evaluate_onnx": "measuring.accuracy",
+    "export_bert_to_onnx": "onnx_model.export",
+    "load_tokenizer": "data.features",
+    "quantize_onnx": "compression.quantize",
+    "read_recipe": "compression.recipe_file",
+    "read_splits": "data.tasks",
     "run": "experiment",
-    "search_smoothing": "smoothing",
-    "smooth_onnx": "smoothing",
-    "write_recipe": "recipe_file",
+    "search_smoothing": "compression.smoothing",
+    "smooth_onnx": "compression.smoothing",
+    "write_recipe": "compression.recipe_file",
 }
 
 __all__ = [

@@ -10,9 +10,9 @@ import pytest
 import tiny
 from hypothesis import settings
 
-from quantlib.cache import ENVIRONMENT_VARIABLE
+from quantlib.data.features import Feature
 from quantlib.experiment import ExperimentOptions, run
-from quantlib.features import Feature
+from quantlib.support.cache import ENVIRONMENT_VARIABLE
 
 # The same examples in every run; `--hypothesis-profile=explore` looks for new ones.
 settings.register_profile("seeded", derandomize=True)
@@ -38,7 +38,7 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_onnx(tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny_teacher`, exported at opset 17 for 64 tokens."""
-    from quantlib.export import export_bert_to_onnx
+    from quantlib.onnx_model.export import export_bert_to_onnx
 
     return export_bert_to_onnx(tiny_teacher, tmp_path_factory.mktemp("onnx") / "model.onnx", seq_len=64)
 
@@ -52,7 +52,7 @@ def tiny_rows(tiny_teacher: Path) -> list[Feature]:
 @pytest.fixture(scope="session", params=tiny.ARCHITECTURES)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tiny.Exported:
     """A tiny classifier of each architecture; `tiny_teacher` and `tiny_onnx` are the first one."""
-    from quantlib.export import export_bert_to_onnx
+    from quantlib.onnx_model.export import export_bert_to_onnx
 
     if request.param == "bert":
         checkpoint, model = (request.getfixturevalue(name) for name in ("tiny_teacher", "tiny_onnx"))

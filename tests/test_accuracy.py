@@ -15,19 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
-from quantlib.accuracy import (
-    Array,
-    Evaluation,
-    agreement,
-    compute_metrics,
-    drop_interval,
-    evaluate_onnx,
-    logit_error,
-    mean_loss,
-)
-from quantlib.errors import InputError
-from quantlib.features import Feature
-from quantlib.tasks import TASKS, Task
+from quantlib.data.features import Feature
+from quantlib.data.metrics import Array, agreement, compute_metrics, drop_interval, logit_error, mean_loss
+from quantlib.data.tasks import TASKS, Task
+from quantlib.measuring.accuracy import Evaluation, evaluate_onnx
+from quantlib.support.errors import InputError
 
 CLASSES = ["CoLA", "SST-2", "MRPC", "RTE", "BBC-News"]
 finite = st.floats(-50, 50, width=32)
@@ -69,7 +61,7 @@ def synthetic(task: Task, rows: int, seed: int = 0) -> tuple[Array, Array, Array
 
 def test_importing_accuracy_is_light() -> None:
     heavy = "{'torch', 'transformers', 'sklearn', 'scipy', 'onnx', 'onnxruntime'}"
-    code = f"import sys, quantlib.accuracy; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, quantlib.measuring.accuracy; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -12,13 +12,13 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantlib.checkpoints import load_classifier, quiet_transformers
-from quantlib.distillation import AugmentationOptions, DistillationOptions, PhaseOptions, distil
-from quantlib.distillation import augmentation as augmenting
-from quantlib.distillation.augmentation import augmented, nearest_words, word_places, word_tokens
-from quantlib.errors import InputError
-from quantlib.features import Feature
-from quantlib.tasks import TASKS
+from quantlib.data.features import Feature
+from quantlib.data.tasks import TASKS
+from quantlib.support.errors import InputError
+from quantlib.training.checkpoints import load_classifier, quiet_transformers
+from quantlib.training.student import AugmentationOptions, DistillationOptions, PhaseOptions, distil
+from quantlib.training.student import augmentation as augmenting
+from quantlib.training.student.augmentation import augmented, nearest_words, word_places, word_tokens
 
 OPTIONS = AugmentationOptions(copies=3, candidates=4)
 VOCABULARY = {token: number for number, token in enumerate(tiny.VOCABULARY)}

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from bench import distillation
 from bench.distillation import DISTILLED, FINE_TUNED, KINDS, TEACHER, Result, as_table
-from quantlib.tasks import TASKS
+from quantlib.data.tasks import TASKS
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from quantlib import cache as cache_module
-from quantlib.cache import Cache, code_key, default_cache_dir, open_cache, versions_key
-from quantlib.errors import InputError
+from quantlib.support import cache as cache_module
+from quantlib.support.cache import Cache, code_key, default_cache_dir, open_cache, versions_key
+from quantlib.support.errors import InputError
 
 KEY = {"seed": 42, "options": {"epochs": 2}, "shape": (1, 8)}
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from quantlib.calibration import (
+from quantlib.compression.calibration import (
     Ranges,
     TensorStatistics,
     activations,
@@ -27,9 +27,9 @@ from quantlib.calibration import (
     tensors_for,
     write_ranges,
 )
-from quantlib.calibration.graph import axes, sources
-from quantlib.errors import InputError
-from quantlib.features import CalibrationReader, Feature, Feed, pad
+from quantlib.compression.calibration.graph import axes, sources
+from quantlib.data.features import CalibrationReader, Feature, Feed, pad
+from quantlib.support.errors import InputError
 
 
 def independent_ranges(path: Path, feeds: list[Feed]) -> dict[str, tuple[float, float]]:

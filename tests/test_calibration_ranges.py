@@ -9,10 +9,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from quantlib.calibration import CalibrationMethod, Statistics, derive, observe, parse_method
-from quantlib.calibration.histogram import Histogram, count
-from quantlib.calibration.search import FACTORS, divergence, entropy, squared_errors
-from quantlib.errors import InputError
+from quantlib.compression.calibration import CalibrationMethod, Statistics, derive, observe, parse_method
+from quantlib.compression.calibration.histogram import Histogram, count
+from quantlib.compression.calibration.search import FACTORS, divergence, entropy, squared_errors
+from quantlib.support.errors import InputError
 
 METHODS = ("MinMax", "MovingAverage", "Percentile:99.9", "Percentile:60", "Entropy", "MSE")
 RNG = np.random.default_rng(7)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from quantlib.calibration import (
+from quantlib.compression.calibration import (
     Statistics,
     TensorStatistics,
     merge,
@@ -17,8 +17,8 @@ from quantlib.calibration import (
     read_statistics,
     write_statistics,
 )
-from quantlib.calibration.histogram import Histogram, add, around_zero, count, magnitudes, widen
-from quantlib.errors import InputError
+from quantlib.compression.calibration.histogram import Histogram, add, around_zero, count, magnitudes, widen
+from quantlib.support.errors import InputError
 
 LOWEST = float(np.finfo(np.float32).min)
 # Whole float32 range: denormals, additive masks, and everything between.

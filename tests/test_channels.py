@@ -10,11 +10,11 @@ import pytest
 import tiny
 from onnx import helper
 
-from quantlib.calibration import Channels, collect_channels
-from quantlib.calibration.graph import load_with_shapes, save, with_outputs
-from quantlib.errors import InputError
-from quantlib.features import CalibrationReader, Feature, Feed, pad
-from quantlib.runtime import feed_for, open_session
+from quantlib.compression.calibration import Channels, collect_channels
+from quantlib.compression.calibration.graph import load_with_shapes, save, with_outputs
+from quantlib.data.features import CalibrationReader, Feature, Feed, pad
+from quantlib.machine.sessions import feed_for, open_session
+from quantlib.support.errors import InputError
 
 NAMES = [
     "bert.embeddings.LayerNorm/LayerNormalization:0",

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import tiny
 
-from quantlib import checkpoints
-from quantlib.checkpoints import (
+from quantlib.data.tasks import TASKS
+from quantlib.support.errors import InputError
+from quantlib.training import checkpoints
+from quantlib.training.checkpoints import (
     check_classifier,
     check_for_task,
     check_sequence_length,
@@ -23,8 +25,6 @@ from quantlib.checkpoints import (
     reorder_logits,
     resolve,
 )
-from quantlib.errors import InputError
-from quantlib.tasks import TASKS
 
 SST2, RTE, STSB = TASKS["SST-2"], TASKS["RTE"], TASKS["STS-B"]
 

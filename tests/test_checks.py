@@ -10,9 +10,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from quantlib import hardware
-from quantlib.calibration import calibrate_min_max
-from quantlib.checks import (
+from quantlib.compression.calibration import calibrate_min_max
+from quantlib.compression.quantize import quantize_onnx
+from quantlib.compression.recipes import RECIPES
+from quantlib.data.features import CalibrationReader, Feature
+from quantlib.data.tasks import TASKS
+from quantlib.machine import hardware
+from quantlib.machine.sessions import open_session
+from quantlib.measuring.checks import (
     CHECKED_ROWS,
     Checks,
     Invariance,
@@ -22,15 +27,10 @@ from quantlib.checks import (
     run_checks,
     saturation,
 )
-from quantlib.checks.invariance import choose_rows
-from quantlib.checks.logits import labels_changed, largest_change
-from quantlib.coverage import KEPT, Coverage, NotQuantized
-from quantlib.errors import InputError
-from quantlib.features import CalibrationReader, Feature
-from quantlib.quantize import quantize_onnx
-from quantlib.recipes import RECIPES
-from quantlib.runtime import open_session
-from quantlib.tasks import TASKS
+from quantlib.measuring.checks.invariance import choose_rows
+from quantlib.measuring.checks.logits import labels_changed, largest_change
+from quantlib.onnx_model.coverage import KEPT, Coverage, NotQuantized
+from quantlib.support.errors import InputError
 
 node = helper.make_node
 SST2, STSB = TASKS["SST-2"], TASKS["STS-B"]

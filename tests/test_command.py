@@ -15,10 +15,10 @@ import pytest
 import tiny
 
 import quantization_experiments
-from quantlib.errors import InputError
+from quantlib.compression.recipes import DEFAULT_RECIPES
+from quantlib.data.tasks import TASKS
 from quantlib.experiment import ExperimentOptions
-from quantlib.recipes import DEFAULT_RECIPES
-from quantlib.tasks import TASKS
+from quantlib.support.errors import InputError
 
 COMMAND = Path(quantization_experiments.__file__)
 

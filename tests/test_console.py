@@ -8,8 +8,8 @@ import pytest
 import typer
 from rich.console import Console
 
-from quantlib.console import plain_table, run_app
-from quantlib.errors import InputError
+from quantlib.support.console import plain_table, run_app
+from quantlib.support.errors import InputError
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 

@@ -10,11 +10,18 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from quantlib.calibration import Ranges
-from quantlib.coverage import KEPT, TWO_ACTIVATIONS, Coverage, NotQuantized, coverage, has_integer_products
-from quantlib.errors import InputError
-from quantlib.quantize import quantize_onnx
-from quantlib.recipes import RECIPES
+from quantlib.compression.calibration import Ranges
+from quantlib.compression.quantize import quantize_onnx
+from quantlib.compression.recipes import RECIPES
+from quantlib.onnx_model.coverage import (
+    KEPT,
+    TWO_ACTIVATIONS,
+    Coverage,
+    NotQuantized,
+    coverage,
+    has_integer_products,
+)
+from quantlib.support.errors import InputError
 
 node = helper.make_node
 Array = np.ndarray[Any, Any]

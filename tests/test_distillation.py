@@ -14,22 +14,22 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantlib import hardware
-from quantlib.checkpoints import check_for_task, load_classifier, read_config
-from quantlib.distillation import DistillationOptions, PhaseOptions, StudentConfig, distil
-from quantlib.distillation.device import bfloat16_pays, feed_of, prepare
-from quantlib.distillation.losses import soft_cross_entropy, transformer_loss
-from quantlib.distillation.phases import Phase, run_phase
-from quantlib.distillation.run import STATE_FILE, hold_out, with_more
-from quantlib.distillation.saved import Standing, load_standing, save_standing
-from quantlib.distillation.states import run_with_states
-from quantlib.distillation.students import make_student
-from quantlib.distillation.targets import Teacher, teacher_targets
-from quantlib.errors import InputError
-from quantlib.features import Feature
-from quantlib.files import sha256_file
-from quantlib.tasks import TASKS
-from quantlib.training import predict_logits
+from quantlib.data.features import Feature
+from quantlib.data.tasks import TASKS
+from quantlib.machine import hardware
+from quantlib.support.errors import InputError
+from quantlib.support.files import sha256_file
+from quantlib.training.checkpoints import check_for_task, load_classifier, read_config
+from quantlib.training.student import DistillationOptions, PhaseOptions, StudentConfig, distil
+from quantlib.training.student.device import bfloat16_pays, feed_of, prepare
+from quantlib.training.student.losses import soft_cross_entropy, transformer_loss
+from quantlib.training.student.phases import Phase, run_phase
+from quantlib.training.student.run import STATE_FILE, hold_out, with_more
+from quantlib.training.student.saved import Standing, load_standing, save_standing
+from quantlib.training.student.states import run_with_states
+from quantlib.training.student.students import make_student
+from quantlib.training.student.targets import Teacher, teacher_targets
+from quantlib.training.teacher import predict_logits
 
 SST2, RTE, STSB = TASKS["SST-2"], TASKS["RTE"], TASKS["STS-B"]
 # With dropout, so that the random state of a training matters.
@@ -474,7 +474,7 @@ def test_bfloat16_is_for_machines_that_win_by_it(
     monkeypatch: pytest.MonkeyPatch, device: str, sets: tuple[str, ...], pays: bool
 ) -> None:
     machine = replace(hardware.describe(), instruction_sets=sets)
-    monkeypatch.setattr("quantlib.distillation.device.describe", lambda: machine)
+    monkeypatch.setattr("quantlib.training.student.device.describe", lambda: machine)
     bfloat16_pays.cache_clear()
     try:
         assert bfloat16_pays(device) == pays

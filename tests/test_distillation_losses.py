@@ -13,8 +13,9 @@ import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantlib.checkpoints import load_classifier
-from quantlib.distillation.losses import (
+from quantlib.data.features import Feature, pad
+from quantlib.training.checkpoints import load_classifier
+from quantlib.training.student.losses import (
     NO_LABEL,
     States,
     attention_loss,
@@ -24,8 +25,7 @@ from quantlib.distillation.losses import (
     soft_cross_entropy,
     transformer_loss,
 )
-from quantlib.distillation.states import run_with_states, scores
-from quantlib.features import Feature, pad
+from quantlib.training.student.states import run_with_states, scores
 
 Array = np.ndarray[Any, Any]
 

@@ -11,11 +11,11 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantlib.checkpoints import load_classifier
-from quantlib.distillation import StudentConfig, parse_student_config
-from quantlib.distillation.mapping import layer_mapping
-from quantlib.distillation.students import PRESETS, make_student
-from quantlib.errors import InputError
+from quantlib.support.errors import InputError
+from quantlib.training.checkpoints import load_classifier
+from quantlib.training.student import StudentConfig, parse_student_config
+from quantlib.training.student.mapping import layer_mapping
+from quantlib.training.student.students import PRESETS, make_student
 
 BERT = {
     "model_type": "bert",

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantlib.checkpoints import load_classifier
-from quantlib.distillation.device import feed_of
-from quantlib.distillation.vocabulary import only_words_of
-from quantlib.features import Feature
+from quantlib.data.features import Feature
+from quantlib.training.checkpoints import load_classifier
+from quantlib.training.student.device import feed_of
+from quantlib.training.student.vocabulary import only_words_of
 
 TABLE = "bert.embeddings.word_embeddings.weight"
 

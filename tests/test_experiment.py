@@ -14,23 +14,24 @@ import onnx
 import pytest
 import tiny
 
-from quantlib import experiment, hardware
-from quantlib.checkpoints import packaged_minilm
-from quantlib.errors import InputError
+from quantlib import experiment
+from quantlib.compression.quantize import op_counts, quantize_onnx
+from quantlib.compression.recipe_file import read_recipe, write_recipe
+from quantlib.compression.recipes import DEFAULT_RECIPES, RECIPES
+from quantlib.data.features import Feature
+from quantlib.data.tasks import TASKS
 from quantlib.experiment import Built, ExperimentOptions, build, provenance, run
 from quantlib.experiment.build import variant_names
 from quantlib.experiment.work import Variant
-from quantlib.features import Feature
-from quantlib.files import sha256_file, sha256_tree
-from quantlib.parity import ParityError
-from quantlib.progress import Step, Steps
-from quantlib.quantize import op_counts, quantize_onnx
-from quantlib.recipe_file import read_recipe, write_recipe
-from quantlib.recipes import DEFAULT_RECIPES, RECIPES
-from quantlib.results import SCHEMA_VERSION, read_results
-from quantlib.runtime import SessionConfig
-from quantlib.tasks import TASKS
-from quantlib.unsigned import count_signed
+from quantlib.machine import hardware
+from quantlib.machine.sessions import SessionConfig
+from quantlib.machine.unsigned import count_signed
+from quantlib.onnx_model.parity import ParityError
+from quantlib.report.results import SCHEMA_VERSION, read_results
+from quantlib.support.errors import InputError
+from quantlib.support.files import sha256_file, sha256_tree
+from quantlib.support.progress import Step, Steps
+from quantlib.training.checkpoints import packaged_minilm
 
 KEYS = [
     "accuracy", "eval_loss", "model_size", "mean_ms", "std_ms", "min_ms", "max_ms", "median_ms",
@@ -227,8 +228,8 @@ def test_a_second_run_makes_nothing_and_finds_the_same(
         monkeypatch.setattr(building, name, never)
     for name in ("quantize_onnx", "smoothing.search_smoothing", "calibration.collect"):
         monkeypatch.setattr(f"quantlib.experiment.quantizing.{name}", never)
-    monkeypatch.setattr("quantlib.export.export_bert_to_onnx", never)
-    monkeypatch.setattr("quantlib.graph.compile_onnx", never)
+    monkeypatch.setattr("quantlib.onnx_model.export.export_bert_to_onnx", never)
+    monkeypatch.setattr("quantlib.onnx_model.compile.compile_onnx", never)
     run(replace(options, output_dir=tmp_path))
     assert files(tmp_path) == files(first)
     for name, path in MODELS.items():
@@ -253,7 +254,7 @@ def test_a_fresh_cache_gives_the_same_models(
 ) -> None:
     """That of an export is tested with the export."""
     teacher = (first / "SST-2" / MODELS["teacher"]).read_bytes()
-    monkeypatch.setattr("quantlib.export.export_bert_to_onnx", export_instead(teacher))
+    monkeypatch.setattr("quantlib.onnx_model.export.export_bert_to_onnx", export_instead(teacher))
     made_of_it = [name for name in MODELS if not name.startswith("student")]
     built = build(replace(options, cache_dir=tmp_path))
     before = load(first, "run.json")["sha256"]
@@ -265,7 +266,7 @@ def test_a_fresh_cache_gives_the_same_models(
 def test_an_interrupted_student_goes_on_in_the_next_run(
     options: ExperimentOptions, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quantlib.export.export_bert_to_onnx", export_instead(b"x"))
+    monkeypatch.setattr("quantlib.onnx_model.export.export_bert_to_onnx", export_instead(b"x"))
     asked = replace(options, cache_dir=tmp_path, recipes=(), compile=False)
     told: list[str] = []
 
@@ -341,7 +342,7 @@ def test_folders_of_students_never_clash(
 def test_a_student_of_another_architecture(
     first: Path, options: ExperimentOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quantlib.export.export_bert_to_onnx", export_instead(b"x"))
+    monkeypatch.setattr("quantlib.onnx_model.export.export_bert_to_onnx", export_instead(b"x"))
     student = tiny.write_checkpoint(tmp_path / "roberta", "roberta")
     built = build(replace(options, students=(str(student),), recipes=(), compile=False))
     teacher, other = built.variants
@@ -413,7 +414,7 @@ def test_what_is_turned_depends_on_the_machine_and_the_sessions(
 def test_variants_are_timed_in_the_sessions_asked_for(
     first: Path, options: ExperimentOptions, monkeypatch: pytest.MonkeyPatch, stock: bool
 ) -> None:
-    from quantlib.latency import LatencyStats
+    from quantlib.measuring.latency import LatencyStats
 
     sessions: list[SessionConfig] = []
 
@@ -465,7 +466,7 @@ def test_a_model_that_cannot_be_compiled_ends_the_run(
     first: Path, options: ExperimentOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """No step puts another model in the place of one that failed."""
-    monkeypatch.setattr("quantlib.graph.compile_onnx", failing(ParityError("logits differ")))
+    monkeypatch.setattr("quantlib.onnx_model.compile.compile_onnx", failing(ParityError("logits differ")))
     cache = shutil.copytree(options.cache_dir or "", tmp_path / "cache")
     shutil.rmtree(cache / "compiled")
     with pytest.raises(ParityError, match="logits differ"):
@@ -537,10 +538,10 @@ def test_a_node_that_is_missing_is_said_before_anything_is_calibrated(
 def test_a_teacher_is_fine_tuned_where_none_is_given(
     options: ExperimentOptions, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("quantlib.checkpoints.packaged_minilm", lambda: tiny_teacher)
+    monkeypatch.setattr("quantlib.training.checkpoints.packaged_minilm", lambda: tiny_teacher)
     asked = replace(options, teacher=None, no_student=True, recipes=(), compile=False)
     asked = replace(asked, train_rows=40, cache_dir=tmp_path)
-    monkeypatch.setattr("quantlib.export.export_bert_to_onnx", export_instead(b"x"))
+    monkeypatch.setattr("quantlib.onnx_model.export.export_bert_to_onnx", export_instead(b"x"))
     hashes = []
     for changes in ({}, {}, {"seed": 7}, {"train_rows": 41}):
         steps = Steps()
@@ -580,7 +581,7 @@ def test_only_what_changed_is_made_again(
 ) -> None:
     cache = shutil.copytree(options.cache_dir or "", tmp_path / "cache")
     fp32 = (first / "SST-2" / MODELS["teacher"]).read_bytes()
-    monkeypatch.setattr("quantlib.export.export_bert_to_onnx", export_instead(fp32))
+    monkeypatch.setattr("quantlib.onnx_model.export.export_bert_to_onnx", export_instead(fp32))
     steps = Steps()
     build(replace(options, cache_dir=cache, recipes=("quant_1",), **changes), steps)
     steps_made = set(steps.durations_s) - steps.cached - {"read rows"}
@@ -606,8 +607,8 @@ def failing(error: BaseException) -> Callable[..., Any]:
         ("quantlib.experiment.measure", RuntimeError("died"), RuntimeError),
         ("quantlib.experiment.measure", KeyboardInterrupt(), KeyboardInterrupt),
         ("quantlib.experiment.compare", ValueError("nan"), ValueError),
-        ("quantlib.results.write_results", OSError(errno.ENOSPC, "full"), InputError),
-        ("quantlib.results.write_run", OSError(errno.ENOSPC, "full"), InputError),
+        ("quantlib.report.results.write_results", OSError(errno.ENOSPC, "full"), InputError),
+        ("quantlib.report.results.write_run", OSError(errno.ENOSPC, "full"), InputError),
     ],
     ids=["measure", "interrupt", "compare", "full_at_results", "full_at_run"],
 )
@@ -630,7 +631,7 @@ def test_nothing_is_written_when_something_fails(
 
 def shortcut_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each variant takes 1, 2, 3 ms: what is written is not about times."""
-    from quantlib.latency import LatencyStats
+    from quantlib.measuring.latency import LatencyStats
 
     stats = LatencyStats((1.0, 2.0, 3.0), warmup_runs=0)
     monkeypatch.setattr(measuring, "benchmark_onnx_model", lambda *_, **__: stats)
@@ -687,7 +688,7 @@ def test_given_checkpoints_are_checked_before_any_work(
 def test_a_length_that_the_packaged_model_lacks(
     options: ExperimentOptions, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quantlib.checkpoints.packaged_minilm", lambda: tiny_teacher)
+    monkeypatch.setattr("quantlib.training.checkpoints.packaged_minilm", lambda: tiny_teacher)
     monkeypatch.setattr(building, "fine_tune", lambda *_: pytest.fail("trained first"))
     with pytest.raises(InputError, match="sequence length 65 is out of range"):
         build(replace(options, teacher=None, seq_len=65))

@@ -22,10 +22,12 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
 import quantization_experiments
-from quantlib.calibration import Ranges, Statistics, collect, derive, observe
-from quantlib.errors import InputError
+from quantlib.compression.calibration import Ranges, Statistics, collect, derive, observe
+from quantlib.compression.quantize import quantize_onnx
+from quantlib.compression.recipes import RECIPES
+from quantlib.data.features import CalibrationReader, Feature, Feed
 from quantlib.experiment import ExperimentOptions, build
-from quantlib.explain import (
+from quantlib.measuring.explain import (
     NAMES,
     LayerNoise,
     explain,
@@ -35,13 +37,11 @@ from quantlib.explain import (
     table,
     write_explanation,
 )
-from quantlib.explain import noise as formulas
-from quantlib.explain.noise import Input, decibels, share, weight_noise
-from quantlib.features import CalibrationReader, Feature, Feed
-from quantlib.progress import Steps
-from quantlib.quantize import quantize_onnx
-from quantlib.recipes import RECIPES
-from quantlib.results import VariantResult
+from quantlib.measuring.explain import noise as formulas
+from quantlib.measuring.explain.noise import Input, decibels, share, weight_noise
+from quantlib.report.results import VariantResult
+from quantlib.support.errors import InputError
+from quantlib.support.progress import Steps
 
 RNG = np.random.default_rng(11)
 BELL = RNG.normal(size=(40, 1000)).astype(np.float32)
@@ -529,7 +529,7 @@ def test_places_follow_the_network(layers: list[LayerNoise]) -> None:
 
 def test_pyplot_is_left_alone(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from quantlib.explain import write_explanation; "
+        "import sys; from pathlib import Path; from quantlib.measuring.explain import write_explanation; "
         "assert 'matplotlib' not in sys.modules; write_explanation(Path(sys.argv[1]), []); "
         "assert 'matplotlib' in sys.modules; print('matplotlib.pyplot' in sys.modules)"
     )

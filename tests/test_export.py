@@ -18,16 +18,16 @@ import pytest
 import tiny
 from onnx import numpy_helper
 
-from quantlib import export
-from quantlib.checkpoints import load_classifier
-from quantlib.errors import InputError
-from quantlib.export import ParityError, check_parity, export_bert_to_onnx
-from quantlib.export.layers import find_stack
-from quantlib.export.naming import name_nodes, strip_notes
-from quantlib.export.opset import declare_opset
-from quantlib.features import Feed
-from quantlib.runtime import feed_for, open_session
-from quantlib.training import accepted
+from quantlib.data.features import Feed
+from quantlib.machine.sessions import feed_for, open_session
+from quantlib.onnx_model import export
+from quantlib.onnx_model.export import ParityError, check_parity, export_bert_to_onnx
+from quantlib.onnx_model.export.layers import find_stack
+from quantlib.onnx_model.export.naming import name_nodes, strip_notes
+from quantlib.onnx_model.export.opset import declare_opset
+from quantlib.support.errors import InputError
+from quantlib.training.checkpoints import load_classifier
+from quantlib.training.teacher import accepted
 
 ROOT = Path(__file__).parents[1]
 
@@ -264,7 +264,7 @@ def test_a_future_opset_is_refused(tiny_teacher: Path, tmp_path: Path) -> None:
 def test_an_operator_that_an_opset_lacks_is_one_line(
     tiny_teacher: Path, tmp_path: Path, traced_once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quantlib.export.opset._replace", lambda *_: None)
+    monkeypatch.setattr("quantlib.onnx_model.export.opset._replace", lambda *_: None)
     with pytest.raises(InputError, match=r"^opset 13 cannot express this model: ") as caught:
         export_bert_to_onnx(tiny_teacher, tmp_path / "model.onnx", seq_len=64, opset=13)
     assert "\n" not in str(caught.value)
@@ -297,8 +297,8 @@ def test_nothing_is_left_changed(tiny_teacher: Path, tmp_path: Path, model: Any)
 
 
 def test_logits_in_the_order_of_the_task(tiny_teacher: Path, tiny_onnx: Path, tmp_path: Path) -> None:
-    from quantlib.checkpoints import check_for_task
-    from quantlib.tasks import TASKS
+    from quantlib.data.tasks import TASKS
+    from quantlib.training.checkpoints import check_for_task
 
     checkpoint = shutil.copytree(tiny_teacher, tmp_path / "turned")
     tiny.edit_config(checkpoint, id2label={"0": "not_entailment", "1": "entailment"})
@@ -389,8 +389,8 @@ def test_layers_that_differ_are_all_traced(
 @pytest.mark.parametrize("words", ["city film", "unknownword", "good " * 90])
 def test_real_rows_of_a_roberta(words: str, tmp_path: Path) -> None:
     """Its padding id is 1 and positions are counted from it; ours is 0, and the longest row still fits."""
-    from quantlib.features import convert_examples_to_features, load_tokenizer, pad
-    from quantlib.tasks import Example
+    from quantlib.data.features import convert_examples_to_features, load_tokenizer, pad
+    from quantlib.data.tasks import Example
 
     checkpoint = tiny.write_checkpoint(tmp_path / "roberta", "roberta")
     rows = convert_examples_to_features(

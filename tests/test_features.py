@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import BertWordPieceTokenizer, Tokenizer
 
-from quantlib.errors import InputError
-from quantlib.features import (
+from quantlib.data.features import (
     INPUT_NAMES,
     CalibrationReader,
     Feature,
@@ -26,7 +25,8 @@ from quantlib.features import (
     load_tokenizer,
     pad,
 )
-from quantlib.tasks import Example
+from quantlib.data.tasks import Example
+from quantlib.support.errors import InputError
 
 CLS, SEP = (tiny.VOCABULARY.index(token) for token in ("[CLS]", "[SEP]"))
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from quantlib.errors import InputError
-from quantlib.files import (
+from quantlib.support.errors import InputError
+from quantlib.support.files import (
     atomic_dir,
     atomic_file,
     atomic_files,

@@ -9,9 +9,9 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.text import Annotation, Text
 
-from quantlib.front_plot import draw, figure_of, model_of
-from quantlib.latency import LatencyStats
-from quantlib.results import VariantResult, compare
+from quantlib.measuring.latency import LatencyStats
+from quantlib.report.plots import draw, figure_of, model_of
+from quantlib.report.results import VariantResult, compare
 
 # Name, score, MB, median in ms, and what beats it.
 ROWS = (

@@ -21,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantlib import gate
-from quantlib.errors import InputError
+from quantlib.compression.recipes import RECIPES
+from quantlib.data.tasks import TASKS
 from quantlib.gate import (
     Finding,
     GateRecord,
@@ -46,8 +47,7 @@ from quantlib.gate import (
 )
 from quantlib.gate.accuracy import changed_predictions, mcnemar_p
 from quantlib.gate.findings import Kind
-from quantlib.recipes import RECIPES
-from quantlib.tasks import TASKS
+from quantlib.support.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden"
 REPORT_ONLY = RECIPES["quant_1_defaults"].report_only

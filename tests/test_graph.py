@@ -18,18 +18,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-import quantlib.graph.attention
-from quantlib.calibration import activations, collect, load_with_shapes
-from quantlib.calibration.graph import BATCH, SEQUENCE, axes
-from quantlib.errors import InputError
-from quantlib.export import export_bert_to_onnx
-from quantlib.export.opset import declare_opset
-from quantlib.features import CalibrationReader, Feature, Feed
-from quantlib.files import sha256_file
-from quantlib.graph import Compiled, compile_onnx, is_compiled
-from quantlib.linear import constant, find_linears, group, load_ir, role
-from quantlib.quantize import op_counts
-from quantlib.runtime import feed_for, open_session
+import quantlib.onnx_model.compile.attention
+from quantlib.compression.calibration import activations, collect, load_with_shapes
+from quantlib.compression.calibration.graph import BATCH, SEQUENCE, axes
+from quantlib.compression.quantize import op_counts
+from quantlib.data.features import CalibrationReader, Feature, Feed
+from quantlib.machine.sessions import feed_for, open_session
+from quantlib.onnx_model.compile import Compiled, compile_onnx, is_compiled
+from quantlib.onnx_model.export import export_bert_to_onnx
+from quantlib.onnx_model.export.opset import declare_opset
+from quantlib.onnx_model.layers import constant, find_linears, group, load_ir, role
+from quantlib.support.errors import InputError
+from quantlib.support.files import sha256_file
 
 node = helper.make_node
 FLOAT_MIN = float(np.finfo(np.float32).min)
@@ -694,7 +694,7 @@ def test_a_model_that_cannot_be_run(tiny_onnx: Path, tmp_path: Path) -> None:
 
 def test_other_logits_are_an_error(tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A mask that is taken for another one is found out, and nothing is written."""
-    monkeypatch.setattr(quantlib.graph.attention, "padding_value", lambda *_: 0.0)
+    monkeypatch.setattr(quantlib.onnx_model.compile.attention, "padding_value", lambda *_: 0.0)
     with pytest.raises(
         RuntimeError, match=r"model\.onnx: compiled, its logits differ by [\d.]+ at batch 2, "
     ):
@@ -725,11 +725,11 @@ def test_no_torch_and_no_noise(tiny_onnx: Path, tmp_path: Path) -> None:
     code = """if True:
         import sys
         from pathlib import Path
-        from quantlib.graph import compile_onnx
+        from quantlib.onnx_model.compile import compile_onnx
         compile_onnx(Path(sys.argv[1]), Path(sys.argv[2]))
         print(*sys.modules)
     """
-    root = Path(quantlib.graph.__file__).parents[2]
+    root = Path(quantlib.onnx_model.compile.__file__).parents[2]
     done = subprocess.run(
         [sys.executable, "-c", code, str(tiny_onnx), str(tmp_path / "compiled.onnx")],
         capture_output=True,

@@ -6,7 +6,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from quantlib.grid import (
+from quantlib.compression.grid import (
     Grid,
     activation_grid,
     levels,

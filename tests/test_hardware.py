@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from quantlib import hardware
-from quantlib.hardware import Hardware, describe, has_vnni, instruction_sets, int8_note, is_x86
+from quantlib.machine import hardware
+from quantlib.machine.hardware import Hardware, describe, has_vnni, instruction_sets, int8_note, is_x86
 
 
 def machine(*sets: str, **changes: Any) -> Hardware:

@@ -122,7 +122,7 @@ def test_students_are_quantized_and_held_to_limits(suite, tiny_teacher, glue_dir
 CHANGING = """
 import importlib
 
-from quantlib.checks import Checks, Invariance, Saturation
+from quantlib.measuring.checks import Checks, Invariance, Saturation
 
 found = Checks(Saturation(True, why_not="not asked"), Invariance(32, 1.0, 0.5, labels_changed=2))
 measure = importlib.import_module("quantlib.experiment.measure")

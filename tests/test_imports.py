@@ -43,8 +43,16 @@ def test_the_commands_module_is_light() -> None:
 
 def test_no_module_imports_torch() -> None:
     names = [name for name in MODULES if not name.endswith("__main__")]
-    assert {"quantlib.export.parity", "quantlib.training", "quantlib.experiment.build"} <= set(names)
-    assert {"quantlib.quantize.rewrite", "quantlib.smoothing", "quantlib.recipe_file"} <= set(names)
+    assert {
+        "quantlib.onnx_model.export.parity",
+        "quantlib.training.teacher",
+        "quantlib.experiment.build",
+    } <= set(names)
+    assert {
+        "quantlib.compression.quantize.rewrite",
+        "quantlib.compression.smoothing",
+        "quantlib.compression.recipe_file",
+    } <= set(names)
     code = "import importlib, sys; [importlib.import_module(m) for m in sys.argv[1:]]; print(*sys.modules)"
     loaded = set(run(code, *names))
     assert set(names) <= loaded
@@ -80,7 +88,7 @@ def test_work_on_onnx_files_needs_no_torch(tiny_onnx: Path, tiny_teacher: Path, 
         q.write_recipe(out / "mine.toml", q.RECIPES["dynamic_u8s8"])
         dynamic = q.quantize_onnx(model, out / "dynamic.onnx", q.read_recipe(out / "mine.toml"))
         q.evaluate_onnx(static, features, q.TASKS["SST-2"])
-        from quantlib.features import fixed_shape_feeds
+        from quantlib.data.features import fixed_shape_feeds
         q.benchmark_onnx_model(dynamic, fixed_shape_feeds(features, 1, 16, 2), warmup_runs=0, num_runs=2)
         print(*sys.modules)
     """
@@ -94,6 +102,6 @@ def test_public_names() -> None:
     assert all(hasattr(quantlib, name) for name in quantlib.__all__)
     submodules = {name.split(".")[1] for name in MODULES}
     assert not submodules & set(quantlib.__all__), "a submodule, once imported, would hide the name"
-    assert quantlib.export_bert_to_onnx.__module__ == "quantlib.export"
+    assert quantlib.export_bert_to_onnx.__module__ == "quantlib.onnx_model.export"
     with pytest.raises(AttributeError, match="module 'quantlib' has no attribute 'nothing'"):
         _ = quantlib.nothing

@@ -20,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from quantlib.errors import InputError
-from quantlib.latency import (
+from quantlib.machine.sessions import SessionConfig
+from quantlib.measuring.latency import (
     LatencyStats,
     PairedRatio,
     TimedProcess,
@@ -32,8 +32,8 @@ from quantlib.latency import (
     time_calls,
     worker,
 )
-from quantlib.latency.stats import wake
-from quantlib.runtime import SessionConfig
+from quantlib.measuring.latency.stats import wake
+from quantlib.support.errors import InputError
 
 ONE_THREAD = SessionConfig(threads=1)
 Array = np.ndarray[Any, Any]
@@ -449,7 +449,7 @@ def test_an_installed_quantlib_leaves_the_path_alone(monkeypatch: pytest.MonkeyP
 def test_what_the_worker_prints_stays_out_of_the_answers(model: Path) -> None:
     load = {"command": "load", "onnx_path": str(model), "threads": 1, "spinning": True}
     code = (
-        "import os, quantlib.latency.worker as w;"
+        "import os, quantlib.measuring.latency.worker as w;"
         "w.open_session = lambda *a, **k: (print('noise'), os.system('echo more noise'));"
         "w.main()"
     )
@@ -467,7 +467,7 @@ def test_what_the_worker_prints_stays_out_of_the_answers(model: Path) -> None:
 
 def test_the_worker_starts_light() -> None:
     heavy = {"torch", "transformers", "sklearn", "scipy", "onnx", "psutil", "cpuinfo", "rich"}
-    code = "import sys, onnxruntime, quantlib.latency.worker; print(*sys.modules)"
+    code = "import sys, onnxruntime, quantlib.measuring.latency.worker; print(*sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=process._environment()
     )
@@ -543,7 +543,7 @@ def test_benchmark_in_a_session_as_described(model: Path, monkeypatch: pytest.Mo
             configs.append(config)
             super().__init__(path, feeds, config)
 
-    monkeypatch.setattr("quantlib.latency.fixed.TimedProcess", Seen)
+    monkeypatch.setattr("quantlib.measuring.latency.fixed.TimedProcess", Seen)
     session = SessionConfig(1, spinning=False, disabled_optimizers=(), unsigned_activations=False)
     stats = benchmark_onnx_model(model, [feed()], warmup_runs=0, num_runs=2, session=session)
     assert len(stats.times_ms) == 2

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quantlib.errors import InputError
-from quantlib.latency import Launches, Sampling, sample_ratios
-from quantlib.latency.others import watch_others
+from quantlib.measuring.latency import Launches, Sampling, sample_ratios
+from quantlib.measuring.latency.others import watch_others
+from quantlib.support.errors import InputError
 
 
 class Fake:

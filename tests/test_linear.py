@@ -9,9 +9,9 @@ import pytest
 import tiny
 from onnx import helper
 
-from quantlib import linear
-from quantlib.errors import InputError
-from quantlib.linear import ROLES, find_embeddings, find_linears, load_ir
+from quantlib.onnx_model import layers
+from quantlib.onnx_model.layers import ROLES, find_embeddings, find_linears, load_ir
+from quantlib.support.errors import InputError
 
 node = helper.make_node
 PARTS = ("query", "key", "value", "attention output", "FFN input", "FFN output")
@@ -30,29 +30,29 @@ def test_the_products_of_every_architecture(exported: tiny.Exported) -> None:
     """Names of modules differ; what they are called in a table or in a recipe does not."""
     names = [layer.name for layer in find_linears(load_ir(exported.model))]
     before = ["embeddings projection"] if exported.kind == "electra" else []
-    assert [linear.label(name) for name in names] == [*before, *LAYERS, "pooler", "classifier"]
-    roles = Counter(linear.role(name) for name in names)
+    assert [layers.label(name) for name in names] == [*before, *LAYERS, "pooler", "classifier"]
+    roles = Counter(layers.role(name) for name in names)
     assert roles == Counter(qkv=6, attention_output=2, ffn_in=2, ffn_out=2, pooler=1, classifier=1) + Counter(
         projection=len(before)
     )
     assert set(roles) <= set(ROLES)
-    assert list(linear.groups(names)) == [
+    assert list(layers.groups(names)) == [
         *(["projection"] if before else []),
         *GROUPS,
         "pooler",
         "classifier",
     ]
-    assert [name for group in linear.groups(names).values() for name in group] == names
+    assert [name for group in layers.groups(names).values() for name in group] == names
 
 
 def test_the_tables_of_every_architecture(exported: tiny.Exported) -> None:
     model = load_ir(exported.model)
     found = find_embeddings(model)
     kinds = ["word", "position"] if exported.kind == "distilbert" else ["word", "token type", "position"]
-    assert [linear.label(e.name) for e in found] == [f"{kind} embeddings" for kind in kinds]
-    assert {linear.group(e.name) for e in found} == {linear.role(e.name) for e in found} == {"embeddings"}
-    assert linear.names(model)[: len(found)] == [e.name for e in found]
-    assert linear.names(model)[len(found) :] == [layer.name for layer in find_linears(model)]
+    assert [layers.label(e.name) for e in found] == [f"{kind} embeddings" for kind in kinds]
+    assert {layers.group(e.name) for e in found} == {layers.role(e.name) for e in found} == {"embeddings"}
+    assert layers.names(model)[: len(found)] == [e.name for e in found]
+    assert layers.names(model)[len(found) :] == [layer.name for layer in find_linears(model)]
 
 
 def test_weights_and_biases_are_those_of_the_checkpoint(exported: tiny.Exported) -> None:
@@ -63,8 +63,8 @@ def test_weights_and_biases_are_those_of_the_checkpoint(exported: tiny.Exported)
     for layer in find_linears(model):
         module = layer.name.rpartition("/")[0]
         np.testing.assert_array_equal(layer.weight, saved[f"{module}.weight"].T)
-        np.testing.assert_array_equal(linear.constant(layer.bias), saved[f"{module}.bias"])
-        stored = linear.constant(model.graph.initializers[layer.weight_name])
+        np.testing.assert_array_equal(layers.constant(layer.bias), saved[f"{module}.bias"])
+        stored = layers.constant(model.graph.initializers[layer.weight_name])
         np.testing.assert_array_equal(stored, layer.weight.T if layer.transposed else layer.weight)
         assert layer.input is layer.node.inputs[0]
         assert layer.transposed == (layer.node.op_type == "Gemm")
@@ -80,7 +80,7 @@ def test_a_fused_attention_is_a_layer(tmp_path: Path) -> None:
     assert layer.node is layer.last
     assert layer.input.name == "x"
     np.testing.assert_array_equal(layer.weight, weight(4, 12))
-    np.testing.assert_array_equal(linear.constant(layer.bias), weight(12))
+    np.testing.assert_array_equal(layers.constant(layer.bias), weight(12))
 
 
 # What a name tells
@@ -110,14 +110,14 @@ def test_a_fused_attention_is_a_layer(tmp_path: Path) -> None:
     ],
 )
 def test_names(name: str, role: str, group: str | None, label: str | None) -> None:
-    assert linear.role(name) == role
-    assert linear.group(name) == (group or name)
-    assert linear.label(name) == (label or f"layer 3 {name}")
+    assert layers.role(name) == role
+    assert layers.group(name) == (group or name)
+    assert layers.label(name) == (label or f"layer 3 {name}")
 
 
 def test_groups_keep_the_order_given() -> None:
     names = ["b.layer.1.attention.q_lin/MatMul", "pooler/Gemm", "x", "b.layer.1.attention.k_lin/MatMul", "y"]
-    assert linear.groups(names) == {
+    assert layers.groups(names) == {
         "layer.1.qkv": [names[0], names[3]],
         "pooler": ["pooler/Gemm"],
         "x": ["x"],
@@ -128,7 +128,7 @@ def test_groups_keep_the_order_given() -> None:
 # Which nodes are layers
 
 
-def found(tmp_path: Path, nodes: list[Any], constants: dict[str, Any]) -> list[linear.Linear]:
+def found(tmp_path: Path, nodes: list[Any], constants: dict[str, Any]) -> list[layers.Linear]:
     return find_linears(load_ir(tiny.save_graph(tmp_path / "model.onnx", nodes, constants)))
 
 
@@ -148,7 +148,7 @@ def test_layers_that_take_the_same_activation(tmp_path: Path) -> None:
         node("MatMul", ["x", "w"], ["y"], name="third"),
     ]
     first, second, third = found(tmp_path, nodes, {"w": weight(4, 4)})
-    assert list(linear.takers([first, second, third]).items()) == [("x", [first, third]), ("query", [second])]
+    assert list(layers.takers([first, second, third]).items()) == [("x", [first, third]), ("query", [second])]
 
 
 @pytest.mark.parametrize(
@@ -280,12 +280,12 @@ def test_a_file_that_is_no_model_is_one_line(tmp_path: Path, data: bytes | None)
 def test_a_new_constant_can_be_read_back(tmp_path: Path) -> None:
     model = load_ir(tiny.save_graph(tmp_path / "m.onnx", [node("Relu", ["x"], ["y"])]))
     for name, array in (("matrix", weight(2, 3)), ("scalar", np.float32(0.5)), ("zero", np.uint8(7))):
-        value = linear.initializer(model.graph, name, array)
+        value = layers.initializer(model.graph, name, array)
         assert model.graph.initializers[name] is value
-        back = linear.constant(value)
+        back = layers.constant(value)
         assert back is not None
         assert (back.dtype, back.shape) == (np.asarray(array).dtype, np.asarray(array).shape)
         np.testing.assert_array_equal(back, array)
         assert value.shape == back.shape
-    assert linear.constant(None) is None
-    assert linear.constant(model.graph.inputs[0]) is None
+    assert layers.constant(None) is None
+    assert layers.constant(model.graph.inputs[0]) is None

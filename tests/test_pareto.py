@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantlib.pareto import Worth, beaten_by
+from quantlib.report.front import Worth, beaten_by
 
 WORTHS = st.builds(
     Worth,

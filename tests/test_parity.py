@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quantlib.features import Feed
-from quantlib.parity import ParityError, largest_difference
+from quantlib.data.features import Feed
+from quantlib.onnx_model.parity import ParityError, largest_difference
 
 
 def feed(rows: int, tokens: int) -> Feed:

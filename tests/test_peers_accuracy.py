@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from bench import peers_accuracy
-from quantlib import accuracy, features
-from quantlib.errors import InputError
+from quantlib.data import features, metrics
+from quantlib.data.tasks import get_task
 from quantlib.experiment import ExperimentOptions
-from quantlib.tasks import get_task
+from quantlib.support.errors import InputError
 
 # As the worker does it, but an OpenVINO model is a copy of the ONNX model.
 STAND_IN = """
@@ -102,7 +102,7 @@ def test_a_peer_is_judged_on_the_same_rows_in_their_order(
     with np.load(keep / "logits.npz") as logits:
         assert set(logits.files) == {"labels", *written["results"]}
         task = get_task("SST-2")
-        found = accuracy.compute_metrics(task, logits["stock_dynamic"], logits["labels"])
+        found = metrics.compute_metrics(task, logits["stock_dynamic"], logits["labels"])
     assert found == written["results"]["stock_dynamic"]["metrics"]
 
 

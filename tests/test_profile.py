@@ -19,10 +19,12 @@ from onnx import helper
 from rich.console import Console
 
 import quantization_experiments
-from quantlib.errors import InputError
+from quantlib.compression.quantize import quantize_onnx
+from quantlib.compression.recipes import RECIPES
+from quantlib.data.features import Feature, fixed_shape_feeds
 from quantlib.experiment import ExperimentOptions, run
-from quantlib.features import Feature, fixed_shape_feeds
-from quantlib.profile import (
+from quantlib.machine.sessions import SessionConfig, feed_for, open_session
+from quantlib.measuring.profile import (
     Node,
     Operations,
     Peak,
@@ -38,12 +40,10 @@ from quantlib.profile import (
     trace,
     write_profile,
 )
-from quantlib.profile.operations import Tensor, count
-from quantlib.profile.operators import read_trace
-from quantlib.quantize import quantize_onnx
-from quantlib.recipes import RECIPES
-from quantlib.results import VariantResult
-from quantlib.runtime import SessionConfig, feed_for, open_session
+from quantlib.measuring.profile.operations import Tensor, count
+from quantlib.measuring.profile.operators import read_trace
+from quantlib.report.results import VariantResult
+from quantlib.support.errors import InputError
 
 ONE = SessionConfig(1)
 PEAK = Peak(float_gops=100.0, integer_gops=1000.0, threads=1)

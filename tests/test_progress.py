@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from quantlib.progress import Step, Steps
+from quantlib.support.progress import Step, Steps
 
 
 class FakeClock:

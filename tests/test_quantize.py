@@ -17,7 +17,7 @@ import pytest
 import tiny
 from onnx import TensorProto, helper, numpy_helper
 
-from quantlib.calibration import (
+from quantlib.compression.calibration import (
     Ranges,
     Statistics,
     calibrate_min_max,
@@ -25,10 +25,7 @@ from quantlib.calibration import (
     derive,
     write_ranges,
 )
-from quantlib.errors import InputError
-from quantlib.features import CalibrationReader, Feature
-from quantlib.files import sha256_file
-from quantlib.grid import (
+from quantlib.compression.grid import (
     activation_grid,
     levels,
     quantize_blocks,
@@ -36,11 +33,14 @@ from quantlib.grid import (
     quantize_rows,
     quantize_weight,
 )
-from quantlib.linear import find_linears, load_ir
-from quantlib.quantize import op_counts, quantize_onnx, tensors_to_calibrate
-from quantlib.recipes import RECIPES, Precision, Recipe
-from quantlib.runtime import open_session, size_bytes
-from quantlib.smoothing import search_smoothing, smooth_onnx
+from quantlib.compression.quantize import op_counts, quantize_onnx, tensors_to_calibrate
+from quantlib.compression.recipes import RECIPES, Precision, Recipe
+from quantlib.compression.smoothing import search_smoothing, smooth_onnx
+from quantlib.data.features import CalibrationReader, Feature
+from quantlib.machine.sessions import open_session, size_bytes
+from quantlib.onnx_model.layers import find_linears, load_ir
+from quantlib.support.errors import InputError
+from quantlib.support.files import sha256_file
 
 ROOT = Path(__file__).parents[1]
 OWN = [name for name, recipe in RECIPES.items() if recipe.quantizer == "quantlib"]
@@ -484,9 +484,9 @@ def test_the_same_bytes_in_other_processes(
     code = """if True:
         import sys
         from pathlib import Path
-        from quantlib.calibration import read_ranges
-        from quantlib.quantize import quantize_onnx
-        from quantlib.recipes import RECIPES
+        from quantlib.compression.calibration import read_ranges
+        from quantlib.compression.quantize import quantize_onnx
+        from quantlib.compression.recipes import RECIPES
         model, smooth, here = map(Path, sys.argv[1:])
         for name, recipe in RECIPES.items():
             ranges = read_ranges(here / f"{name}.json") if recipe.mode == "static" else None

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quantlib.errors import InputError
-from quantlib.recipe_file import read_recipe, write_recipe
-from quantlib.recipes import PRECISIONS, RECIPES, Recipe, get_recipes
+from quantlib.compression.recipe_file import read_recipe, write_recipe
+from quantlib.compression.recipes import PRECISIONS, RECIPES, Recipe, get_recipes
+from quantlib.support.errors import InputError
 
 GOOD = """\
 name = "mine"

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from quantlib.errors import InputError
-from quantlib.recipes import DEFAULT_RECIPES, RECIPES, Recipe, get_recipes
+from quantlib.compression.recipes import DEFAULT_RECIPES, RECIPES, Recipe, get_recipes
+from quantlib.support.errors import InputError
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=list(RECIPES))

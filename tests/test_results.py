@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from quantlib.checks import Checks, Invariance, Saturation
-from quantlib.coverage import KEPT, TWO_ACTIVATIONS, Coverage, NotQuantized
-from quantlib.errors import InputError
-from quantlib.latency import LatencyStats
-from quantlib.results import (
+from quantlib.measuring.checks import Checks, Invariance, Saturation
+from quantlib.measuring.latency import LatencyStats
+from quantlib.measuring.throughput import Throughput
+from quantlib.onnx_model.coverage import KEPT, TWO_ACTIVATIONS, Coverage, NotQuantized
+from quantlib.report.results import (
     SCHEMA_VERSION,
     VariantResult,
     checks_table,
@@ -28,7 +28,7 @@ from quantlib.results import (
     write_results,
     write_run,
 )
-from quantlib.throughput import Throughput
+from quantlib.support.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden"
 

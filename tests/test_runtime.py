@@ -13,9 +13,8 @@ import pytest
 import tiny
 from onnx import TensorProto, helper, numpy_helper
 
-from quantlib.errors import InputError
-from quantlib.hardware import physical_cores
-from quantlib.runtime import (
+from quantlib.machine.hardware import physical_cores
+from quantlib.machine.sessions import (
     SessionConfig,
     default_threads,
     feed_for,
@@ -24,6 +23,7 @@ from quantlib.runtime import (
     shorten,
     size_bytes,
 )
+from quantlib.support.errors import InputError
 
 
 def two_input_model() -> onnx.ModelProto:
@@ -277,6 +277,7 @@ def test_shorten() -> None:
 
 def test_importing_is_light() -> None:
     heavy = {"torch", "transformers", "sklearn", "scipy", "onnxruntime", "onnx", "cpuinfo", "rich", "psutil"}
-    code = "import sys, quantlib.runtime, quantlib.latency, quantlib.results; print(*sys.modules)"
+    modules = "quantlib.machine.sessions, quantlib.measuring.latency, quantlib.report.results"
+    code = f"import sys, {modules}; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not heavy & set(found.stdout.split())

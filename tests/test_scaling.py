@@ -27,7 +27,7 @@ from bench.scaling import (
     sweep,
     thread_speedups,
 )
-from quantlib.errors import InputError
+from quantlib.support.errors import InputError
 
 SHAPES = [(batch, length) for batch in (1, 4, 16) for length in (16, 64, 256)]
 GRID = Grid((1, 2), (8, 16, 100), (1,), turns=2)

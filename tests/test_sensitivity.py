@@ -11,19 +11,20 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantlib import sensitivity
-from quantlib.accuracy import drop_interval, evaluate_onnx, logit_error
-from quantlib.calibration import collect, derive
-from quantlib.errors import InputError
+from quantlib.compression.calibration import collect, derive
+from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
+from quantlib.compression.recipe_file import read_recipe
+from quantlib.compression.recipes import RECIPES
+from quantlib.data.features import CalibrationReader, Feature
+from quantlib.data.metrics import drop_interval, logit_error
+from quantlib.data.tasks import get_task
 from quantlib.experiment import ExperimentOptions, budget, build, run
-from quantlib.features import CalibrationReader, Feature
-from quantlib.files import sha256_file
-from quantlib.linear import load_ir, names
-from quantlib.quantize import quantize_onnx, tensors_to_calibrate
-from quantlib.recipe_file import read_recipe
-from quantlib.recipes import RECIPES
-from quantlib.sensitivity import GroupCost, Problem, Trial, choose, ladder, measure_costs
-from quantlib.tasks import get_task
+from quantlib.measuring import sensitivity
+from quantlib.measuring.accuracy import evaluate_onnx
+from quantlib.measuring.sensitivity import GroupCost, Problem, Trial, choose, ladder, measure_costs
+from quantlib.onnx_model.layers import load_ir, names
+from quantlib.support.errors import InputError
+from quantlib.support.files import sha256_file
 
 SST2 = get_task("SST-2")
 

@@ -11,8 +11,8 @@ import tiny
 
 from bench import similarity_task
 from bench.similarity_task import KINDS, draw_pairs, make_task, read_sentences
-from quantlib.errors import InputError
-from quantlib.tasks import Example, get_task, read_splits
+from quantlib.data.tasks import Example, get_task, read_splits
+from quantlib.support.errors import InputError
 
 
 def articles(count: int = 24) -> list[Example]:

@@ -14,17 +14,24 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from quantlib.calibration import collect, derive
-from quantlib.calibration.graph import load_with_shapes, save, with_outputs
-from quantlib.errors import InputError
-from quantlib.features import CalibrationReader, Feature, Feed, pad
-from quantlib.files import sha256_file
-from quantlib.graph import compile_onnx
-from quantlib.linear import find_linears, load_ir
-from quantlib.quantize import op_counts, quantize_onnx, tensors_to_calibrate
-from quantlib.recipes import RECIPES
-from quantlib.runtime import feed_for, open_session
-from quantlib.smoothing import ALPHAS, WORTHWHILE_DB, Smoothing, is_smoothed, search_smoothing, smooth_onnx
+from quantlib.compression.calibration import collect, derive
+from quantlib.compression.calibration.graph import load_with_shapes, save, with_outputs
+from quantlib.compression.quantize import op_counts, quantize_onnx, tensors_to_calibrate
+from quantlib.compression.recipes import RECIPES
+from quantlib.compression.smoothing import (
+    ALPHAS,
+    WORTHWHILE_DB,
+    Smoothing,
+    is_smoothed,
+    search_smoothing,
+    smooth_onnx,
+)
+from quantlib.data.features import CalibrationReader, Feature, Feed, pad
+from quantlib.machine.sessions import feed_for, open_session
+from quantlib.onnx_model.compile import compile_onnx
+from quantlib.onnx_model.layers import find_linears, load_ir
+from quantlib.support.errors import InputError
+from quantlib.support.files import sha256_file
 
 node = helper.make_node
 Factors = Mapping[str, np.ndarray]
@@ -588,7 +595,7 @@ def test_a_channel_that_is_zero_on_every_row_is_not_spread(tmp_path: Path) -> No
 @pytest.fixture(scope="module")
 def with_outliers(tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny BERT with one channel of a LayerNorm 40 times as wide, as in trained ones."""
-    from quantlib.export import export_bert_to_onnx
+    from quantlib.onnx_model.export import export_bert_to_onnx
 
     directory = tmp_path_factory.mktemp("outliers")
     shutil.copytree(tiny_teacher, directory / "checkpoint")

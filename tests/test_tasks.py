@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quantlib import tasks
-from quantlib.errors import InputError
-from quantlib.tasks import TASKS, Example, Splits, Task, data_hash, get_task, read_splits
+from quantlib.data import tasks
+from quantlib.data.tasks import TASKS, Example, Splits, Task, data_hash, get_task, read_splits
+from quantlib.support.errors import InputError
 
 GLUE = [name for name, task in TASKS.items() if task.hub_config is not None]
 HEADERS = {
@@ -154,7 +154,7 @@ def test_a_score_that_is_no_number_cannot_be_built() -> None:
 
 def test_importing_the_table_is_light() -> None:
     heavy = "{'torch', 'transformers', 'datasets', 'sklearn', 'scipy', 'onnxruntime', 'numpy'}"
-    code = f"import sys, quantlib.tasks; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, quantlib.data.tasks; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

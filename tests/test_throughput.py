@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantlib import throughput
-from quantlib.calibration import calibrate_min_max
-from quantlib.errors import InputError
-from quantlib.features import CalibrationReader, Feature, pad
-from quantlib.quantize import quantize_onnx
-from quantlib.recipes import RECIPES
-from quantlib.runtime import SessionConfig, feed_for, open_session
-from quantlib.throughput import Throughput, measure_throughput, token_batches
+from quantlib.compression.calibration import calibrate_min_max
+from quantlib.compression.quantize import quantize_onnx
+from quantlib.compression.recipes import RECIPES
+from quantlib.data.features import CalibrationReader, Feature, pad
+from quantlib.machine.sessions import SessionConfig, feed_for, open_session
+from quantlib.measuring import throughput
+from quantlib.measuring.throughput import Throughput, measure_throughput, token_batches
+from quantlib.support.errors import InputError
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=80)
 BUDGETS = st.integers(1, 200)

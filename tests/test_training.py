@@ -11,12 +11,12 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantlib.checkpoints import check_for_task, load_classifier
-from quantlib.errors import InputError
-from quantlib.features import Feature
-from quantlib.files import sha256_file
-from quantlib.tasks import TASKS, Task
-from quantlib.training import TrainingOptions, _epochs, fine_tune, predict_logits, task_loss
+from quantlib.data.features import Feature
+from quantlib.data.tasks import TASKS, Task
+from quantlib.support.errors import InputError
+from quantlib.support.files import sha256_file
+from quantlib.training.checkpoints import check_for_task, load_classifier
+from quantlib.training.teacher import TrainingOptions, _epochs, fine_tune, predict_logits, task_loss
 
 SST2, STSB, BBC = TASKS["SST-2"], TASKS["STS-B"], TASKS["BBC-News"]
 OPTIONS = TrainingOptions(epochs=10, learning_rate=5e-3, batch_size=8, threads=1)

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from quantlib.errors import InputError
-from quantlib.features import Feature, batches
-from quantlib.quantize import quantize_onnx
-from quantlib.recipes import RECIPES
-from quantlib.runtime import feed_for, open_session
-from quantlib.unsigned import count_signed, to_unsigned, unsigned_model
+from quantlib.compression.quantize import quantize_onnx
+from quantlib.compression.recipes import RECIPES
+from quantlib.data.features import Feature, batches
+from quantlib.machine.sessions import feed_for, open_session
+from quantlib.machine.unsigned import count_signed, to_unsigned, unsigned_model
+from quantlib.support.errors import InputError
 
 Array = np.ndarray[Any, Any]
 Nodes = list[onnx.NodeProto]
@@ -344,9 +344,9 @@ def test_what_cannot_be_read_is_left_to_the_runtime_to_refuse(
 @pytest.fixture(scope="module")
 def textbook(tiny_onnx: Path, tiny_rows: list[Feature], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """QDQ, S8S8, ranges from a few rows."""
-    from quantlib import calibration
-    from quantlib.features import CalibrationReader
-    from quantlib.quantize import tensors_to_calibrate
+    from quantlib.compression import calibration
+    from quantlib.compression.quantize import tensors_to_calibrate
+    from quantlib.data.features import CalibrationReader
 
     recipe = RECIPES["quant_1"]
     tensors = tensors_to_calibrate(tiny_onnx, recipe)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantlib.checkpoints import quiet_transformers
-from quantlib.features import Feature, convert_examples_to_features, load_tokenizer
-from quantlib.tasks import Example
+from quantlib.data.features import Feature, convert_examples_to_features, load_tokenizer
+from quantlib.data.tasks import Example
+from quantlib.training.checkpoints import quiet_transformers
 
 if TYPE_CHECKING:
     import onnx
@@ -195,8 +195,8 @@ def save_graph(
 
 def logits(path: Path, rows: Sequence[Feature], batch_size: int = 8) -> Any:
     """What a model with two labels gives for rows in length-bucketed batches: float32, (rows, 2)."""
-    from quantlib.features import batches
-    from quantlib.runtime import feed_for, open_session
+    from quantlib.data.features import batches
+    from quantlib.machine.sessions import feed_for, open_session
 
     session = open_session(path, threads=1)
     found = np.empty((len(rows), 2), np.float32)

@@ -13,18 +13,20 @@ from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from quantlib import front_plot, hardware, results, tasks
+from quantlib.data import tasks
+from quantlib.data.tasks import SPLIT_SEED
 from quantlib.experiment.build import Built, build
 from quantlib.experiment.measure import Measured, compare, measure
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.profiling import profiles
-from quantlib.files import atomic_files, copy_file, make_dir, sha256_file
-from quantlib.graph import Compiled
-from quantlib.hardware import on_x86
-from quantlib.profile import write_profile
-from quantlib.progress import Steps
-from quantlib.tasks import SPLIT_SEED
-from quantlib.unsigned import count_signed
+from quantlib.machine import hardware
+from quantlib.machine.hardware import on_x86
+from quantlib.machine.unsigned import count_signed
+from quantlib.measuring.profile import write_profile
+from quantlib.onnx_model.compile import Compiled
+from quantlib.report import plots, results
+from quantlib.support.files import atomic_files, copy_file, make_dir, sha256_file
+from quantlib.support.progress import Steps
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +62,7 @@ def run(options: ExperimentOptions, console: Console | None = None) -> list[resu
             for profile in profiled:
                 write_profile(scratch, profile)
             results.write_results(scratch, compared)
-            front_plot.draw(scratch / "results.png", compared)
+            plots.draw(scratch / "results.png", compared)
             step.note = str(directory)
         results.write_run(scratch, provenance(options, built, steps) | _checked(measured))
     return compared

@@ -8,13 +8,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantlib import features, hardware, recipes, sensitivity
-from quantlib.cache import code_key, versions_key
+from quantlib.compression import recipes
+from quantlib.compression.recipe_file import read_recipe, write_recipe
+from quantlib.data import features
 from quantlib.experiment import quantizing
 from quantlib.experiment.work import Variant, Work, cached, tokenize
-from quantlib.files import sha256_file, sha256_json, write_json
-from quantlib.progress import Step
-from quantlib.recipe_file import read_recipe, write_recipe
+from quantlib.machine import hardware
+from quantlib.measuring import sensitivity
+from quantlib.support.cache import code_key, versions_key
+from quantlib.support.files import sha256_file, sha256_json, write_json
+from quantlib.support.progress import Step
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -93,7 +96,17 @@ def _key(problem: sensitivity.Problem) -> dict[str, Any]:
         "threads": problem.threads,
         "cpu": [machine.cpu_model, *machine.instruction_sets],
         "versions": versions_key("onnx", "onnxruntime", "onnx-ir", "numpy"),
-        "code": code_key("sensitivity", "quantize", "grid", "linear", "accuracy", "recipes", "recipe_file"),
+        "code": code_key(
+            "measuring.sensitivity",
+            "compression.quantize",
+            "compression.grid",
+            "onnx_model.layers",
+            "onnx_model.roles",
+            "data.metrics",
+            "measuring.accuracy",
+            "compression.recipes",
+            "compression.recipe_file",
+        ),
     }
 
 

@@ -9,24 +9,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantlib import checkpoints, features, tasks
-from quantlib.cache import code_key, open_cache, versions_key
-from quantlib.distillation import distil, parse_student_config
-from quantlib.distillation.device import bfloat16_pays
-from quantlib.distillation.students import INITS
-from quantlib.errors import InputError
+from quantlib.data import features, tasks
 from quantlib.experiment.budget import BUDGETED, budgeted
 from quantlib.experiment.compiling import compiled
 from quantlib.experiment.explaining import explained
 from quantlib.experiment.options import CALIBRATION_SAMPLES, ExperimentOptions
 from quantlib.experiment.quantizing import quantized, recipes_for
 from quantlib.experiment.work import Variant, Work, cached, tokenize
-from quantlib.files import sha256_json, sha256_tree
-from quantlib.graph import Compiled
-from quantlib.progress import Step, Steps
-from quantlib.results import COMPILED_SUFFIX, STUDENT, TEACHER, variant_name
-from quantlib.runtime import default_threads
-from quantlib.training import TrainingOptions, fine_tune
+from quantlib.machine.sessions import default_threads
+from quantlib.onnx_model.compile import Compiled
+from quantlib.report.results import COMPILED_SUFFIX, STUDENT, TEACHER, variant_name
+from quantlib.support.cache import code_key, open_cache, versions_key
+from quantlib.support.errors import InputError
+from quantlib.support.files import sha256_json, sha256_tree
+from quantlib.support.progress import Step, Steps
+from quantlib.training import checkpoints
+from quantlib.training.student import distil, parse_student_config
+from quantlib.training.student.device import bfloat16_pays
+from quantlib.training.student.students import INITS
+from quantlib.training.teacher import TrainingOptions, fine_tune
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,14 @@ def _distilled(work: Work, teacher: Path) -> Path:
         "options": asdict(options),
         "bfloat16": bfloat16_pays("cpu"),
         "student": asdict(student),
-        "code": code_key("training", "distillation", "features", "checkpoints", "accuracy"),
+        "code": code_key(
+            "training.teacher",
+            "training.student",
+            "data.features",
+            "training.checkpoints",
+            "data.metrics",
+            "measuring.accuracy",
+        ),
     }
     if student.init not in INITS:
         key["init"] = sha256_tree(checkpoints.resolve(student.init, STUDENT))
@@ -206,7 +214,7 @@ def _training_key(work: Work) -> dict[str, Any]:
         "options": asdict(_training_options(work.options)),
         "seq_len": work.options.seq_len,
         "versions": versions_key("torch", "transformers", "tokenizers"),
-        "code": code_key("training", "features", "checkpoints"),
+        "code": code_key("training.teacher", "data.features", "training.checkpoints"),
     }
 
 
@@ -220,11 +228,11 @@ def _fp32(work: Work, name: str, folder: Path, checkpoint: Path) -> Variant:
         "opset": opset,
         "order": order,
         "versions": versions_key("torch", "transformers", "onnx", "onnxscript"),
-        "code": code_key("export", "checkpoints"),
+        "code": code_key("onnx_model.export", "training.checkpoints"),
     }
 
     def export(directory: Path, _: Step) -> None:
-        from quantlib.export import export_bert_to_onnx
+        from quantlib.onnx_model.export import export_bert_to_onnx
 
         export_bert_to_onnx(checkpoint, directory / "model.onnx", seq_len, opset, logit_order=order)
 

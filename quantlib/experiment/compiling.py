@@ -6,15 +6,15 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from quantlib import graph
-from quantlib.cache import code_key, versions_key
 from quantlib.experiment.work import Variant, Work, cached
-from quantlib.files import sha256_file, write_json
-from quantlib.progress import Step
-from quantlib.results import COMPILED_SUFFIX
+from quantlib.onnx_model import compile
+from quantlib.report.results import COMPILED_SUFFIX
+from quantlib.support.cache import code_key, versions_key
+from quantlib.support.files import sha256_file, write_json
+from quantlib.support.progress import Step
 
 
-def compiled(work: Work, fp32: Variant) -> tuple[Variant, graph.Compiled]:
+def compiled(work: Work, fp32: Variant) -> tuple[Variant, compile.Compiled]:
     """What `compile_onnx` makes of a float model, to stand beside it, and what was done to it.
 
     Raises:
@@ -23,11 +23,11 @@ def compiled(work: Work, fp32: Variant) -> tuple[Variant, graph.Compiled]:
     key = {
         "model": sha256_file(fp32.path),
         "versions": versions_key("onnx", "onnxruntime", "onnx-ir", "onnxscript", "numpy"),
-        "code": code_key("graph", "linear", "runtime"),
+        "code": code_key("onnx_model.compile", "onnx_model.layers", "onnx_model.roles", "machine.sessions"),
     }
 
     def make(directory: Path, step: Step) -> None:
-        found = graph.compile_onnx(fp32.path, directory / "model.onnx")
+        found = compile.compile_onnx(fp32.path, directory / "model.onnx")
         write_json(directory / "compiled.json", asdict(found) | {"path": None})
 
     directory = cached(work, f"compile {fp32.name}", "compiled", key, make)
@@ -37,4 +37,4 @@ def compiled(work: Work, fp32: Variant) -> tuple[Variant, graph.Compiled]:
     variant = replace(
         fp32, name=f"{fp32.name}{COMPILED_SUFFIX}", path=path, file=fp32.file.with_name("model_compiled.onnx")
     )
-    return variant, graph.Compiled(**report)
+    return variant, compile.Compiled(**report)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from quantlib import calibration, explain, features
-from quantlib.cache import code_key, versions_key
+from quantlib.compression import calibration
+from quantlib.data import features
 from quantlib.experiment import quantizing
 from quantlib.experiment.work import Variant, Work, cached
-from quantlib.files import sha256_file
-from quantlib.progress import Step
+from quantlib.measuring import explain
+from quantlib.support.cache import code_key, versions_key
+from quantlib.support.files import sha256_file
+from quantlib.support.progress import Step
 
 # Ranges that clip nothing: advice then says where clipping would pay.
 METHOD = "MinMax"
@@ -31,7 +33,13 @@ def explained(work: Work, fp32: Variant, checkpoint: Path) -> dict[str, Path]:
         "statistics": sha256_file(statistics),
         "method": METHOD,
         "versions": versions_key("numpy", "onnx-ir", "matplotlib"),
-        "code": code_key("explain", "calibration", "linear", "plotting"),
+        "code": code_key(
+            "measuring.explain",
+            "compression.calibration",
+            "onnx_model.layers",
+            "onnx_model.roles",
+            "support.plotting",
+        ),
     }
     directory = cached(work, "explain the teacher's error", "explained", key, make)
     return {name: directory / name for name in explain.NAMES}
@@ -54,7 +62,7 @@ def _statistics(work: Work, model: Path, rows: Sequence[features.Feature]) -> Pa
         "tensors": sorted(tensors),
         "histograms": True,
         "versions": versions_key("numpy", "onnx", "onnxruntime"),
-        "code": code_key("calibration", "features"),
+        "code": code_key("compression.calibration", "data.features"),
     }
     path = cached(work, "calibrate with histograms", "statistics", key, collect, total=len(rows))
     return path / "statistics.json"

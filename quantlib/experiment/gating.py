@@ -6,18 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from quantlib import accuracy, features, gate, hardware
-from quantlib.cache import versions_key
-from quantlib.coverage import coverage
+from quantlib import gate
+from quantlib.compression.quantize import op_counts
+from quantlib.data import features
 from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.work import Variant
-from quantlib.latency import Launches, Sampling, TimedProcess, sample_ratios
-from quantlib.latency.launches import Start
-from quantlib.progress import Steps
-from quantlib.quantize import op_counts
-from quantlib.results import TEACHER
-from quantlib.runtime import size_bytes
+from quantlib.machine import hardware
+from quantlib.machine.sessions import size_bytes
+from quantlib.measuring import accuracy
+from quantlib.measuring.latency import Launches, Sampling, TimedProcess, sample_ratios
+from quantlib.measuring.latency.launches import Start
+from quantlib.onnx_model.coverage import coverage
+from quantlib.report.results import TEACHER
+from quantlib.support.cache import versions_key
+from quantlib.support.progress import Steps
 
 
 def record(

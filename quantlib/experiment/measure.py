@@ -10,18 +10,21 @@ from typing import Any
 
 import numpy as np
 
-from quantlib import accuracy, features, hardware, pareto, results
-from quantlib.cache import Cache, code_key, open_cache, versions_key
-from quantlib.checks import CHECKED_ROWS, Checks, Invariance, Saturation, run_checks
-from quantlib.coverage import Coverage, NotQuantized, coverage
+from quantlib.data import features, metrics
 from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.work import Variant
-from quantlib.files import place_errors, sha256_file, write_json
-from quantlib.latency import LatencyStats, benchmark_onnx_model
-from quantlib.progress import Steps
-from quantlib.runtime import size_bytes
-from quantlib.throughput import Throughput, measure_throughput
+from quantlib.machine import hardware
+from quantlib.machine.sessions import size_bytes
+from quantlib.measuring import accuracy
+from quantlib.measuring.checks import CHECKED_ROWS, Checks, Invariance, Saturation, run_checks
+from quantlib.measuring.latency import LatencyStats, benchmark_onnx_model
+from quantlib.measuring.throughput import Throughput, measure_throughput
+from quantlib.onnx_model.coverage import Coverage, NotQuantized, coverage
+from quantlib.report import front, results
+from quantlib.support.cache import Cache, code_key, open_cache, versions_key
+from quantlib.support.files import place_errors, sha256_file, write_json
+from quantlib.support.progress import Steps
 
 Evaluations = dict[str, accuracy.Evaluation]
 
@@ -65,7 +68,11 @@ def evaluate(built: Built, options: ExperimentOptions, steps: Steps | None = Non
 def _evaluate(
     variant: Variant, built: Built, options: ExperimentOptions, cache: Cache, steps: Steps
 ) -> accuracy.Evaluation:
-    key = _key(variant, built, options) | {"code": code_key("accuracy", "features", "runtime", "unsigned")}
+    key = _key(variant, built, options) | {
+        "code": code_key(
+            "data.metrics", "measuring.accuracy", "data.features", "machine.sessions", "machine.unsigned"
+        )
+    }
     with steps.step(f"evaluate {variant.name}", total=len(variant.rows)) as step:
 
         def predict(directory: Path) -> None:
@@ -103,7 +110,16 @@ def check(built: Built, options: ExperimentOptions, steps: Steps | None = None) 
 
 def _check(variant: Variant, built: Built, options: ExperimentOptions, cache: Cache, steps: Steps) -> Checks:
     quantized, kept = variant.recipe is not None, sorted(_kept(variant))
-    code = code_key("checks", "accuracy", "coverage", "features", "hardware", "runtime", "unsigned")
+    code = code_key(
+        "measuring.checks",
+        "data.metrics",
+        "measuring.accuracy",
+        "onnx_model.coverage",
+        "data.features",
+        "machine.hardware",
+        "machine.sessions",
+        "machine.unsigned",
+    )
     key = _key(variant, built, options) | {"quantized": quantized, "kept": kept, "code": code}
     with steps.step(f"check {variant.name}", total=CHECKED_ROWS) as step:
 
@@ -188,7 +204,7 @@ def compare(built: Built, measured: dict[str, Measured]) -> list[results.Variant
     for variant in built.variants:
         found = measured[variant.name]
         evaluation, latency = found.evaluation, found.latency
-        low, high = accuracy.drop_interval(built.task, evaluation.logits, reference.logits, evaluation.labels)
+        low, high = metrics.drop_interval(built.task, evaluation.logits, reference.logits, evaluation.labels)
         compared.append(
             results.compare(
                 variant.name,
@@ -197,11 +213,11 @@ def compare(built: Built, measured: dict[str, Measured]) -> list[results.Variant
                 size_bytes=size_bytes(variant.path),
                 latency=latency,
                 throughput=found.throughput,
-                agreement=accuracy.agreement(built.task, evaluation.logits, reference.logits),
+                agreement=metrics.agreement(built.task, evaluation.logits, reference.logits),
                 teacher=compared[0] if compared else None,
                 recipe=variant.recipe.summary if variant.recipe else None,
                 extra={
-                    "logit_error": accuracy.logit_error(evaluation.logits, reference.logits),
+                    "logit_error": metrics.logit_error(evaluation.logits, reference.logits),
                     "drop_low": low,
                     "drop_high": high,
                     "standard_error_ms": latency.standard_error_ms,
@@ -210,8 +226,8 @@ def compare(built: Built, measured: dict[str, Measured]) -> list[results.Variant
             )
         )
     worths = {
-        found.name: pareto.Worth(found.metrics[found.primary_metric], found.median_ms, found.size_bytes)
+        found.name: front.Worth(found.metrics[found.primary_metric], found.median_ms, found.size_bytes)
         for found in compared
     }
-    beaten = pareto.beaten_by(worths)
+    beaten = front.beaten_by(worths)
     return [replace(found, extra={**found.extra, "beaten_by": beaten[found.name]}) for found in compared]

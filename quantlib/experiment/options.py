@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from quantlib import recipes, tasks
-from quantlib.distillation.augmentation import AugmentationOptions
-from quantlib.distillation.options import DistillationOptions
-from quantlib.distillation.students import parse_student_config
-from quantlib.errors import InputError
-from quantlib.export.opset import check_opset
-from quantlib.runtime import SessionConfig, default_threads
+from quantlib.compression import recipes
+from quantlib.data import tasks
+from quantlib.machine.sessions import SessionConfig, default_threads
+from quantlib.onnx_model.export.opset import check_opset
+from quantlib.support.errors import InputError
+from quantlib.training.student.augmentation import AugmentationOptions
+from quantlib.training.student.options import DistillationOptions
+from quantlib.training.student.students import parse_student_config
 
 _RANGES: tuple[tuple[str, int, int | None], ...] = (
     ("seq_len", 8, None),

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from quantlib import features, profile
+from quantlib.data import features
 from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
-from quantlib.files import place_errors
-from quantlib.progress import Steps
+from quantlib.measuring import profile
+from quantlib.support.files import place_errors
+from quantlib.support.progress import Steps
 
 
 def profiles(built: Built, options: ExperimentOptions, steps: Steps) -> Iterator[profile.Profile]:

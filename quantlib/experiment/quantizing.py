@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from quantlib import calibration, features, recipes, smoothing
-from quantlib.cache import code_key, versions_key
+from quantlib.compression import calibration, recipes, smoothing
+from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
+from quantlib.data import features
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.work import Variant, Work, cached, tokenize
-from quantlib.files import sha256_file, sha256_json
-from quantlib.progress import Step
-from quantlib.quantize import quantize_onnx, tensors_to_calibrate
-from quantlib.results import TEACHER, variant_name
+from quantlib.report.results import TEACHER, variant_name
+from quantlib.support.cache import code_key, versions_key
+from quantlib.support.files import sha256_file, sha256_json
+from quantlib.support.progress import Step
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,15 @@ def _smoothed(work: Work, fp32: Variant, rows: Sequence[features.Feature]) -> So
         "model": sha256_file(fp32.path),
         "rows": features.features_hash(rows),
         "versions": versions_key("numpy", "onnx", "onnxruntime", "onnx-ir"),
-        "code": code_key("smoothing", "folding", "grid", "linear", "calibration", "features"),
+        "code": code_key(
+            "compression.smoothing",
+            "compression.folding",
+            "compression.grid",
+            "onnx_model.layers",
+            "onnx_model.roles",
+            "compression.calibration",
+            "data.features",
+        ),
     }
 
     def make(directory: Path, step: Step) -> None:
@@ -157,7 +166,7 @@ def _statistics(
         "tensors": list(tensors),
         "histograms": histograms,
         "versions": versions_key("numpy", "onnx", "onnxruntime"),
-        "code": code_key("calibration", "features"),
+        "code": code_key("compression.calibration", "data.features"),
     }
     name = f"calibrate {model.name}" + f" on rows padded to {pad_to}" * padded
     return cached(work, name, "statistics", key, collect, total=len(rows)) / "statistics.json"
@@ -169,7 +178,7 @@ def _ranges(work: Work, statistics: Path, static: Sequence[recipes.Recipe]) -> d
     digest = sha256_file(statistics)
     for recipe in static:
         method = recipe.calibration_method or ""
-        key = {"statistics": digest, "method": method, "code": code_key("calibration")}
+        key = {"statistics": digest, "method": method, "code": code_key("compression.calibration")}
 
         def derive(directory: Path, method: str = method) -> None:
             ranges = calibration.derive(calibration.read_statistics(statistics), method)
@@ -188,7 +197,13 @@ def _quantize(
         "recipe": asdict(recipe),
         "ranges": None if ranges is None else sha256_json(ranges.of),
         "versions": versions_key("onnx", "onnxruntime", "onnx-ir"),
-        "code": code_key("quantize", "grid", "linear", "recipes"),
+        "code": code_key(
+            "compression.quantize",
+            "compression.grid",
+            "onnx_model.layers",
+            "onnx_model.roles",
+            "compression.recipes",
+        ),
     }
 
     def make(directory: Path, _: Step) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quantlib import features, recipes, tasks
-from quantlib.cache import Cache
+from quantlib.compression import recipes
+from quantlib.data import features, tasks
 from quantlib.experiment.options import ExperimentOptions
-from quantlib.progress import Step, Steps
+from quantlib.support.cache import Cache
+from quantlib.support.progress import Step, Steps
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from quantlib.errors import InputError
-from quantlib.files import write_text
 from quantlib.gate.record import GateRecord, LatencyRecord, VariantRecord
+from quantlib.support.errors import InputError
+from quantlib.support.files import write_text
 
 SCHEMA_VERSION = 1
 

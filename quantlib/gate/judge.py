@@ -8,7 +8,7 @@ from quantlib.gate.latency import judge_latency
 from quantlib.gate.limits import LimitTable
 from quantlib.gate.record import GateRecord, check_comparable, machine_differences, settings_differences
 from quantlib.gate.size import judge_size
-from quantlib.results import TEACHER
+from quantlib.report.results import TEACHER
 
 _UPDATE = "--gate-update"
 

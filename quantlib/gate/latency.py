@@ -8,7 +8,7 @@ from quantlib.gate.findings import Finding, Kind, held_or_noted
 from quantlib.gate.limits import LimitTable
 from quantlib.gate.record import GateRecord, LatencyRecord, machine_differences
 from quantlib.gate.slowdown import decide, estimate_slowdown, estimate_speedup
-from quantlib.latency.paired import PairedRatio
+from quantlib.measuring.latency.paired import PairedRatio
 
 _KIND_OF: dict[str, Kind] = {"fail": "violation", "undecided": "undecided", "pass": "note"}
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from quantlib.errors import InputError
-from quantlib.recipes import RECIPES
-from quantlib.results import COMPILED_SUFFIX, STUDENT, TEACHER
-from quantlib.tasks import TASKS
+from quantlib.compression.recipes import RECIPES
+from quantlib.data.tasks import TASKS
+from quantlib.report.results import COMPILED_SUFFIX, STUDENT, TEACHER
+from quantlib.support.errors import InputError
 
 # The least and the largest value of each limit. A slowdown of 5 is someone's 5 %, written as a number.
 _RANGES = {

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from quantlib.errors import InputError
-from quantlib.results import TEACHER
-from quantlib.tasks import TASKS
+from quantlib.data.tasks import TASKS
+from quantlib.report.results import TEACHER
+from quantlib.support.errors import InputError
 
 # What would name a machine instead of describing it; a baseline is committed for everyone to read.
 _MACHINE_NAMES = frozenset({"node", "host", "hostname", "fqdn", "user", "ip"})
@@ -22,7 +22,8 @@ class VariantRecord:
     metrics: fractions by name, the primary one first. eval_loss: cross-entropy in nats, or MSE.
     accuracy_drop: teacher minus variant in the primary metric, as a fraction. predictions: a class index per
     row, or a score rounded to 6 significant digits. size_bytes: external data included. compression_ratio:
-    the teacher's bytes over the variant's. quantized_share: see `quantlib.coverage`; None for a float model.
+    the teacher's bytes over the variant's. quantized_share: see `quantlib.onnx_model.coverage`; None for
+    a float model.
     op_counts: nodes by operator type. recipe: its fields, None for a float model.
     """
 

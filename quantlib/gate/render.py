@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from quantlib.data.tasks import TASKS
 from quantlib.gate.findings import Kind, Verdict
 from quantlib.gate.latency import interval
 from quantlib.gate.record import GateRecord, LatencyRecord
 from quantlib.gate.slowdown import CONFIDENCE, estimate_speedup
-from quantlib.results import BYTES_PER_MB
-from quantlib.tasks import TASKS
+from quantlib.report.results import BYTES_PER_MB
 
 # From worst to best, with the words of one finding and of several.
 _KINDS: dict[Kind, tuple[str, str]] = {

@@ -36,7 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantlib.gate.record import LatencyRecord
-from quantlib.latency.paired import PairedRatio
+from quantlib.measuring.latency.paired import PairedRatio
 
 # The standard deviation between launches of the log ratio, on a shared 2-core machine.
 LAUNCH_SD = 0.016

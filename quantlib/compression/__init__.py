@@ -1,0 +1,1 @@
+"""Float model to smaller model: recipes, calibration, smoothing, quantization."""

@@ -1,0 +1,50 @@
+"""Stream activations once, keep their statistics, derive their ranges by any method.
+
+Batch after batch is folded into a few numbers and a histogram for each activation, so the memory in use does
+not grow with the number of rows; ranges of every method come from that one pass.
+"""
+
+from quantlib.compression.calibration.channels import Channels, collect_channels
+from quantlib.compression.calibration.graph import activations, load_with_shapes, save, tensors_for
+from quantlib.compression.calibration.histogram import Histogram
+from quantlib.compression.calibration.methods import CalibrationMethod, parse_method
+from quantlib.compression.calibration.ranges import (
+    Ranges,
+    calibrate_min_max,
+    derive,
+    read_ranges,
+    write_ranges,
+)
+from quantlib.compression.calibration.statistics import (
+    Statistics,
+    TensorStatistics,
+    merge,
+    observe,
+    read_statistics,
+    write_statistics,
+)
+from quantlib.compression.calibration.stream import collect
+
+__all__ = [
+    "CalibrationMethod",
+    "Channels",
+    "Histogram",
+    "Ranges",
+    "Statistics",
+    "TensorStatistics",
+    "activations",
+    "calibrate_min_max",
+    "collect",
+    "collect_channels",
+    "derive",
+    "load_with_shapes",
+    "merge",
+    "observe",
+    "parse_method",
+    "read_ranges",
+    "read_statistics",
+    "save",
+    "tensors_for",
+    "write_ranges",
+    "write_statistics",
+]

@@ -1,0 +1,283 @@
+"""Rewrite the layers worth quantizing, each to the precision that a recipe gives it; nothing else changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from quantlib.compression.grid import (
+    activation_grid,
+    quantize_blocks,
+    quantize_row_blocks,
+    quantize_rows,
+    quantize_weight,
+)
+from quantlib.compression.recipes import Recipe
+from quantlib.onnx_model.layers import Embedding, Linear, find_embeddings, find_linears, initializer, names
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+MICROSOFT = "com.microsoft"
+# A layer that is "weight_only" among others: its bits and its block size.
+_WEIGHT_ONLY = (8, 128)
+# Numbers of a row in 4 bits that share a scale.
+_EMBEDDING_BLOCK = 64
+# The second 8-bit term of a 16-bit activation spans what rounding to the first one leaves, half a step either
+# way: 1/254 of its step reaches -127..127 around the zero point.
+_SECOND_TERM = np.float32(1 / 254)
+_FLOAT_ACTIVATIONS = 1  # MatMulNBits' accuracy_level: float32
+
+# What a fused attention is told about its heads.
+_HEADS = ("num_heads", "mask_filter_value", "scale")
+
+# A quantized activation: values, scale, zero point.
+Term = tuple["ir.Value", "ir.Value", "ir.Value"]
+
+
+def rewrite(model: ir.Model, recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> int:
+    """Quantize a model in place; returns how many layers were.
+
+    Args:
+        model: the FP32 model.
+        recipe: one whose quantizer is quantlib.
+        ranges: {activation: (low, high)} of the inputs of its products; used by static recipes.
+
+    Raises:
+        InputError: the recipe names a node that the model does not have.
+    """
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    model.graph.opset_imports.setdefault(MICROSOFT, 1)
+    linears, embeddings = find_linears(model), find_embeddings(model)
+    precisions = recipe.precisions(names(model))
+    writer = _Writer(model.graph, recipe, ranges)
+    words = max((len(embedding.table) for embedding in embeddings), default=0)
+    for embedding in embeddings:
+        if recipe.embeddings == "float" or precisions.get(embedding.name) == "float":
+            continue
+        # The other tables are small, and their errors are in every row: 8 bits.
+        entries, width = embedding.table.shape
+        if recipe.embeddings == "int4" and entries == words and width % 2 == 0:
+            writer.embedding_in_blocks(embedding)
+        else:
+            writer.embedding(embedding)
+    for linear in linears:
+        if precisions.get(linear.name) != "float":
+            writer.linear(linear, precisions.get(linear.name))
+    RemoveUnusedNodesPass()(model)
+    return writer.quantized
+
+
+class _Writer:
+    """Adds nodes to a graph. What several layers share (a quantized input, a weight) is made once."""
+
+    def __init__(self, graph: ir.Graph, recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> None:
+        self.graph, self.recipe, self.ranges = graph, recipe, ranges
+        self.first_terms: dict[str, Term] = {}
+        self.second_terms: dict[str, Term] = {}
+        self.before: ir.Node | None = None
+        self.quantized = 0
+
+    def linear(self, linear: Linear, precision: str | None) -> None:
+        """Put quantized nodes in the place of a product and its bias."""
+        self.before = linear.node
+        attention = linear.node if linear.node.op_type == "Attention" else None
+        two_terms = precision == "int16" or self.recipe.activation_type == "QUInt16"
+        if precision == "weight_only" or self.recipe.mode == "weight_only":
+            result = self.weight_only(linear, precision)
+        elif self.recipe.format == "QDQ":
+            result = self.qdq(linear)
+        elif attention is not None and not two_terms and _bias_free(attention):
+            result, attention = self.attention(linear), None
+        else:
+            result = self.integer(linear, two_terms)
+        if attention is not None:
+            result = self.heads(attention, linear.weight.shape[1] // 3, result)
+        self.replace(linear.last.outputs[0], result)
+
+    def attention(self, linear: Linear) -> ir.Value:
+        """Attention whose queries, keys and values are a product of integers, in one node."""
+        values, step, zero = self.first_term(linear.input)
+        weight, scale = self.weight(linear)
+        weight_zero = self.constant(f"{_stem(linear)}_zero_point", np.zeros(self.scales(linear), np.int8))
+        mask = linear.node.inputs[3] if len(linear.node.inputs) > 3 else None
+        inputs = [values, weight, linear.bias, step, scale, mask, zero, weight_zero]
+        kept = {name: linear.node.attributes[name] for name in _HEADS if name in linear.node.attributes}
+        return self.node("QAttention", inputs, linear.name, MICROSOFT, **kept)
+
+    def heads(self, attention: ir.Node, width: int, product: ir.Value) -> ir.Value:
+        """Attention on queries, keys and values that lie side by side, (batch, sequence, 3 * width)."""
+        name = str(attention.name)
+        sizes = self.constant(f"thirds_of_{3 * width}", np.full(3, width, np.int64))
+        parts = self.nodes("Split", [product, sizes], f"{name}/Split", outputs=3, axis=2)
+        mask, bias = (attention.inputs[i] if len(attention.inputs) > i else None for i in (3, 5))
+        kept = {name: attention.attributes[name] for name in _HEADS if name in attention.attributes}
+        return self.node("MultiHeadAttention", [*parts, None, mask, bias], f"{name}/heads", MICROSOFT, **kept)
+
+    def embedding(self, embedding: Embedding) -> None:
+        """Rows of 8-bit numbers and their scales are looked up and multiplied."""
+        import onnx_ir as ir
+
+        self.before = embedding.node
+        name, table, indices = embedding.name, embedding.table_name, embedding.node.inputs[1]
+        values, scales = quantize_rows(embedding.table)
+        rows = self.node("Gather", [self.constant(f"{table}_rows_quantized", values), indices], name)
+        scale = self.constant(f"{table}_rows_scale", scales)
+        scale = self.node("Gather", [scale, indices], f"{name}/scale/Gather")
+        numbers = self.node("Cast", [rows], f"{name}/Cast", to=ir.DataType.FLOAT)
+        self.replace(embedding.node.outputs[0], self.node("Mul", [numbers, scale], f"{name}/Mul"))
+
+    def embedding_in_blocks(self, embedding: Embedding) -> None:
+        """Rows of 4-bit numbers are looked up and scaled in one node."""
+        self.before = embedding.node
+        table, block = embedding.table_name, _EMBEDDING_BLOCK
+        name = f"{table}_4_bit_blocks_of_{block}"
+        values, scales, zeros = quantize_row_blocks(embedding.table, block_size=block)
+        inputs = [self.constant(name, values), embedding.node.inputs[1]]
+        inputs += [self.constant(f"{name}_scale", scales), self.constant(f"{name}_zero_point", zeros)]
+        attributes = {"bits": 4, "block_size": block, "gather_axis": 0, "quantize_axis": 1}
+        rows = self.node("GatherBlockQuantized", inputs, embedding.name, MICROSOFT, **attributes)
+        self.replace(embedding.node.outputs[0], rows)
+
+    def integer(self, linear: Linear, two_terms: bool) -> ir.Value:
+        """A product of integers for each term of the activation, their sum in float, and the bias."""
+        weight, scale = self.weight(linear)
+        terms = [self.first_term(linear.input)]
+        if two_terms:
+            terms.append(self.second_term(linear.input))
+        products = []
+        for i, (values, step, zero) in enumerate(terms):
+            name = linear.name if i == 0 else f"{linear.name}/second_term"
+            inputs = [values, weight, step, scale, zero, None, linear.bias if i == 0 else None]
+            products.append(self.node("MatMulIntegerToFloat", inputs, name, MICROSOFT))
+        return self.node("Add", products, f"{linear.name}/sum") if two_terms else products[0]
+
+    def qdq(self, linear: Linear) -> ir.Value:
+        """QuantizeLinear and DequantizeLinear on the activation, DequantizeLinear on the weight."""
+        activation = self.first_term(linear.input)
+        rounded = self.node("DequantizeLinear", list(activation), f"{linear.name}/DequantizeLinear")
+        values, scale = self.weight(linear)
+        zero = self.constant(f"{_stem(linear)}_zero_point", np.zeros(self.scales(linear), np.int8))
+        name = f"{linear.name}/weight/DequantizeLinear"
+        weight = self.node("DequantizeLinear", [values, scale, zero], name, axis=1)
+        return self.biased(linear, self.node("MatMul", [rounded, weight], linear.name))
+
+    def weight_only(self, linear: Linear, precision: str | None) -> ir.Value:
+        """8 or 4-bit weights in blocks, multiplied in float."""
+        bits, block_size = _WEIGHT_ONLY
+        if precision != "weight_only" and self.recipe.block_size is not None:
+            bits, block_size = 4 if self.recipe.weight_type == "QInt4" else 8, self.recipe.block_size
+        values, scales = quantize_blocks(linear.weight, bits=bits, block_size=block_size)
+        name = f"{_stem(linear)}_{bits}_bit_blocks_of_{block_size}"
+        inputs = [linear.input, self.constant(name, values), self.constant(f"{name}_scale", scales)]
+        depth, width = linear.weight.shape
+        attributes = {"K": depth, "N": width, "bits": bits, "block_size": block_size}
+        attributes["accuracy_level"] = _FLOAT_ACTIVATIONS
+        return self.biased(linear, self.node("MatMulNBits", inputs, linear.name, MICROSOFT, **attributes))
+
+    def weight(self, linear: Linear) -> tuple[ir.Value, ir.Value]:
+        """The 8-bit weight and its scales."""
+        bits = 7 if self.recipe.reduce_range else 8
+        values, scales = quantize_weight(linear.weight, per_channel=self.recipe.per_channel, bits=bits)
+        name = _stem(linear)
+        return self.constant(f"{name}_quantized", values), self.constant(f"{name}_scale", scales)
+
+    def scales(self, linear: Linear) -> tuple[int, ...]:
+        """The shape of a weight's scales."""
+        return linear.weight.shape[1:] if self.recipe.per_channel else ()
+
+    def first_term(self, value: ir.Value) -> Term:
+        """An activation in 8 bits."""
+        name = str(value.name)
+        if name not in self.first_terms:
+            self.first_terms[name] = self._quantized(value, name)
+        return self.first_terms[name]
+
+    def _quantized(self, value: ir.Value, name: str) -> Term:
+        if self.recipe.mode == "dynamic":
+            values, step, zero = self.nodes(
+                "DynamicQuantizeLinear", [value], f"{name}/DynamicQuantizeLinear", outputs=3
+            )
+            return values, step, zero
+        grid = activation_grid(*self.ranges[name], signed=self.recipe.activation_type == "QInt8")
+        step, zero = (
+            self.constant(f"{name}_scale", grid.scale),
+            self.constant(f"{name}_zero_point", grid.zero_point),
+        )
+        return self.node("QuantizeLinear", [value, step, zero], f"{name}/QuantizeLinear"), step, zero
+
+    def second_term(self, value: ir.Value) -> Term:
+        """What rounding an activation to its first term left, in 8 bits."""
+        name = str(value.name)
+        if name not in self.second_terms:
+            first = self.first_term(value)
+            rounded = self.node("DequantizeLinear", list(first), f"{name}/DequantizeLinear")
+            rest = self.node("Sub", [value, rounded], f"{name}/rest")
+            share = self.constant("second_term_share", _SECOND_TERM)
+            step = self.node("Mul", [first[1], share], f"{name}/second_scale")
+            zero = self.constant("second_term_zero_point", np.uint8(128))
+            values = self.node("QuantizeLinear", [rest, step, zero], f"{name}/second/QuantizeLinear")
+            self.second_terms[name] = (values, step, zero)
+        return self.second_terms[name]
+
+    def biased(self, linear: Linear, product: ir.Value) -> ir.Value:
+        """The product, with the bias added if there is one."""
+        if linear.bias is None:
+            return product
+        return self.node("Add", [product, linear.bias], f"{linear.name}/bias")
+
+    def node(
+        self, op_type: str, inputs: Sequence[ir.Value | None], name: str, domain: str = "", **attributes: Any
+    ) -> ir.Value:
+        """A new node's only output."""
+        (output,) = self.nodes(op_type, inputs, name, domain, **attributes)
+        return output
+
+    def nodes(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        name: str,
+        domain: str = "",
+        outputs: int = 1,
+        **attributes: Any,
+    ) -> Sequence[ir.Value]:
+        """A new node's outputs; it stands before the layer that is being replaced."""
+        import onnx_ir as ir
+
+        assert self.before is not None
+        node = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=outputs, name=name)
+        for i, output in enumerate(node.outputs):
+            output.name = f"{name}/quantized:{i}"  # the plain name is that of the FP32 model's tensor
+        self.graph.insert_before(self.before, node)
+        return node.outputs
+
+    def constant(self, name: str, array: npt.NDArray[Any] | np.generic) -> ir.Value:
+        """An initializer; of one name there is one, since layers may share a weight.
+
+        A name says how the array was made from the initializer that it names.
+        """
+        if name not in self.graph.initializers:
+            initializer(self.graph, name, array)
+        return self.graph.initializers[name]
+
+    def replace(self, old: ir.Value, new: ir.Value) -> None:
+        """Let `new` stand wherever `old` stood, under its name."""
+        new.shape, new.type = old.shape, old.type
+        self.quantized += 1
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        new.name, old.name = old.name, f"{old.name}/float"
+
+
+def _bias_free(attention: ir.Node) -> bool:
+    """Whether nothing but a mask is added to the scores; QAttention has no input for it."""
+    return len(attention.inputs) < 6 or attention.inputs[5] is None
+
+
+def _stem(linear: Linear) -> str:
+    """What the names of a weight's constants begin with: a matrix may be used as it is, and transposed."""
+    return f"{linear.weight_name}_transposed" if linear.transposed else linear.weight_name

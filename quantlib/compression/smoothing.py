@@ -1,0 +1,161 @@
+"""SmoothQuant: move the outliers of activations into the weights, where a scale for each channel holds them.
+
+A product X·W is also (X / s)·(s·W), with a factor s for each input channel (Xiao et al., 2023, eq. 3). Where
+some channels of X are much wider than others, an 8-bit scale for the whole of X serves them badly; X / s is
+more even, and W has a scale for each output channel in any case. The model computes the same as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quantlib.compression.calibration import Channels, collect_channels
+from quantlib.compression.grid import activation_grid, levels, quantize_weight
+from quantlib.data.features import Feed
+from quantlib.onnx_model.layers import FloatArray, Linear, find_linears, load_ir, takers
+from quantlib.support.errors import InputError
+from quantlib.support.files import atomic_file
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+MARK = "quantlib.smoothed"
+# How far the factors go, from balancing nothing to giving every channel of the activation the same width.
+ALPHAS = (0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
+# Less than this is not worth a node at run time.
+WORTHWHILE_DB = 1.0
+# A channel that is narrower than this says nothing of how wide it may get.
+_SMALLEST_WIDTH = np.float32(1e-5)
+
+
+@dataclass(frozen=True, eq=False)
+class Smoothing:
+    """The factors of one activation, and what they win.
+
+    alpha: the migration strength that was chosen. gain_db: the error of the quantized products that take the
+    activation, before over after, in decibels. factors: float32, (channels,), with a geometric mean of 1.
+    """
+
+    alpha: float
+    gain_db: float
+    factors: FloatArray
+
+
+def search_smoothing(
+    onnx_path: Path,
+    feeds: Iterable[Feed],
+    *,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Smoothing]:
+    """The best smoothing of each activation that products with a weight take, on calibration rows.
+
+    For each of `ALPHAS` the factors are s_j = max|X_j|^alpha / max|W_j|^(1 - alpha) (Xiao et al., 2023,
+    eq. 4; W_j over all products that take X). The products are then computed from 8-bit activations and
+    weights on a sample of positions, and the alpha with the smallest squared error is taken. An activation
+    for which that wins less than `WORTHWHILE_DB` is left out.
+
+    Args:
+        onnx_path: the FP32 model.
+        feeds: calibration rows: arrays (rows, tokens).
+        threads: of the session; the physical cores by default.
+        progress: called after each batch with the number of its rows.
+
+    Raises:
+        InputError: as `quantlib.compression.calibration.collect`.
+    """
+    layers_of = takers(find_linears(load_ir(onnx_path)))
+    if not layers_of:
+        raise InputError(f"{onnx_path}: no MatMul or Gemm with a weight to smooth")
+    channels = collect_channels(onnx_path, feeds, list(layers_of), threads=threads, progress=progress)
+    found = {name: _search(channels[name], layers) for name, layers in layers_of.items()}
+    return {name: smoothing for name, smoothing in found.items() if smoothing.gain_db >= WORTHWHILE_DB}
+
+
+def smooth_onnx(onnx_path: Path, out_path: Path, smoothing: Mapping[str, Smoothing]) -> Path:
+    """Write a model that computes the same and whose activations are smooth; the model itself is left alone.
+
+    Factors are folded into the LayerNormalization before, or into the values that attention averages; where
+    there is neither (after GELU), the activation is multiplied. What else takes a LayerNormalization's output
+    (a residual sum) gets it back as it was.
+
+    Returns:
+        out_path.
+
+    Raises:
+        InputError: the model cannot be read, is smoothed already, or has no product that takes one of the
+            activations.
+    """
+    import onnx_ir as ir
+
+    from quantlib.compression.folding import scale_input
+
+    model = load_ir(onnx_path)
+    if is_smoothed(model):
+        raise InputError(f"{onnx_path}: this model is smoothed already")
+    layers = find_linears(model)
+    layers_of = takers(layers)  # before any of them is given another input
+    for name, one in smoothing.items():
+        if name not in layers_of:
+            raise InputError(f"{onnx_path}: no product takes the activation {name!r}")
+        scale_input(model.graph, layers_of[name], layers, one.factors)
+    model.metadata_props[MARK] = "1"
+    with atomic_file(out_path) as scratch:
+        ir.save(model, scratch)
+    return out_path
+
+
+def is_smoothed(model: ir.Model) -> bool:
+    """Whether `smooth_onnx` wrote this model."""
+    return MARK in model.metadata_props
+
+
+def _search(channels: Channels, layers: Sequence[Linear]) -> Smoothing:
+    """The best alpha for an activation and the layers that take it."""
+    weights = [layer.weight for layer in layers]
+    width = _widths(np.maximum(np.abs(channels.low), np.abs(channels.high)))
+    widest = _widths(np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0))
+    exact = [channels.sample @ weight for weight in weights]
+    ones = np.ones_like(width)
+    plain = best_error = _error(channels, weights, exact, ones)
+    best = Smoothing(0.0, 0.0, ones)
+    for alpha in ALPHAS:
+        factors = width**alpha / widest ** (1 - alpha)
+        factors = (factors / _geometric_mean(factors)).astype(np.float32)
+        error = _error(channels, weights, exact, factors)
+        if error < best_error:
+            best, best_error = Smoothing(alpha, float(10 * np.log10(plain / error)), factors), error
+    return best
+
+
+def _widths(largest: FloatArray) -> FloatArray:
+    """The largest number of each channel; a typical one for channels that are zero.
+
+    Behind a ReLU some are on all calibration rows. Taken as they are they would be spread so far that any
+    other value is clipped to nothing.
+    """
+    live = largest > _SMALLEST_WIDTH
+    typical = _geometric_mean(largest[live]) if live.any() else 1.0
+    return np.where(live, largest, typical).astype(np.float32)
+
+
+def _geometric_mean(values: FloatArray) -> float:
+    return float(np.exp(np.log(values).mean()))
+
+
+def _error(
+    channels: Channels, weights: Sequence[FloatArray], exact: Sequence[FloatArray], factors: FloatArray
+) -> float:
+    """The squared error of the products when both of their factors are in 8 bits."""
+    low, high = float((channels.low / factors).min()), float((channels.high / factors).max())
+    activation = levels(channels.sample / factors, activation_grid(low, high, signed=False))
+    total = 0.0
+    for weight, product in zip(weights, exact, strict=True):
+        values, scale = quantize_weight(weight * factors[:, None])
+        total += float(np.square(activation @ (values * scale) - product).sum())
+    return max(total, float(np.finfo(np.float32).tiny))

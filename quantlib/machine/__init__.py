@@ -1,0 +1,1 @@
+"""This machine's CPU, and the sessions that run models on it."""

@@ -1,0 +1,1 @@
+"""What a variant is: accurate, fast, and why."""

@@ -1,0 +1,111 @@
+"""A model's answers for rows, and what they are worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantlib.data.features import Feature, Feed, batches, labels_array
+from quantlib.data.metrics import Array, compute_metrics, first_not_finite, mean_loss
+from quantlib.data.tasks import Task
+from quantlib.machine.sessions import CPU_PROVIDERS, feed_for, open_session, run_session
+from quantlib.support.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A model's answers for some rows, and what they are worth.
+
+    logits: float32, (examples, labels), in the order of the rows; (examples, 1) for regression.
+    labels: int64 class indices or float32 scores, (examples,).
+    metrics: by name, in the order of the task's. eval_loss: see `mean_loss`.
+    """
+
+    logits: Array
+    labels: Array
+    metrics: dict[str, float]
+    eval_loss: float
+
+    def __post_init__(self) -> None:
+        if self.logits.ndim != 2 or self.labels.shape != self.logits.shape[:1]:
+            raise ValueError(f"logits {self.logits.shape} and labels {self.labels.shape} do not fit together")
+
+    @property
+    def predictions(self) -> Array:
+        """The predicted class indices, int64, or the predicted scores, float32: (examples,)."""
+        return self.logits[:, 0] if self.logits.shape[1] == 1 else self.logits.argmax(axis=1)
+
+
+def evaluate_onnx(
+    onnx_path: Path,
+    features: Sequence[Feature],
+    task: Task,
+    *,
+    providers: Sequence[str] = CPU_PROVIDERS,
+    batch_size: int = 32,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Run a model over all rows, and score it.
+
+    Args:
+        onnx_path: the model; its logits are the output of that name, or else its first output.
+        features: the rows, at least one.
+        task: says which metrics, and how many logits a row must get.
+        providers: ONNX Runtime's execution providers, in order of preference.
+        batch_size: rows in a batch, at most; each batch is padded to its longest row.
+        threads: of the session; None for the physical cores.
+        progress: called after each batch with the number of its rows.
+
+    Raises:
+        InputError: a missing or corrupt model, one that cannot take the rows or has another number of logits
+            than the task has labels, logits that are not finite, or no rows.
+    """
+    if not features:
+        raise InputError(f"{onnx_path}: no rows to evaluate it on; the evaluation split is empty")
+    if batch_size < 1:
+        raise InputError(f"batch size {batch_size} is out of range; it must be at least 1")
+    session = open_session(onnx_path, threads=threads, providers=providers)
+    logits = np.empty((len(features), task.num_labels), dtype=np.float32)
+    for rows, feed in batches(features, batch_size):
+        logits[rows] = run_logits(session, feed, task, onnx_path)
+        if progress is not None:
+            progress(len(rows))
+    bad_row = first_not_finite(logits)
+    if bad_row is not None:
+        raise InputError(
+            f"{onnx_path}: the logits of row {bad_row} are not finite: {logits[bad_row].tolist()}"
+        )
+    return score(task, logits, features)
+
+
+def score(task: Task, logits: Array, features: Sequence[Feature]) -> Evaluation:
+    """The metrics and the loss of logits, (examples, labels), against the labels of their rows."""
+    labels = labels_array(features)
+    return Evaluation(logits, labels, compute_metrics(task, logits, labels), mean_loss(task, logits, labels))
+
+
+def run_logits(session: Any, feed: Feed, task: Task, onnx_path: Path) -> Array:
+    """The logits of one batch: float32, (rows, labels).
+
+    Raises:
+        InputError: the model cannot take the batch, or has another number of logits than the task has labels.
+    """
+    names = [output.name for output in session.get_outputs()]
+    wanted = "logits" if "logits" in names else names[0]
+    try:
+        taken = feed_for(session, feed)
+    except InputError as error:
+        raise InputError(f"{onnx_path}: {error}") from error
+    (outputs,) = run_session(session, onnx_path, taken, [wanted])
+    logits, rows = np.asarray(outputs), len(feed["input_ids"])
+    if logits.shape != (rows, task.num_labels):
+        raise InputError(
+            f"{onnx_path}: logits of shape {logits.shape} for {rows} rows; "
+            f"{task.name} needs {(rows, task.num_labels)}"
+        )
+    return logits

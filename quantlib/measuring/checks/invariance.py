@@ -1,0 +1,108 @@
+"""Does the answer for a row depend on what else is in its batch, or on padding?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quantlib.data.features import Feature, pad
+from quantlib.data.tasks import Task
+from quantlib.machine.sessions import open_session
+from quantlib.measuring.checks.logits import Progress, labels_changed, largest_change, need_rows, predict
+
+INVARIANCE_ROWS = 32
+# A batch holds as many short rows, which are checked, as long ones, to whose length they are padded.
+HALF_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Invariance:
+    """What changes in the logits of a row with the batch it is in, against those of the row alone.
+
+    rows: how many were checked. in_batch: the largest change of a logit in a batch with longer rows. padded:
+    the same, alone and with as much padding. labels_changed: rows with another label in either; None for
+    regression.
+    """
+
+    rows: int
+    in_batch: float
+    padded: float
+    labels_changed: int | None
+
+    @property
+    def max_diff(self) -> float:
+        """The larger of both changes."""
+        return max(self.in_batch, self.padded)
+
+
+def check_invariance(
+    onnx_path: Path,
+    rows: Sequence[Feature],
+    task: Task,
+    *,
+    seed: int = 0,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Invariance:
+    """Run rows alone, in a batch with longer ones, and alone with as much padding, and compare the logits.
+
+    FP32 changes by rounding at most. Static int8 can add the steps of values that rounding moves over an
+    edge. Dynamic int8 takes its ranges from the whole batch, padding included, and changes with it.
+
+    Args:
+        onnx_path, rows, task, threads, progress: as for `quantlib.measuring.checks.run_checks`.
+        seed: of the draw of rows; see `choose_rows`.
+
+    Raises:
+        InputError: as for `quantlib.measuring.checks.run_checks`.
+    """
+    need_rows(onnx_path, rows)
+    session = open_session(onnx_path, threads=threads)
+    alone, in_batch, padded = [], [], []
+    for short, long in choose_rows(rows, seed):
+        batch = [*short, *long]
+        length = max(map(len, batch))
+        in_batch.append(predict(session, pad(batch, length), task, onnx_path)[: len(short)])
+        for row in short:
+            alone.append(predict(session, pad([row], len(row)), task, onnx_path))
+            padded.append(predict(session, pad([row], length), task, onnx_path))
+        if progress is not None:
+            progress(len(short))
+    reference, batched, longer = (np.concatenate(logits) for logits in (alone, in_batch, padded))
+    return Invariance(
+        rows=len(reference),
+        in_batch=largest_change(reference, batched),
+        padded=largest_change(reference, longer),
+        labels_changed=labels_changed(task, reference, batched, longer),
+    )
+
+
+def choose_rows(rows: Sequence[Feature], seed: int = 0) -> list[tuple[list[Feature], list[Feature]]]:
+    """Batches of (short rows, long rows): `INVARIANCE_ROWS` short ones in all, or as many as there are rows.
+
+    Short rows are drawn from the shorter half, each once, and cut to half of the longest row where they are
+    not that short (the last token stays): all rows of long texts are as long as the model allows. Their
+    company is drawn from the longest tenth, anew for each batch.
+    """
+    rng = np.random.default_rng(seed)
+    order = np.argsort([len(row) for row in rows], kind="stable")
+    half = max(2, len(rows[order[-1]]) // 2)
+    shorter, longest = order[: max(INVARIANCE_ROWS, len(rows) // 2)], order[-max(1, len(rows) // 10) :]
+    drawn = rng.choice(shorter, min(INVARIANCE_ROWS, len(shorter)), replace=False)
+    return [
+        (
+            [_shortened(rows[i], half) for i in drawn[start : start + HALF_BATCH]],
+            [rows[i] for i in rng.choice(longest, HALF_BATCH)],
+        )
+        for start in range(0, len(drawn), HALF_BATCH)
+    ]
+
+
+def _shortened(row: Feature, length: int) -> Feature:
+    if len(row) <= length:
+        return row
+    kept = np.r_[: length - 1, len(row) - 1]
+    return Feature(row.input_ids[kept], row.token_type_ids[kept], row.label)

@@ -1,0 +1,56 @@
+"""Logits of single batches, and what changes between two sets of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from quantlib.data.features import Feature, Feed
+from quantlib.data.tasks import Task
+from quantlib.measuring.accuracy import run_logits
+from quantlib.support.errors import InputError
+
+Array = npt.NDArray[Any]
+Progress = Callable[[int], None]
+"""Called with the number of rows that were just compared."""
+
+
+def predict(session: Any, feed: Feed, task: Task, onnx_path: Path) -> Array:
+    """The logits of one batch, all of them finite: float32, (rows, labels).
+
+    Raises:
+        InputError: as for `quantlib.measuring.accuracy.run_logits`, or a logit is not finite.
+    """
+    logits = run_logits(session, feed, task, onnx_path)
+    if not np.isfinite(logits).all():
+        raise InputError(f"{onnx_path}: the logits of a batch of {feed['input_ids'].shape} are not finite")
+    return logits
+
+
+def largest_change(reference: Array, *others: Array) -> float:
+    """The largest absolute difference of a logit, from (rows, labels) to any of the others.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    if any(other.shape != reference.shape for other in others):
+        raise ValueError(f"logits of shape {reference.shape} and {[other.shape for other in others]}")
+    return float(max(np.abs(other.astype(np.float64) - reference).max() for other in others))
+
+
+def labels_changed(task: Task, reference: Array, *others: Array) -> int | None:
+    """The number of rows whose label differs in any of the others; None for regression, which has none."""
+    if task.output_mode == "regression":
+        return None
+    labels = reference.argmax(axis=1)
+    return int(np.any([other.argmax(axis=1) != labels for other in others], axis=0).sum())
+
+
+def need_rows(onnx_path: Path, rows: Sequence[Feature]) -> None:
+    """Raise InputError where there is nothing to check a model on."""
+    if not rows:
+        raise InputError(f"{onnx_path}: no rows to check it on; the evaluation split is empty")

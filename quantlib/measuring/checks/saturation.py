@@ -1,0 +1,114 @@
+"""Does this CPU's u8·s8 arithmetic overflow?"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quantlib.data.features import Feature, batches
+from quantlib.data.tasks import Task
+from quantlib.machine import hardware
+from quantlib.machine.sessions import open_session
+from quantlib.measuring.checks.logits import Progress, labels_changed, largest_change, need_rows, predict
+from quantlib.onnx_model.coverage import has_integer_products
+from quantlib.support.errors import InputError
+from quantlib.support.files import place_errors
+
+SATURATION_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """What changes when u8·s8 products are summed by slower kernels that cannot overflow.
+
+    vnni: the CPU's flags name VNNI, with which neither kind can. rows: how many were compared. max_diff: the
+    largest change of a logit. labels_changed: rows with another label; None for regression. why_not: why the
+    question does not arise; then no row is compared, and max_diff and labels_changed are None.
+    """
+
+    vnni: bool
+    rows: int = 0
+    max_diff: float | None = None
+    labels_changed: int | None = None
+    why_not: str = ""
+
+    def __post_init__(self) -> None:
+        compared = self.rows > 0 and self.max_diff is not None
+        if compared == bool(self.why_not):
+            raise ValueError(f"either rows are compared or there is a reason why not: {self}")
+
+
+def check_saturation(
+    onnx_path: Path,
+    rows: Sequence[Feature],
+    task: Task,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Saturation:
+    """Run the first `SATURATION_ROWS` rows with `quant_precision` off and on, and compare the logits.
+
+    Integer sums are exact or saturated, nothing between, so a CPU that does not overflow gives a change of 0.
+    ONNX Runtime 1.32 turns an s8 constant to u8 once for each use, and fails at the second one; so the model
+    that is run with the option is a copy in which each use has a constant of its own.
+
+    Raises:
+        InputError: as for `quantlib.measuring.checks.run_checks`.
+    """
+    machine = hardware.describe()
+    vnni = hardware.has_vnni(machine)
+    if not hardware.is_x86(machine):
+        return Saturation(vnni, why_not=f"{machine.architecture} is not x86")
+    if not has_integer_products(onnx_path):
+        return Saturation(vnni, why_not="no products of integers")
+    need_rows(onnx_path, rows)
+    sample = rows[:SATURATION_ROWS]
+    feeds = [feed for _, feed in batches(sample, 32)]
+    session = open_session(onnx_path, threads=threads)
+    usual = [predict(session, feed, task, onnx_path) for feed in feeds]
+    place = Path(tempfile.gettempdir())
+    with place_errors(place), tempfile.TemporaryDirectory(dir=place) as scratch:
+        copy = _unshared(onnx_path, Path(scratch) / "model.onnx")
+        try:
+            session = open_session(copy, threads=threads, quant_precision=True)
+        except InputError:
+            # The model was loaded without the option a moment ago, so the option is what fails.
+            return Saturation(vnni, why_not="ONNX Runtime cannot load it with quant_precision")
+    exact = []
+    for feed in feeds:
+        exact.append(predict(session, feed, task, onnx_path))
+        if progress is not None:
+            progress(len(exact[-1]))
+    return Saturation(
+        vnni,
+        rows=len(sample),
+        max_diff=largest_change(np.concatenate(exact), np.concatenate(usual)),
+        labels_changed=labels_changed(task, np.concatenate(exact), np.concatenate(usual)),
+    )
+
+
+def _unshared(onnx_path: Path, copy_path: Path) -> Path:
+    """The same model with an s8 constant of its own for each use: a copy, or itself if that is so already."""
+    import onnx
+
+    model = onnx.load(onnx_path)
+    constants = {one.name: one for one in model.graph.initializer if one.data_type == onnx.TensorProto.INT8}
+    uses: Counter[str] = Counter()
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            if name not in constants:
+                continue
+            uses[name] += 1
+            if uses[name] > 1:
+                copy = model.graph.initializer.add()
+                copy.CopyFrom(constants[name])
+                copy.name = node.input[place] = f"{name}/use_{uses[name]}"
+    if all(count == 1 for count in uses.values()):
+        return onnx_path
+    onnx.save(model, copy_path)
+    return copy_path

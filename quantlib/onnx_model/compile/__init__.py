@@ -1,0 +1,124 @@
+"""Compile an exported graph for inference: the same logits from fewer and faster nodes.
+
+What is fused and why, in the order in which it is done:
+
+- Attention and its mask become com.microsoft Attention, which ONNX Runtime computes for all heads at once and
+  can quantize whole (`quantlib.onnx_model.compile.attention`); that the mask is one of padding is shown first
+  (`quantlib.onnx_model.compile.mask`).
+- GELU and LayerNormalization become one node each (`quantlib.onnx_model.compile.pointwise`). A residual sum
+  and the LayerNormalization after it stay apart: SkipLayerNormalization is slower on the CPUs that were
+  measured, for which reason `quantlib.machine.sessions` keeps ONNX Runtime from making one.
+- The last layer is computed for the row that the classifier reads (`quantlib.onnx_model.compile.row`).
+
+A rewrite that does not recognise its part of the graph leaves it alone and says so. The result is compared
+with the original before it is written (`quantlib.onnx_model.compile.parity`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from quantlib.onnx_model.layers import load_ir
+from quantlib.support.errors import InputError
+from quantlib.support.files import atomic_file
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["MARK", "Compiled", "compile_onnx", "is_compiled"]
+
+MARK = "quantlib.compiled"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled model, and what was done to it.
+
+    done: how often each rewrite was done. "attention", "gelu" and "layer_normalization" count the new nodes,
+    "row" the nodes that now work on one row, "merged_constants" initializers that equalled another;
+    "row_attention" is 1 if the last attention asks for one row. left: a sentence for each part that was not
+    recognised and stays as it was. nodes_before, nodes_after: of the graph. difference: the largest of a
+    logit in the parity check.
+    """
+
+    path: Path
+    done: dict[str, int]
+    left: tuple[str, ...]
+    nodes_before: int
+    nodes_after: int
+    difference: float
+
+
+def compile_onnx(
+    onnx_path: Path, out_path: Path, *, last_attention: Literal["row", "whole"] = "row"
+) -> Compiled:
+    """Compile a classifier that `quantlib.onnx_model.export` wrote; the model itself is left alone.
+
+    Nodes keep their names, as far as they stay, and so do tensors. New nodes are named after their module:
+    "bert.encoder.layer.0.attention.self.qkv/Attention", with its weight "....qkv.weight".
+
+    Args:
+        onnx_path: opset 13 to 18; BERT, DistilBERT, RoBERTa or ELECTRA.
+        out_path: the file to write. It declares at least opset 17 if LayerNormalization was fused.
+        last_attention: "row" lets the last attention ask for one row, as products for query and for key and
+            value; "whole" leaves it one node, like the others. "row" is as fast at 1x32; at 1x128 and 8x128
+            it is 1.01 to 1.03 times as fast in FP32 and 1.02 to 1.05 times in 8 bits, where the scores of
+            all rows cost more than the products (a MiniLM of 6 layers and BERT-base, 2 threads).
+
+    Raises:
+        InputError: the file is missing, no ONNX model, compiled already, or cannot be run; an unknown
+            `last_attention`.
+        RuntimeError: the compiled graph computes something else. Nothing is written then.
+    """
+    from quantlib.onnx_model.compile.parity import check_parity
+
+    if last_attention not in ("row", "whole"):
+        raise InputError(f"last_attention must be 'row' or 'whole', not {last_attention!r}")
+    model = load_ir(onnx_path)
+    if is_compiled(model):
+        raise InputError(f"{onnx_path}: this model is compiled already")
+    before = len(model.graph)
+    done, left = _rewrite(model, last_attention == "row")
+    model.metadata_props[MARK] = "1"
+    with atomic_file(out_path) as scratch:
+        import onnx_ir as ir
+
+        ir.save(model, scratch)
+        difference = check_parity(model, onnx_path, scratch)
+    return Compiled(out_path, done, tuple(left), before, len(model.graph), difference)
+
+
+def is_compiled(model: ir.Model) -> bool:
+    """Whether `compile_onnx` wrote this model."""
+    return MARK in model.metadata_props
+
+
+def _rewrite(model: ir.Model, row_attention: bool) -> tuple[dict[str, int], list[str]]:
+    """All rewrites in place: how often each was done, and what was left."""
+    import onnx_ir.passes.common as passes
+
+    from quantlib.onnx_model.compile.attention import fuse_attention
+    from quantlib.onnx_model.compile.pointwise import fuse_gelu, fuse_layer_normalization
+    from quantlib.onnx_model.compile.row import attend_from_row, cut_to_row
+
+    done: dict[str, int] = {}
+    left: list[str] = []
+    for name, rewrite in {
+        "attention": fuse_attention,
+        "gelu": fuse_gelu,
+        "layer_normalization": fuse_layer_normalization,
+        "row": cut_to_row,
+    }.items():
+        done[name], sentences = rewrite(model)
+        left += sentences
+    passes.RemoveUnusedNodesPass()(model)
+    done["row_attention"] = attend_from_row(model) if row_attention else 0
+    passes.RemoveUnusedNodesPass()(model)
+    constants = len(model.graph.initializers)
+    passes.DeduplicateHashedInitializersPass()(model)
+    done["merged_constants"] = constants - len(model.graph.initializers)
+    passes.RemoveUnusedOpsetsPass()(model)
+    passes.ClearMetadataAndDocStringPass()(model)  # the rewriter's own notes, and the exporter's stack traces
+    return done, left

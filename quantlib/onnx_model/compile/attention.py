@@ -1,0 +1,153 @@
+"""Attention as one node: com.microsoft Attention with one weight for query, key and value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quantlib.onnx_model.compile.mask import NotPaddingError, padding_value
+from quantlib.onnx_model.compile.naming import MICROSOFT, module
+from quantlib.onnx_model.layers import constant, is_bias, is_matrix
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_HEADS_FIRST, _KEYS = [0, 2, 1, 3], [0, 2, 3, 1]
+
+
+def fuse_attention(model: ir.Model) -> tuple[int, list[str]]:
+    """Fuse each attention into one node, in place.
+
+    The node takes X, one weight (in, 3 * hidden) and one bias (3 * hidden,) for query, key and value, and the
+    mask as `mask_index`, int32 (batch, sequence), 1 for a real token: only in this form can it be quantized
+    as QAttention. All nodes share the mask's one Cast.
+
+    Returns:
+        How many were fused, and a sentence for each that was not.
+    """
+    from onnxscript.rewriter import pattern
+
+    mask = next((value for value in model.graph.inputs if value.name == "attention_mask"), None)
+    fusion = _Fusion(mask, None if mask is None else _as_integers(model.graph, mask))
+    fused = pattern.RewriteRule(fusion.pattern, fusion.rewrite, fusion.check).apply_to_model(model)
+    unknown = "it is not softmax(q·k * scale + mask)·v of one input"
+    left = [
+        f"{module(node.outputs[0])}: attention is not fused: {fusion.refused.get(str(node.name), unknown)}"
+        for node in model.graph
+        if node.op_type == "Softmax"
+    ]
+    return fused, left
+
+
+def _as_integers(graph: ir.Graph, mask: ir.Value) -> ir.Value:
+    """The mask as the fused nodes take it; the Cast is removed later if none does."""
+    import onnx_ir as ir
+
+    cast = ir.node("Cast", [mask], {"to": ir.DataType.INT32}, name="attention_mask/Cast")
+    output = cast.outputs[0]
+    output.name, output.shape = "attention_mask/Cast:0", mask.shape
+    output.type = ir.TensorType(ir.DataType.INT32)
+    graph.insert_before(graph[0], cast)
+    return output
+
+
+@dataclass(eq=False)
+class _Fusion:
+    """The rule, with what it knows of the graph. Its arguments are the values that the pattern names.
+
+    refused: {name of a Softmax: why its attention was not fused}. paddings: what was found out of each mask.
+    """
+
+    attention_mask: ir.Value | None
+    mask_index: ir.Value | None
+    refused: dict[str, str] = field(default_factory=dict)
+    paddings: dict[ir.Value, float | NotPaddingError] = field(default_factory=dict)
+
+    def pattern(
+        self,
+        op: Any,
+        x: Any,
+        q: Any,
+        q_bias: Any,
+        k: Any,
+        k_bias: Any,
+        v: Any,
+        v_bias: Any,
+        scale: Any,
+        mask: Any,
+    ) -> Any:
+        """The nodes that the exporter writes for one attention."""
+        from onnxscript.rewriter.pattern import ANY_VALUE
+
+        query = op.Reshape(op.Add(op.MatMul(x, q), q_bias), ANY_VALUE, _outputs=["heads"])
+        key = op.Reshape(op.Add(op.MatMul(x, k), k_bias), ANY_VALUE)
+        value = op.Reshape(op.Add(op.MatMul(x, v), v_bias), ANY_VALUE)
+        scores = op.MatMul(op.Transpose(query, perm=_HEADS_FIRST), op.Transpose(key, perm=_KEYS))
+        weights = op.Softmax(op.Add(op.Mul(scores, scale), mask), axis=-1, _outputs=["weights"])
+        averaged = op.MatMul(weights, op.Transpose(value, perm=_HEADS_FIRST))
+        return op.Reshape(op.Transpose(averaged, perm=_HEADS_FIRST), ANY_VALUE, _outputs=["joined"])
+
+    def check(self, _context: Any, weights: Any, **values: Any) -> bool:
+        """Whether this attention can be fused; if not, the reason is noted."""
+        reason = _form(**values) or self._mask_reason(values["mask"])
+        if reason:
+            self.refused[str(weights.producer().name)] = reason
+        return not reason
+
+    def rewrite(self, op: Any, x: Any, heads: Any, scale: Any, mask: Any, joined: Any, **values: Any) -> Any:
+        """The one node."""
+        name = f"{module(joined)}.qkv"
+        _, _, count, size = heads.shape
+        # The number for padding is the one that the model itself adds. Float's smallest, which exports have,
+        # swallows every score, so that a row of nothing but padding averages all positions evenly; the
+        # operator's own -10000 would let the scores decide.
+        attributes = {"num_heads": count, "mask_filter_value": self.paddings[mask]}
+        factor = float(np.asarray(constant(scale)).item())
+        if not math.isclose(factor, 1 / math.sqrt(size), rel_tol=1e-6):
+            attributes["scale"] = factor
+        weight = _join(op, f"{name}.weight", [values["q"], values["k"], values["v"]], axis=1)
+        biases = [values["q_bias"], values["k_bias"], values["v_bias"]]
+        bias = _join(op, f"{name}.bias", biases, axis=0)
+        fused = op.Attention(x, weight, bias, self.mask_index, **attributes, _domain=MICROSOFT)
+        fused.producer().name = f"{name}/Attention"
+        return fused
+
+    def _mask_reason(self, mask: ir.Value) -> str:
+        if self.attention_mask is None:
+            return "the model has no input attention_mask"
+        if mask not in self.paddings:
+            try:
+                self.paddings[mask] = padding_value(mask, self.attention_mask)
+            except NotPaddingError as error:
+                self.paddings[mask] = error
+        found = self.paddings[mask]
+        return str(found) if isinstance(found, NotPaddingError) else ""
+
+
+def _form(*, heads: ir.Value, scale: ir.Value, **values: ir.Value) -> str:
+    """Why shapes or constants do not fit the fused node; "" if they do."""
+    weights = [array for array in (constant(values[name]) for name in "qkv") if is_matrix(array)]
+    if len(weights) < 3:
+        return "a weight of query, key or value is not constant"
+    if len({weight.shape for weight in weights}) > 1:
+        return "query, key and value differ in width"
+    if not all(is_bias(values[f"{name}_bias"], weights[0].shape[1]) for name in "qkv"):
+        return "a bias of query, key or value is not constant"
+    factor = constant(scale)
+    if factor is None or factor.size != 1:
+        return "its scale is not a constant number"
+    if heads.shape is None or len(heads.shape) != 4 or not all(isinstance(n, int) for n in heads.shape[2:]):
+        return "the number of its heads is not known"
+    return ""
+
+
+def _join(op: Any, name: str, values: Sequence[ir.Value], axis: int) -> Any:
+    """Constants side by side, as one."""
+    import onnx_ir as ir
+
+    arrays = [np.asarray(constant(value)) for value in values]
+    return op.initializer(ir.tensor(np.concatenate(arrays, axis=axis), name=name))

@@ -1,0 +1,84 @@
+"""GELU and LayerNormalization as one node each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quantlib.onnx_model.compile.naming import MICROSOFT, module
+from quantlib.onnx_model.layers import constant, find_linears, is_bias, role
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+# LayerNormalization came with this version; below it the export writes the formula out.
+_WITH_LAYER_NORMALIZATION = 17
+
+
+def fuse_gelu(model: ir.Model) -> tuple[int, list[str]]:
+    """GELU by erf as com.microsoft Gelu, in place.
+
+    Not as BiasGelu: the bias is left at its product, where an 8-bit product takes it in. Behind a product in
+    FP32, ONNX Runtime puts bias and GELU together when it loads the model.
+
+    Returns:
+        How many were fused, and a sentence for each FFN with another activation.
+    """
+    from onnxscript.rewriter.ort_fusions import erfgelu
+
+    fused: int = erfgelu.rules.apply_to_model(model)
+    for node in model.graph:
+        if node.op_type == "Gelu" and node.domain == MICROSOFT:
+            node.name = f"{module(node.outputs[0])}/Gelu"
+    left = []
+    for linear in find_linears(model):
+        following = sorted({use.node.op_type for use in linear.last.outputs[0].uses()})
+        if role(linear.name) == "ffn_in" and following != ["Gelu"]:
+            left.append(f"{linear.name}: {', '.join(following)} behind it is not GELU by erf: not fused")
+    return fused, left
+
+
+def fuse_layer_normalization(model: ir.Model) -> tuple[int, list[str]]:
+    """LayerNormalization in place of its formula, in place; the model then declares at least opset 17.
+
+    Between 13 and 17 no other operator of a BERT changed its meaning, so the rest stays as it is.
+
+    Returns:
+        How many were fused, and a sentence for each square root that is left: of a formula not recognised.
+    """
+    from onnxscript.rewriter import pattern
+
+    rule = pattern.RewriteRule(_formula, _layer_normalization, _is_layer_normalization)
+    fused: int = rule.apply_to_model(model)
+    if fused:
+        imports = model.graph.opset_imports
+        imports[""] = max(imports[""], _WITH_LAYER_NORMALIZATION)
+    left = [
+        f"{node.name}: Sqrt is not part of a LayerNormalization as it is known: not fused"
+        for node in model.graph
+        if node.op_type == "Sqrt"
+    ]
+    return fused, left
+
+
+def _formula(op: Any, x: Any, weight: Any, bias: Any, epsilon: Any) -> Any:
+    """What `quantlib.onnx_model.export` writes for it."""
+    centred = op.Sub(x, op.ReduceMean(x, axes=[-1]))
+    variance = op.ReduceMean(op.Pow(centred, 2.0), axes=[-1])
+    normalized = op.Div(centred, op.Sqrt(op.Add(variance, epsilon)))
+    return op.Add(op.Mul(normalized, weight), bias, _outputs=["shifted"])
+
+
+def _is_layer_normalization(_context: Any, weight: Any, bias: Any, epsilon: Any, **_: Any) -> bool:
+    scale, small = constant(weight), constant(epsilon)
+    if scale is None or small is None or scale.ndim != 1:
+        return False
+    return is_bias(bias, len(scale)) and small.size == 1
+
+
+def _layer_normalization(op: Any, x: Any, weight: Any, bias: Any, epsilon: Any, shifted: Any) -> Any:
+    small = float(np.asarray(constant(epsilon)).item())
+    fused = op.LayerNormalization(x, weight, bias, axis=-1, epsilon=small, stash_type=1)
+    fused.producer().name = f"{module(shifted)}/LayerNormalization"
+    return fused

@@ -1,0 +1,187 @@
+"""Files that are either whole or absent: written beside their place, then renamed into it."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from quantlib.support.errors import InputError
+
+# What the file system says when the user's place is the problem, with the words a user needs.
+_PLACE_ERRORS = {
+    errno.ENOSPC: "no space left on the disk",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file is larger than this process may write",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOTDIR: "a part of the path is a file, not a directory",
+    errno.EEXIST: "a file stands where a directory is needed",
+    errno.EISDIR: "a directory stands where a file is needed",
+    errno.ELOOP: "its symbolic links go in a circle",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+@contextmanager
+def place_errors(path: Path) -> Iterator[None]:
+    """Turn an error about the place itself (full disk, no permission) into an `InputError` naming it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        reason = _PLACE_ERRORS.get(_errno(error))
+        if reason is None:
+            raise
+        raise InputError(f"cannot write {path}: {reason}") from error
+
+
+def _errno(error: Exception) -> int:
+    """The system's number of an error, 0 for none; libraries in Rust (safetensors) give it as text only."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    found = re.search(r"\(os error (\d+)\)$", str(error).strip())
+    return int(found[1]) if found else 0
+
+
+def make_dir(path: Path) -> Path:
+    """Create a directory with its parents; `InputError` if that is not possible or it cannot be written."""
+    with place_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    return path
+
+
+@contextmanager
+def _scratch_for(path: Path, parent: Path) -> Iterator[Path]:
+    """A temporary directory in `parent`, on the disk of `path`; errors of the place name `path`."""
+    make_dir(parent)
+    prefix = f".{path.name}."
+    with (
+        place_errors(path),
+        tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as scratch,
+    ):
+        yield Path(scratch)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it into place if the block succeeds, remove it if not."""
+    with _scratch_for(path, path.parent) as scratch:
+        yield scratch / path.name
+        (scratch / path.name).replace(path)
+
+
+@contextmanager
+def atomic_dir(path: Path) -> Iterator[Path]:
+    """Yield a temporary directory beside `path`; rename it into place if the block succeeds.
+
+    An existing directory at `path` is replaced.
+    """
+    with _scratch_for(path, path.parent) as scratch:
+        new = scratch / "new"
+        new.mkdir()
+        yield new
+        if path.exists():
+            path.replace(scratch / "old")
+        new.replace(path)
+
+
+@contextmanager
+def atomic_files(directory: Path) -> Iterator[Path]:
+    """Yield a temporary directory; if the block succeeds, move each file in it to its place in `directory`.
+
+    All files come together or none does. Other files in `directory` are left alone.
+    """
+    with _scratch_for(directory, directory) as scratch:
+        try:
+            yield scratch
+        except InputError as error:  # the user's place, not the temporary one
+            raise InputError(str(error).replace(str(scratch), str(directory))) from error
+        files = sorted(path for path in scratch.rglob("*") if path.is_file())
+        targets = [directory / path.relative_to(scratch) for path in files]
+        for target in targets:
+            make_dir(target.parent)
+            if target.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "", target)
+        for path, target in zip(files, targets, strict=True):
+            path.replace(target)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all."""
+    with atomic_file(path) as scratch:
+        scratch.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def reading_json(path: Path, version: int, what: str, missing: str = "no such file") -> Iterator[Any]:
+    """The value of a JSON file of this schema version; what goes wrong in using it is an `InputError`.
+
+    Args:
+        path: the file.
+        version: what its `schema_version` has to be.
+        what: what the file is not if it is damaged: "an explain.json".
+        missing: what is said if there is none.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if value["schema_version"] != version:
+            raise ValueError(f"version {value['schema_version']!r}, not {version}")
+        yield value
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: {missing}") from error
+    except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not {what}: {error}") from error
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows whole or not at all; all have the columns of the first, and None is an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """The SHA-256 of a JSON-able value, independent of the order of its keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def sha256_tree(directory: Path) -> str:
+    """The SHA-256 of all regular files below a directory: their relative names and bytes."""
+    names = sorted(p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file())
+    return sha256_json([[name, sha256_file(directory / name)] for name in names])
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Place a copy of `source` at `target`, atomically. A copy, never a link: users edit their outputs."""
+    with atomic_file(target) as scratch:
+        shutil.copyfile(source, scratch)
+        os.utime(scratch)

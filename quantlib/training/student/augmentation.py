@@ -1,0 +1,231 @@
+"""More rows to learn from: TinyBERT's word replacement (Jiao et al. 2020, algorithm 1), seeded and cached."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from quantlib.data.features import Feature, features_hash, labels_array, load_tokenizer
+from quantlib.support.errors import InputError
+from quantlib.support.files import sha256_json, sha256_tree, write_text
+from quantlib.training.checkpoints import loading_errors, quiet_transformers
+
+if TYPE_CHECKING:
+    import torch
+
+_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class AugmentationOptions:
+    """How rows are varied; off by default.
+
+    copies: N_a, changed copies of each row; 0 makes none. probability: p_t, of a word to be replaced.
+    candidates: K, the words that one is drawn from.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    copies: int = 0
+    probability: float = 0.4
+    candidates: int = 15
+
+    def __post_init__(self) -> None:
+        if self.copies < 0:
+            raise InputError(f"augmentation copies {self.copies} is out of range; it must be at least 0")
+        if not 0 < self.probability <= 1:
+            raise InputError(f"augmentation probability {self.probability} must be within (0, 1]")
+        if self.candidates < 1:
+            raise InputError(f"augmentation candidates {self.candidates} must be at least 1")
+
+
+def augmented(
+    features: Sequence[Feature],
+    checkpoint: Path,
+    options: AugmentationOptions,
+    seed: int,
+    cache_dir: Path | None = None,
+) -> list[Feature]:
+    """`options.copies` copies of each row in which words are replaced by likely or similar ones.
+
+    A word is a token of letters that no "##" piece follows or continues; others stay, and so does the label.
+    Candidates are the most likely words where the word is masked, if the checkpoint has a masked-language
+    head; else its nearest neighbours by the cosine of word embeddings.
+
+    Args:
+        features: rows that were tokenized for the checkpoint.
+        checkpoint: a BERT directory with a WordPiece tokenizer.
+        options: see `AugmentationOptions`.
+        seed: of what is drawn.
+        cache_dir: where the copies are kept as JSON lines, under a key of all that decides them.
+
+    Returns:
+        The first row's copies, then the second's, ...; a copy may equal its row if no word was drawn.
+    """
+    if not options.copies:
+        return []
+    path = None if cache_dir is None else cache_dir / f"{_key(features, checkpoint, options, seed)}.jsonl"
+    found = None if path is None else _read(path, len(features) * options.copies)
+    if found is None:
+        found = list(_copies(features, checkpoint, options, seed))
+        if path is not None:
+            write_text(path, "".join(_line(row) for row in found))
+    return found
+
+
+def _key(features: Sequence[Feature], checkpoint: Path, options: AugmentationOptions, seed: int) -> str:
+    rows = [features_hash(features), labels_array(features).tolist()]
+    return sha256_json([rows, sha256_tree(checkpoint), asdict(options), seed])[:24]
+
+
+def _line(row: Feature) -> str:
+    fields = {"input_ids": row.input_ids.tolist(), "token_type_ids": row.token_type_ids.tolist()}
+    return json.dumps(fields | {"label": row.label}) + "\n"
+
+
+def _read(path: Path, count: int) -> list[Feature] | None:
+    """The rows of a file; None where it is missing or damaged."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [
+            Feature(np.array(v["input_ids"], np.int64), np.array(v["token_type_ids"], np.int64), v["label"])
+            for v in lines
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return rows if len(rows) == count else None
+
+
+def _copies(
+    features: Sequence[Feature], checkpoint: Path, options: AugmentationOptions, seed: int
+) -> Iterator[Feature]:
+    words = word_tokens(load_tokenizer(checkpoint).get_vocab())
+    candidates = _candidates(features, checkpoint, words, options.candidates)
+    for number, (row, choices) in enumerate(zip(features, candidates, strict=True)):
+        for copy in range(options.copies):
+            draw, ids = random.Random(f"{seed} {number} {copy}"), row.input_ids.copy()
+            for place, choice in choices.items():
+                if draw.random() < options.probability:
+                    ids[place] = draw.choice(choice)
+            yield Feature(ids, row.token_type_ids, row.label)
+
+
+def word_tokens(vocabulary: Mapping[str, int]) -> npt.NDArray[np.bool_]:
+    """Which token ids are words or their beginnings: letters only, so neither special tokens nor pieces."""
+    found = np.zeros(1 + max(vocabulary.values()), dtype=bool)
+    found[[number for token, number in vocabulary.items() if token.isalpha()]] = True
+    return found
+
+
+def word_places(ids: npt.NDArray[np.int64], words: npt.NDArray[np.bool_], pieces: set[int]) -> list[int]:
+    """The places of a row that hold a word of a single piece."""
+    following = [*ids[1:].tolist(), -1]
+    return [
+        place
+        for place, (own, after) in enumerate(zip(ids.tolist(), following, strict=True))
+        if words[own] and after not in pieces
+    ]
+
+
+def _candidates(
+    features: Sequence[Feature], checkpoint: Path, words: npt.NDArray[np.bool_], count: int
+) -> list[dict[int, list[int]]]:
+    """For each row, what may stand at each of its words' places."""
+    vocabulary = load_tokenizer(checkpoint).get_vocab()
+    pieces = {number for token, number in vocabulary.items() if token.startswith("##")}
+    places = [word_places(row.input_ids, words, pieces) for row in features]
+    model = _masked_language_model(checkpoint)
+    if model is not None and "[MASK]" in vocabulary:
+        mask = vocabulary["[MASK]"]
+        return [
+            likely_words(model, row, own, words, mask, count)
+            for row, own in zip(features, places, strict=True)
+        ]
+    used = sorted({int(row.input_ids[p]) for row, own in zip(features, places, strict=True) for p in own})
+    near = nearest_words(_word_embeddings(checkpoint), used, words, count)
+    return [
+        {place: near[int(row.input_ids[place])] for place in own}
+        for row, own in zip(features, places, strict=True)
+    ]
+
+
+def likely_words(
+    model: Any, row: Feature, places: Sequence[int], words: npt.NDArray[np.bool_], mask: int, count: int
+) -> dict[int, list[int]]:
+    """The `count` words, by place, that a masked-language model finds likeliest where the word is masked."""
+    import torch
+
+    allowed = torch.from_numpy(words)
+    found: dict[int, list[int]] = {}
+    for start in range(0, len(places), _AT_ONCE):
+        part = torch.tensor(places[start : start + _AT_ONCE])
+        ids = torch.from_numpy(row.input_ids).repeat(len(part), 1)
+        ids[torch.arange(len(part)), part] = mask
+        types = torch.from_numpy(row.token_type_ids).expand_as(ids)
+        with torch.no_grad():
+            logits = model(input_ids=ids, token_type_ids=types).logits[torch.arange(len(part)), part]
+        logits = logits[:, : len(allowed)].masked_fill(~allowed, -torch.inf)
+        best = logits.topk(min(count, int(allowed.sum())), dim=1).indices
+        found |= dict(zip(part.tolist(), best.tolist(), strict=True))
+    return found
+
+
+def nearest_words(
+    embeddings: torch.Tensor, used: Sequence[int], words: npt.NDArray[np.bool_], count: int
+) -> dict[int, list[int]]:
+    """The `count` words nearest to each of `used` by the cosine of their embeddings, itself left out.
+
+    Args:
+        embeddings: (tokens, width).
+        used: token ids of words.
+        words: see `word_tokens`.
+        count: at most the number of other words.
+    """
+    import torch
+
+    table = torch.nn.functional.normalize(embeddings[: len(words)].float(), dim=1)
+    banned = torch.from_numpy(~words)
+    found: dict[int, list[int]] = {}
+    count = min(count, int(words.sum()) - 1)
+    for start in range(0, len(used), _AT_ONCE):
+        part = torch.tensor(used[start : start + _AT_ONCE])
+        cosines = (table[part] @ table.T).masked_fill(banned, -torch.inf)
+        cosines[torch.arange(len(part)), part] = -torch.inf
+        found |= dict(zip(part.tolist(), cosines.topk(count, dim=1).indices.tolist(), strict=True))
+    return found
+
+
+def _masked_language_model(checkpoint: Path) -> Any:
+    """The checkpoint's masked-language model; None if it has no such head."""
+    import torch
+    import transformers
+
+    with quiet_transformers(), loading_errors(checkpoint):
+        model, info = transformers.AutoModelForMaskedLM.from_pretrained(
+            checkpoint,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    return None if info["missing_keys"] else model.eval()
+
+
+def _word_embeddings(checkpoint: Path) -> torch.Tensor:
+    import torch
+    import transformers
+
+    with quiet_transformers(), loading_errors(checkpoint):
+        model = transformers.AutoModel.from_pretrained(
+            checkpoint, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        )
+    table: torch.Tensor = model.get_input_embeddings().weight.detach()
+    return table

@@ -1,0 +1,43 @@
+"""What a distillation tells while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from quantlib.training.student.saved import Standing
+
+Progress = Callable[[int, int, str], None]
+"""Called with (batches done, batches in all, what to tell): the teacher's batches first, then steps."""
+
+
+class Report:
+    """Tells how far a distillation is: batches of the teacher first, then steps of the student."""
+
+    def __init__(self, progress: Progress, metric: str) -> None:
+        self._progress, self._metric = progress, metric
+        self._teacher, self._steps = 0, [0, 0]
+
+    def teacher(self, done: int, count: int) -> None:
+        """`done` of the teacher's `count` batches are done."""
+        self._teacher = count
+        self._progress(done, 2 * count, "the teacher's outputs")
+
+    def plan(self, steps: list[int]) -> None:
+        """Each phase will take as many steps, or fewer."""
+        self._steps = steps
+
+    def training(self, standing: Standing, steps: int) -> None:
+        """`steps` of the phase in which training stands are done."""
+        before = self._teacher + sum(self._steps[: standing.phase])
+        self._progress(before + steps, self._teacher + sum(self._steps), self._words(standing))
+
+    def finish(self, standing: Standing) -> None:
+        """No step will follow, as many as were planned or not."""
+        total = self._teacher + sum(self._steps)
+        self._progress(total, total, self._words(standing))
+
+    def _words(self, standing: Standing) -> str:
+        words = [f"{name} loss {loss:.3f}" for name, loss in standing.losses.items()]
+        if standing.phase == len(self._steps) - 1 and standing.best_score is not None:
+            words.append(f"held-out {self._metric} {standing.best_score[0]:.3f}")
+        return ", ".join(words)

@@ -1,0 +1,159 @@
+"""Distil a student: the straight line through this package."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantlib.data.features import Feature, features_hash, labels_array
+from quantlib.support.errors import InputError
+from quantlib.support.files import sha256_json, sha256_tree
+from quantlib.training.checkpoints import load_classifier, reorder_logits
+from quantlib.training.student.augmentation import augmented
+from quantlib.training.student.device import bfloat16_pays, prepare
+from quantlib.training.student.mapping import layer_mapping
+from quantlib.training.student.options import DistillationOptions
+from quantlib.training.student.phases import Phase, run_phase
+from quantlib.training.student.report import Progress, Report
+from quantlib.training.student.saved import Standing, load_standing, save_standing
+from quantlib.training.student.students import StudentConfig, make_student
+from quantlib.training.student.targets import Teacher, teacher_targets
+from quantlib.training.student.trainee import Trainee, distillation_phases
+from quantlib.training.student.vocabulary import only_words_of
+from quantlib.training.teacher import save_classifier
+
+if TYPE_CHECKING:
+    from quantlib.data.tasks import Task
+
+STATE_FILE = "training.pt"
+CHECKPOINT_VERSION = 2  # 2: of the words only those that occur
+MAX_HELD_OUT = 1000
+
+
+def distil(
+    teacher_dir: Path,
+    task: Task,
+    features: Sequence[Feature],
+    out_dir: Path,
+    options: DistillationOptions,
+    progress: Progress | None = None,
+    *,
+    student: StudentConfig | None = None,
+    further: Sequence[Sequence[Feature]] = (),
+    logit_order: Sequence[int] | None = None,
+    work_dir: Path | None = None,
+    cache_dir: Path | None = None,
+) -> None:
+    """Train a student on what a teacher computes, as TinyBERT (Jiao et al. 2020); save it to `out_dir`.
+
+    First its hidden states and attention scores learn from the teacher's, then its logits. Some of the rows
+    are held out: they decide which epoch's weights are kept. What is drawn comes from the seed.
+
+    Args:
+        teacher_dir: a fine-tuned BERT classifier.
+        task: what it was fine-tuned on.
+        features: the rows to train on, tokenized for the teacher; at least one.
+        out_dir: where the student goes, with the teacher's tokenizer.
+        options: see `DistillationOptions`.
+        progress: called after each step.
+        student: its shape and start; by default half of the teacher's layers.
+        further: for each row, what follows where it was cut off (`features.further_windows`): the teacher
+            needs no label to say what it thinks of that. Empty: nothing follows anywhere.
+        logit_order: the teacher's logit index of each of the task's labels, where the order differs.
+        work_dir: where the teacher's states and checkpoints of the training lie until it is finished; one
+            that was interrupted goes on from there, to the same weights. None: beside `out_dir`, and nothing
+            is kept of a training that is interrupted.
+        cache_dir: where augmented rows are kept; None: nowhere.
+
+    Raises:
+        InputError: the teacher is no BERT, the student cannot be made from it, there are no rows, or training
+            diverges.
+    """
+    if not features:
+        raise InputError("no rows to train on: the train split is empty")
+    device = prepare(options)
+    teacher = load_classifier(teacher_dir)
+    if logit_order is not None:
+        reorder_logits(teacher, logit_order)
+    pupil = make_student(teacher, student or StudentConfig(), options.seed, options.mapping)
+    depths = pupil.config.num_hidden_layers, teacher.config.num_hidden_layers
+    layers = layer_mapping(*depths, options.mapping) if options.transformer.epochs else ()
+    rows, held = hold_out(len(features), options)
+    kept = features
+    features, rows = with_more(features, rows, further, teacher_dir, options, cache_dir)
+    source = Teacher(teacher.to(device), layers, device, options.precision)
+    report = Report(progress or (lambda *_: None), task.primary_metric)
+    with teacher_targets(source, features, options, work_dir or out_dir.parent, report.teacher) as targets:
+        trainee = Trainee(pupil.to(device), task, features, rows, held, options, len(kept))
+        phases = distillation_phases(trainee, teacher.config.hidden_size, targets)
+        # All that decides the weights: only the same training goes on from a checkpoint.
+        job = {
+            "checkpoint": CHECKPOINT_VERSION,
+            "teacher": sha256_tree(teacher_dir),
+            "task": task.name,
+            "rows": features_hash(kept),
+            "further": [features_hash(windows) for windows in further],
+            "labels": labels_array(kept).tolist(),
+            "options": asdict(options),
+            "bfloat16": bfloat16_pays(device.type),
+            "student": asdict(student or StudentConfig()),
+            "order": logit_order,
+        }
+        run_phases(phases, trainee, report, work_dir and work_dir / STATE_FILE, sha256_json(job))
+    save_classifier(pupil.cpu(), teacher_dir, out_dir, task)
+    if work_dir is not None:
+        (work_dir / STATE_FILE).unlink(missing_ok=True)
+
+
+def with_more(
+    features: Sequence[Feature],
+    rows: Sequence[int],
+    further: Sequence[Sequence[Feature]],
+    checkpoint: Path,
+    options: DistillationOptions,
+    cache_dir: Path | None,
+) -> tuple[list[Feature], list[int]]:
+    """All features, behind them the windows and augmented copies of `rows`, and what to train on."""
+    more = [window for row in rows if further for window in further[row][: options.windows]]
+    own = [features[row] for row in rows]
+    more += augmented(own, checkpoint, options.augmentation, options.seed, cache_dir)
+    return [*features, *more], [*rows, *range(len(features), len(features) + len(more))]
+
+
+def hold_out(count: int, options: DistillationOptions) -> tuple[list[int], list[int]]:
+    """Which of `count` rows to train on, and which are held out; the same for the same seed."""
+    order = list(range(count))
+    random.Random(f"{options.seed} held out").shuffle(order)
+    held = min(round(count * options.held_out), MAX_HELD_OUT, count - 1)
+    return sorted(order[held:]), sorted(order[:held])
+
+
+def run_phases(
+    phases: Sequence[Phase], trainee: Trainee, report: Report, state_file: Path | None, job: str
+) -> None:
+    """Train all phases in order, from where the checkpoint at `state_file` stands."""
+    import torch
+
+    options, rows = trainee.options, trainee.rows
+    if options.dropout is not None:
+        for module in trainee.student.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = options.dropout
+    per_epoch = -(-len(rows) // options.batch_size)
+    report.plan([phase.options.epochs * per_epoch for phase in phases])
+
+    def save(standing: Standing) -> None:
+        if state_file is not None:
+            save_standing(state_file, job, standing)
+
+    standing = (state_file and load_standing(state_file, job)) or Standing()
+    with only_words_of(trainee.student, trainee.features):
+        for number, phase in enumerate(phases):
+            if number == standing.phase:
+                standing = run_phase(phase, trainee.features, rows, options, standing, save, report.training)
+                if number + 1 < len(phases):
+                    standing = standing.next_phase()
+    report.finish(standing)

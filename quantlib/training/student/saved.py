@@ -1,0 +1,94 @@
+"""Where a training stands, in a file: what an interrupted one goes on from."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from quantlib.support.files import atomic_file
+
+Score = tuple[float, float]
+"""What held-out rows say of weights, more is better: first the one, then the other where that is equal."""
+
+
+@dataclass
+class Standing:
+    """Where a training stands, with all that decides how it goes on.
+
+    phase, epoch, batch: what comes next. best, best_score: the phase's best weights so far and their score on
+    held-out rows, None before the first one. stale: epochs since. weights, optimizer: state dicts. random:
+    torch's generators, the CPU's first. The order of the rows needs no state: it is drawn anew in each epoch,
+    from the seed and the epoch's number.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    batch: int = 0
+    stale: int = 0
+    best_score: Score | None = None
+    best: dict[str, Any] | None = None
+    weights: dict[str, Any] | None = None
+    optimizer: dict[str, Any] | None = None
+    random: list[Any] = field(default_factory=list)
+    losses: dict[str, float] = field(default_factory=dict)
+
+    def next_phase(self) -> Standing:
+        """The start of the next phase; the random state goes on."""
+        return Standing(phase=self.phase + 1, losses=self.losses)
+
+
+def random_state() -> list[Any]:
+    """The state of torch's random generators: the CPU's, then that of each CUDA device in use."""
+    import torch
+
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+
+
+def restore_random_state(state: list[Any]) -> None:
+    """Set what `random_state` gave."""
+    import torch
+
+    torch.set_rng_state(state[0])
+    if len(state) > 1:
+        torch.cuda.set_rng_state_all(state[1:])
+
+
+def save_standing(path: Path, job: str, standing: Standing) -> None:
+    """Write where the training `job` stands, whole or not at all.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    import torch
+
+    fields = {name: getattr(standing, name) for name in Standing.__dataclass_fields__}
+    with atomic_file(path) as scratch, scratch.open("wb") as file:
+        torch.save({"job": job, **fields}, file)
+
+
+def load_standing(path: Path, job: str) -> Standing | None:
+    """Where the training `job` stood; None where nothing of it is there, or the file is damaged.
+
+    Read with `weights_only`: tensors and plain values, no code.
+    """
+    import torch
+
+    try:
+        fields = torch.load(path, map_location="cpu", weights_only=True)
+        if fields.pop("job") != job:
+            return None
+        standing = Standing(**fields)
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        pickle.UnpicklingError,
+    ):
+        return None
+    return standing

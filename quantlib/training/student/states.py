@@ -1,0 +1,67 @@
+"""What a BERT computes for a batch: logits, hidden states and attention scores, by hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from quantlib.training.student.losses import States
+
+if TYPE_CHECKING:
+    import torch
+
+
+def run_with_states(model: Any, feed: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, States]:
+    """A classifier's logits (rows, labels) for a padded batch, and the states that led to them."""
+    logits, hidden, products = run_with_products(model, feed)
+    heads = model.config.num_attention_heads
+    return logits, States(hidden, tuple(scores(query, key, heads) for query, key in products))
+
+
+def run_with_products(
+    model: Any, feed: Mapping[str, torch.Tensor]
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], list[tuple[torch.Tensor, torch.Tensor]]]:
+    """Logits, hidden states, and (query, key), each (rows, tokens, width), of every layer.
+
+    They are taken where the linear layers of the queries and keys give them, so that it does not matter how
+    attention is computed from them: many implementations never hold its scores.
+    """
+    with _captured(model) as found:
+        output = model(**feed, output_hidden_states=True)
+    return output.logits, tuple(output.hidden_states), list(zip(found["query"], found["key"], strict=True))
+
+
+@contextmanager
+def _captured(model: Any) -> Iterator[dict[str, list[torch.Tensor]]]:
+    """What the query and key layers of self-attention give within the block, in the order of the layers."""
+    found: dict[str, list[torch.Tensor]] = {"query": [], "key": []}
+
+    def keep(kind: str) -> Any:
+        return lambda _module, _inputs, output: found[kind].append(output)
+
+    hooks = [
+        module.register_forward_hook(keep(name.rpartition(".")[2]))
+        for name, module in model.named_modules()
+        if name.endswith(("attention.self.query", "attention.self.key"))
+    ]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def scores(query: torch.Tensor, key: torch.Tensor, heads: int) -> torch.Tensor:
+    """Attention scores before softmax, q·kᵀ/√d: (rows, heads, tokens, tokens), d = width / heads.
+
+    Args:
+        query: (rows, tokens, width).
+        key: the same shape.
+        heads: the number of heads.
+    """
+    rows, tokens, width = query.shape
+    size = width // heads
+    q, k = (array.view(rows, tokens, heads, size).transpose(1, 2) for array in (query, key))
+    result: torch.Tensor = q @ k.transpose(-1, -2) / size**0.5
+    return result

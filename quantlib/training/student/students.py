@@ -1,0 +1,182 @@
+"""The student: its shape, and the weights it starts from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from quantlib.support.errors import InputError
+from quantlib.training.checkpoints import loading_errors, quiet_transformers, read_config, resolve
+from quantlib.training.student.mapping import layer_mapping
+
+# The names of a shape in `StudentConfig` and in BERT's config.json.
+_FIELDS = {
+    "layers": "num_hidden_layers",
+    "width": "hidden_size",
+    "ffn": "intermediate_size",
+    "heads": "num_attention_heads",
+}
+INITS = ("teacher", "random")
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """A student's shape, and where its weights come from before it is trained.
+
+    layers, width, ffn, heads: None is half of the teacher's layers, else as the teacher has it. init:
+    "teacher", "random", or a checkpoint of just this shape and vocabulary (a general TinyBERT), as a
+    directory or hub id. The vocabulary, positions and token types are always the teacher's.
+
+    Raises:
+        InputError: a number below 1, or a width that the heads do not divide.
+    """
+
+    layers: int | None = None
+    width: int | None = None
+    ffn: int | None = None
+    heads: int | None = None
+    init: str = "teacher"
+
+    def __post_init__(self) -> None:
+        for name in _FIELDS:
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"student {name} {value} is out of range; it must be at least 1")
+        if self.width and self.heads and self.width % self.heads:
+            raise InputError(f"student width {self.width} is not a multiple of its {self.heads} heads")
+        if not self.init:
+            raise InputError(f"student init is empty; it is {', '.join(INITS)}, a directory or a hub id")
+
+    def for_teacher(self, teacher: Mapping[str, Any]) -> StudentConfig:
+        """The same with every number filled in from a teacher's config.json.
+
+        Raises:
+            InputError: the teacher is no BERT, or has too few layers.
+        """
+        if teacher.get("model_type") != "bert":
+            raise InputError(
+                f"a student is made of a BERT teacher; this one is {teacher.get('model_type', 'nameless')}"
+            )
+        depth = int(teacher["num_hidden_layers"])
+        if self.layers is None and depth < 2:
+            raise InputError("a student of half the layers needs a teacher of at least 2; this one has 1")
+        layers = self.layers or depth // 2
+        layer_mapping(layers, depth)
+        width, ffn, heads = (
+            getattr(self, name) or int(teacher[_FIELDS[name]]) for name in ("width", "ffn", "heads")
+        )
+        return StudentConfig(layers, width, ffn, heads, self.init)
+
+
+PRESETS: dict[str, StudentConfig] = {
+    "half": StudentConfig(),
+    "tinybert-4-312": StudentConfig(4, 312, 1200, 12),
+    "tinybert-6-768": StudentConfig(6, 768, 3072, 12),
+}
+
+
+def parse_student_config(text: str) -> StudentConfig:
+    """A `StudentConfig` from a preset's name, or "layers=4,width=312,ffn=1200,heads=12", or both.
+
+    A part that is left out is the teacher's (half of its layers); `init=` names where weights come from:
+    "tinybert-4-312,init=DIR".
+
+    Raises:
+        InputError: an unknown preset or name, or a value that is no whole number.
+    """
+    first, comma, rest = text.partition(",")
+    found, parts = StudentConfig(), text.split(",")
+    if "=" not in first:
+        if first.strip() not in PRESETS:
+            raise InputError(
+                f"unknown student {first.strip()!r}; known: {', '.join(PRESETS)}, or a shape as "
+                "layers=4,width=312,ffn=1200,heads=12"
+            )
+        found, parts = PRESETS[first.strip()], rest.split(",") if comma else []
+    changes: dict[str, Any] = {}
+    for part in parts:
+        name, _, value = (word.strip() for word in part.partition("="))
+        if name not in (*_FIELDS, "init") or name in changes:
+            raise InputError(
+                f"student {text!r}: {part.strip()!r} is not one of {', '.join(_FIELDS)}, init, each once"
+            )
+        if name != "init" and not value.isdecimal():
+            raise InputError(f"student {text!r}: {name} must be a whole number, not {value!r}")
+        changes[name] = value if name == "init" else int(value)
+    return replace(found, **changes)
+
+
+def make_student(teacher: Any, config: StudentConfig, seed: int, mapping: str = "uniform") -> Any:
+    """A new BERT classifier of that shape, with the teacher's vocabulary, in evaluation mode.
+
+    With init "teacher", each of its tensors whose shape is the teacher's starts as a copy: layer m as the
+    teacher's layer g(m) of `layer_mapping`. The rest is random, as BERT's own initial weights.
+
+    Args:
+        teacher: a loaded BERT classifier of transformers.
+        config: the shape; what is None is filled in from the teacher.
+        seed: of the random weights.
+        mapping: see `layer_mapping`.
+
+    Raises:
+        InputError: the shape does not suit the teacher, or the checkpoint of `init` is of another one.
+    """
+    import torch
+    import transformers
+
+    config = config.for_teacher(teacher.config.to_dict())
+    shape = copy.deepcopy(teacher.config)
+    for name, key in _FIELDS.items():
+        setattr(shape, key, getattr(config, name))
+    if config.init not in INITS:
+        return _from_checkpoint(resolve(config.init, "student"), shape, seed)
+    with quiet_transformers(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        student: Any = transformers.BertForSequenceClassification(shape)
+    if config.init == "teacher":
+        sources = layer_mapping(config.layers or 0, teacher.config.num_hidden_layers, mapping)
+        student.load_state_dict(student.state_dict() | _fitting(student, teacher, sources))
+    return student.eval()
+
+
+def _fitting(student: Any, teacher: Any, sources: tuple[int, ...]) -> dict[str, Any]:
+    """Those of the student's tensors that the teacher has in the same shape, by the student's names."""
+    weights = teacher.state_dict()
+    found = {}
+    for name, own in student.state_dict().items():
+        prefix, inside, rest = name.partition("encoder.layer.")
+        if inside:
+            number, _, tail = rest.partition(".")
+            name_there = f"{prefix}{inside}{sources[int(number) + 1] - 1}.{tail}"
+        else:
+            name_there = name
+        if name_there in weights and weights[name_there].shape == own.shape:
+            found[name] = weights[name_there].clone()
+    return found
+
+
+def _from_checkpoint(directory: Path, shape: Any, seed: int) -> Any:
+    """A classifier of `shape` with a checkpoint's weights; a head that it lacks is new."""
+    import torch
+    import transformers
+
+    theirs = read_config(directory)
+    for key in (*_FIELDS.values(), "vocab_size", "max_position_embeddings", "type_vocab_size"):
+        if theirs.get(key) != getattr(shape, key):
+            raise InputError(
+                f"{directory / 'config.json'}: {key} is {theirs.get(key)}, the student's is "
+                f"{getattr(shape, key)}; the checkpoint it starts from must have its shape and vocabulary"
+            )
+    with quiet_transformers(), torch.random.fork_rng(devices=[]), loading_errors(directory):
+        torch.manual_seed(seed)
+        architecture: Any = transformers.BertForSequenceClassification
+        model, info = architecture.from_pretrained(
+            directory, config=shape, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+    lacking = [key for key in info["missing_keys"] if ".encoder." in key or ".embeddings." in key]
+    if lacking:
+        raise InputError(f"{directory}: the weights lack {sorted(lacking)[0]}")
+    return model.eval()

@@ -1,0 +1,144 @@
+"""A student in training: what it computes, what is learned from it in both phases, how it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quantlib.data.features import Feature, labels_array
+from quantlib.data.metrics import compute_metrics
+from quantlib.training.student.device import autocast, feed_of
+from quantlib.training.student.losses import (
+    NO_LABEL,
+    States,
+    mixed_cross_entropy,
+    score_loss,
+    soft_cross_entropy,
+    transformer_loss,
+)
+from quantlib.training.student.options import DistillationOptions
+from quantlib.training.student.phases import Phase
+from quantlib.training.student.saved import Score
+from quantlib.training.student.states import run_with_states
+from quantlib.training.student.targets import Targets
+
+if TYPE_CHECKING:
+    import torch
+
+    from quantlib.data.tasks import Task
+    from quantlib.training.student.phases import Index
+
+    Loss = Callable[[Index, dict[str, torch.Tensor]], torch.Tensor]
+
+_ROWS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """A student that is trained on `rows` of the features, judged on those that are held out, and how.
+
+    labelled: the features from there on have no label of their own.
+    """
+
+    student: Any
+    task: Task
+    features: Sequence[Feature]
+    rows: Sequence[int]
+    held: Sequence[int]
+    options: DistillationOptions
+    labelled: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the student is."""
+        device: torch.device = self.student.device
+        return device
+
+    def run(self, feed: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The student's logits, float32 (rows, labels)."""
+        with autocast(self.device, self.options.precision):
+            logits: torch.Tensor = self.student(**feed).logits
+        return logits.float()
+
+    def run_with_states(self, feed: dict[str, torch.Tensor]) -> States:
+        """The student's states of a batch, float32."""
+        with autocast(self.device, self.options.precision):
+            states = run_with_states(self.student, feed)[1]
+        return states.float()
+
+    def batches(self, rows: Sequence[int]) -> Iterator[tuple[Index, dict[str, torch.Tensor]]]:
+        """Rows of like length together, in batches on the device."""
+        order = np.array(sorted(rows, key=lambda row: len(self.features[row])), dtype=np.int64)
+        for start in range(0, len(order), _ROWS_AT_ONCE):
+            index = order[start : start + _ROWS_AT_ONCE]
+            yield index, feed_of(self.features, index, self.device)
+
+
+def distillation_phases(trainee: Trainee, teacher_width: int, targets: Targets) -> list[Phase]:
+    """The two phases of TinyBERT, in order; the first one only if it has epochs."""
+    import torch
+
+    options, modules = trainee.options, torch.nn.ModuleDict({"student": trainee.student})
+    width = trainee.student.config.hidden_size
+    labels = torch.full((len(trainee.features),), NO_LABEL)
+    if trainee.task.output_mode == "classification":
+        labels[: trainee.labelled] = torch.from_numpy(labels_array(trainee.features[: trainee.labelled]))
+    project = None
+    if width != teacher_width:
+        project = torch.nn.Linear(width, teacher_width, device=trainee.device)
+
+    def layers(index: Index, feed: dict[str, torch.Tensor]) -> torch.Tensor:
+        wanted = targets.states(index, feed)
+        return transformer_loss(trainee.run_with_states(feed), wanted, feed["attention_mask"], project)
+
+    def logits(index: Index, feed: dict[str, torch.Tensor]) -> torch.Tensor:
+        wanted = targets.logits[torch.from_numpy(index)].to(trainee.device)
+        if trainee.task.output_mode == "regression":
+            return score_loss(trainee.run(feed), wanted)
+        if not options.label_weight:
+            return soft_cross_entropy(trainee.run(feed), wanted, options.temperature)
+        known = labels[torch.from_numpy(index)].to(trainee.device)
+        weights = options.label_weight, options.temperature
+        return mixed_cross_entropy(trainee.run(feed), wanted, known, *weights)
+
+    both = torch.nn.ModuleDict({"student": trainee.student} | ({"projection": project} if project else {}))
+    first = Phase("transformer", options.transformer, both, layers, loss_score(trainee, layers))
+    second = Phase("prediction", options.prediction, modules, logits, metric_score(trainee, logits))
+    return [first, second] if options.transformer.epochs else [second]
+
+
+def loss_score(trainee: Trainee, loss: Loss) -> Callable[[], Score] | None:
+    """Less loss on held-out rows is better."""
+    return (lambda: (-_mean_loss(trainee, loss), 0.0)) if trainee.held else None
+
+
+def metric_score(trainee: Trainee, loss: Loss) -> Callable[[], Score] | None:
+    """More of the task's primary metric on held-out rows is better; where that is equal, less loss."""
+    import torch
+
+    held = list(trainee.held)
+
+    def score() -> Score:
+        logits = torch.empty(len(trainee.features), trainee.task.num_labels)
+        with torch.no_grad():
+            for index, feed in trainee.batches(held):
+                logits[index] = trainee.run(feed).cpu()
+        labels = labels_array([trainee.features[row] for row in held])
+        metrics = compute_metrics(trainee.task, logits[held].numpy(), labels)
+        return metrics[trainee.task.primary_metric], -_mean_loss(trainee, loss)
+
+    return score if held else None
+
+
+def _mean_loss(trainee: Trainee, loss: Loss) -> float:
+    """Over the rows that are held out."""
+    import torch
+
+    total = 0.0
+    with torch.no_grad():
+        for index, feed in trainee.batches(trainee.held):
+            total += float(loss(index, feed)) * len(index)
+    return total / len(trainee.held)
