@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -421,6 +422,33 @@ def test_the_teachers_states_are_those_it_computes(
     assert (len(found.hidden), len(found.scores)) == (2, 1)
     assert float(transformer_loss(found, states.of_layers((0, 2)), feed["attention_mask"])) < 1e-8
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_the_file_of_states_is_closed_before_its_directory_goes(
+    tiny_teacher: Path, rows: list[Feature], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows removes no file that is open, or mapped."""
+    import torch
+
+    refused: list[str] = []
+
+    class Scratch(TemporaryDirectory[str]):
+        def __exit__(self, *_: Any) -> None:
+            with pytest.raises(ValueError, match="closed file") as caught:
+                targets.states(np.array([0]), feed)
+            refused.append(str(caught.value))
+            self.cleanup()
+
+    monkeypatch.setattr("quantlib.training.student.targets.TemporaryDirectory", Scratch)
+    device = torch.device("cpu")
+    teacher = Teacher(load_classifier(tiny_teacher), (0, 2), device, "float32")
+    feed = feed_of(rows, np.array([0]), device)
+    with teacher_targets(teacher, rows, OPTIONS, tmp_path) as targets:
+        assert targets.on_disk
+        targets.states(np.array([0]), feed)
+    assert refused
+    maps = Path("/proc/self/maps")
+    assert not maps.exists() or str(tmp_path) not in maps.read_text()
 
 
 # Options

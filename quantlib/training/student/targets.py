@@ -105,12 +105,12 @@ def teacher_targets(
     import torch
 
     lengths = [len(feature) for feature in features]
-    fits = bool(teacher.mapping) and sum(lengths) * teacher.columns * _BYTES_PER_VALUE <= options.disk_bytes
+    token_bytes = teacher.columns * _BYTES_PER_VALUE
+    fits = bool(teacher.mapping) and sum(lengths) * token_bytes <= options.disk_bytes
     logits = torch.empty(len(features), teacher.model.config.num_labels)
     starts, parts = np.zeros(len(features), dtype=np.int64), list(_by_length(lengths))
     with place_errors(make_dir(work_dir)), TemporaryDirectory(prefix="states.", dir=work_dir) as scratch:
         path, end = Path(scratch) / "states", 0
-        # Written as a plain file, then mapped: writing into a map ends the process where the disk is full.
         with path.open("wb") as file:
             for number, index in enumerate(parts, start=1):
                 feed = feed_of(features, index, teacher.device)
@@ -126,16 +126,17 @@ def teacher_targets(
         if not fits:
             yield Targets(logits, lambda index, feed: teacher.states(teacher.run(feed)[1]), on_disk=False)
             return
-        stored = np.memmap(path, np.float32, "r", shape=(end, teacher.columns))
+        # Closed before the directory goes: Windows removes no file that is open.
+        with path.open("rb") as stored:
 
-        def read(index: npt.NDArray[np.int64], feed: dict[str, torch.Tensor]) -> States:
-            packed = np.zeros((*feed["input_ids"].shape, teacher.columns), dtype=np.float32)
-            for row, place in enumerate(index):
-                start, length = starts[place], lengths[place]
-                packed[row, :length] = stored[start : start + length]
-            return teacher.states(torch.from_numpy(packed).to(teacher.device))
+            def read(index: npt.NDArray[np.int64], feed: dict[str, torch.Tensor]) -> States:
+                packed = np.zeros((*feed["input_ids"].shape, teacher.columns), dtype=np.float32)
+                for row, place in enumerate(index):
+                    stored.seek(int(starts[place]) * token_bytes)
+                    stored.readinto(packed[row, : lengths[place]])
+                return teacher.states(torch.from_numpy(packed).to(teacher.device))
 
-        yield Targets(logits, read, on_disk=True)
+            yield Targets(logits, read, on_disk=True)
 
 
 def _logits(teacher: Teacher, feed: dict[str, torch.Tensor]) -> torch.Tensor:
