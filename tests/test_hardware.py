@@ -98,6 +98,37 @@ def test_cores_without_quota_file_or_affinity(monkeypatch: pytest.MonkeyPatch, t
     assert hardware.usable_cores() == os.cpu_count()
 
 
+@pytest.mark.parametrize(
+    ("mask", "cores"),
+    [({0, 1}, 1), ({0, 2}, 2), ({0, 1, 2, 3}, 2), ({3}, 1)],
+    ids=["siblings", "two_cores", "all", "one_cpu"],
+)
+def test_hyper_threads_of_one_core_are_one_core(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mask: set[int], cores: int
+) -> None:
+    for cpu, siblings in enumerate(["0-1", "0-1", "2-3", "2-3"]):
+        topology = tmp_path / f"cpu{cpu}" / "topology"
+        topology.mkdir(parents=True)
+        (topology / "thread_siblings_list").write_text(siblings + "\n")
+    monkeypatch.setattr(hardware, "_CPUS", tmp_path)
+    monkeypatch.setattr(hardware, "_CGROUP_QUOTA", tmp_path / "no quota")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: mask, raising=False)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 2)
+    assert hardware.usable_cores() == len(mask)
+    assert hardware.physical_cores() == cores
+
+
+@pytest.mark.parametrize("told", [3, None], ids=["by_psutil", "by_nobody"])
+def test_without_a_topology_psutil_counts_the_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: int | None
+) -> None:
+    monkeypatch.setattr(hardware, "_CPUS", tmp_path)
+    monkeypatch.setattr(hardware, "_CGROUP_QUOTA", tmp_path / "no quota")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: told)
+    assert hardware.physical_cores() == (told or 4)
+
+
 def test_physical_cores_stay_within_the_affinity_mask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0}, raising=False)
     assert hardware.usable_cores() == hardware.physical_cores() == 1

@@ -10,6 +10,7 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from quantlib.measuring.latency import (
     time_calls,
     worker,
 )
+from quantlib.measuring.latency.limits import TimeLimits
 from quantlib.measuring.latency.stats import wake
 from quantlib.support.errors import InputError
 
@@ -405,6 +407,54 @@ def test_a_process_that_dies_while_it_works_is_noticed(model: Path) -> None:
         timed.time(1, wake_seconds=60.0)
 
 
+# Answers a number of requests as the worker does, and then nothing more; it ends when its stdin is closed.
+HANGING_WORKER = """
+import json, sys
+for number, line in enumerate(sys.stdin):
+    if number < int(sys.argv[1]):
+        runs = json.loads(line).get("runs", 0)
+        print(json.dumps({"result": [1.0] * runs or None}), flush=True)
+"""
+IMPATIENT = TimeLimits(answer_s=0.2, first_run_s=0.05, slowdown=2.0)
+
+
+def hanging(model: Path, answers: int) -> TimedProcess:
+    worker = (sys.executable, "-c", HANGING_WORKER, str(answers))
+    # Starting Python takes longer than the limit where no request may hang.
+    limits = replace(IMPATIENT, answer_s=60.0 if answers else 0.2)
+    return TimedProcess(model, [feed()], ONE_THREAD, limits=limits, worker=worker)
+
+
+def test_a_process_that_hangs_while_it_loads_is_killed(model: Path) -> None:
+    threads = threading.active_count()
+    timed = hanging(model, 0)
+    with pytest.raises(
+        RuntimeError, match=r'tiny\.onnx did not answer .*"load".* within 0.2 s; it was'
+    ):
+        timed.__enter__()
+    assert is_gone(timed.pid)
+    assert threading.active_count() == threads
+
+
+@pytest.mark.parametrize("timed_before", [0, 1], ids=["first_runs", "later_runs"])
+def test_a_process_that_hangs_while_it_runs_is_killed(model: Path, timed_before: int) -> None:
+    threads = threading.active_count()
+    with hanging(model, 2 + timed_before) as timed:
+        for _ in range(timed_before):
+            assert timed.time(3) == [1.0] * 3
+        timed._limits = IMPATIENT
+        with pytest.raises(RuntimeError, match=r'tiny\.onnx did not answer .*"time", "runs": 2.* within'):
+            timed.time(2, wake_seconds=0.0)
+    assert is_gone(timed.pid)
+    assert threading.active_count() == threads
+
+
+def test_runs_may_take_a_multiple_of_the_slowest_one_so_far() -> None:
+    limits = TimeLimits(answer_s=600.0, first_run_s=60.0, slowdown=100.0)
+    assert limits.for_runs(10, 0.5, None) == 1200.5
+    assert limits.for_runs(10, 0.5, 20.0) == pytest.approx(620.5)
+
+
 def test_the_last_words_of_a_process_are_repeated(model: Path) -> None:
     with (
         pytest.raises(RuntimeError, match=r"exit code 1: Traceback(.|\n)*unknown command 'dance'"),
@@ -441,7 +491,7 @@ def test_the_child_finds_this_quantlib_whatever_the_working_directory_holds(
 def test_an_installed_quantlib_leaves_the_path_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "mine")
     assert process._environment()["PYTHONPATH"].endswith(f"{os.pathsep}mine")
-    parent = Path(process.__file__).resolve().parents[2]
+    parent = Path(process.__file__).resolve().parents[3]
     monkeypatch.setattr(sysconfig, "get_path", lambda _name: str(parent))
     assert process._environment()["PYTHONPATH"] == "mine"
 

@@ -33,6 +33,7 @@ _OF_INTEREST = (
 )
 _X86 = frozenset({"x86_64", "amd64", "i386", "i686", "x86"})
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_CPUS = Path("/sys/devices/system/cpu")
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,26 @@ def physical_cores() -> int:
     import psutil
 
     usable = usable_cores()
-    return min(psutil.cpu_count(logical=False) or usable, usable)
+    # psutil counts all cores of the machine, whatever the affinity mask says.
+    return min(_cores_in_mask(_CPUS) or psutil.cpu_count(logical=False) or usable, usable)
+
+
+def _cores_in_mask(cpus: Path) -> int | None:
+    """The cores that the logical CPUs of the affinity mask belong to; None where the topology is not told.
+
+    Args:
+        cpus: Linux's directory of logical CPUs. CPUs of one core list the same siblings.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    try:
+        siblings = {
+            (cpus / f"cpu{cpu}/topology/thread_siblings_list").read_text(encoding="ascii")
+            for cpu in os.sched_getaffinity(0)
+        }
+    except OSError:
+        return None
+    return len(siblings)
 
 
 def is_x86(hardware: Hardware) -> bool:

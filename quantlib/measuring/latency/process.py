@@ -20,11 +20,13 @@ import numpy.typing as npt
 
 import quantlib
 from quantlib.machine.sessions import SessionConfig, default_threads
+from quantlib.measuring.latency.limits import TimeLimits, at_most
 from quantlib.measuring.latency.stats import WAKE_SECONDS
 from quantlib.support.errors import InputError
 
 Feeds = Sequence[Mapping[str, npt.NDArray[Any]]]
 
+_WORKER = (sys.executable, "-P", "-m", "quantlib.measuring.latency.worker")
 _CLOSE_SECONDS = 10.0
 
 
@@ -40,6 +42,8 @@ class TimedProcess:
         config: threads, spinning, providers and optimizers; the default is one thread a physical core.
         profile_prefix: with one, ONNX Runtime traces every run; see `end_profiling`. Times then include
             what tracing costs.
+        limits: how long the process may take to answer; one that takes longer is killed.
+        worker: the command that starts the process.
     """
 
     def __init__(
@@ -49,11 +53,16 @@ class TimedProcess:
         config: SessionConfig | None = None,
         *,
         profile_prefix: Path | None = None,
+        limits: TimeLimits | None = None,
+        worker: Sequence[str] = _WORKER,
     ) -> None:
         self.onnx_path = onnx_path
         self.config = config or SessionConfig(default_threads())
         self._feeds = feeds
         self._profile_prefix = profile_prefix
+        self._limits = limits or TimeLimits()
+        self._worker = worker
+        self._slowest_ms: float | None = None
         self._stderr: IO[bytes]
         self._process: subprocess.Popen[str]
 
@@ -62,12 +71,12 @@ class TimedProcess:
 
         Raises:
             InputError: the model cannot be loaded, or misses an input.
-            RuntimeError: the process died.
+            RuntimeError: the process died, or took longer than its limit.
         """
         # A file, not a pipe: nobody reads it while the process works, and a full pipe would stop it.
         self._stderr = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "quantlib.measuring.latency.worker"],
+            self._worker,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -111,35 +120,45 @@ class TimedProcess:
                 arrays: dict[str, Any] = dict(feed)
                 np.savez(Path(directory) / f"{index:06d}.npz", **arrays)
             self._ask("feeds", directory=directory)
+        self._slowest_ms = None
 
     def time(self, runs: int, *, warmup_runs: int = 0, wake_seconds: float = WAKE_SECONDS) -> list[float]:
         """The time of each of `runs` runs in ms, after waking for `wake_seconds` and `warmup_runs` runs.
 
         Raises:
-            RuntimeError: the model failed on a feed, or the process died.
+            RuntimeError: the model failed on a feed, or the process died or took longer than its limit.
         """
-        times_ms: list[float] = self._ask(
-            "time", runs=runs, warmup_runs=warmup_runs, wake_seconds=wake_seconds
-        )
+        limit_s = self._limits.for_runs(warmup_runs + runs, wake_seconds, self._slowest_ms)
+        arguments = {"runs": runs, "warmup_runs": warmup_runs, "wake_seconds": wake_seconds}
+        times_ms: list[float] = self._ask("time", limit_s, **arguments)
+        self._slowest_ms = max(times_ms if self._slowest_ms is None else [self._slowest_ms, *times_ms])
         return times_ms
 
     def end_profiling(self) -> Path:
         """The trace of all runs so far, a file whose path begins with `profile_prefix`; once only.
 
         Raises:
-            RuntimeError: the process died.
+            RuntimeError: the process died, or took longer than its limit.
         """
         return Path(self._ask("end_profiling"))
 
-    def _ask(self, command: str, **arguments: Any) -> Any:
+    def _ask(self, command: str, limit_s: float | None = None, /, **arguments: Any) -> Any:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
-            self._process.stdin.write(json.dumps({"command": command, **arguments}) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
+        limit_s = self._limits.answer_s if limit_s is None else limit_s
+        request = json.dumps({"command": command, **arguments})
+        with at_most(limit_s, self._process.kill) as overdue:
+            try:
+                self._process.stdin.write(request + "\n")
+                self._process.stdin.flush()
+                line = self._process.stdout.readline()
+            except BrokenPipeError:
+                line = ""
+        if overdue.is_set():
+            raise RuntimeError(
+                f"the process that times {self.onnx_path} did not answer {request} within {limit_s:g} s; "
+                "it was killed"
+            )
         if not line:
             raise RuntimeError(self._last_words())
         answer = json.loads(line)
