@@ -1,0 +1,127 @@
+"""The README and the pages under docs/: their links, commands and examples are right."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import quantlib
+from quantlib.compression.recipe_file import read_recipe
+
+ROOT = Path(quantlib.__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+ROOMS = sorted(path.name for path in (ROOT / "quantlib").iterdir() if (path / "__init__.py").is_file())
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The code blocks in that language."""
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+
+def prose(page: Path) -> str:
+    """The page without its code blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+def links(page: Path) -> list[str]:
+    """The targets of links and pictures, but for those on the web."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose(page))
+    return [target for target in targets if not target.startswith(("http:", "https:"))]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@each_page
+def test_links(page: Path) -> None:
+    for link in links(page):
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name}: {link} leads nowhere"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {link} has no such heading"
+
+
+def test_the_readme_is_short() -> None:
+    assert README.stat().st_size < 12_000
+
+
+def test_the_readme_leads_to_every_page() -> None:
+    linked = {(ROOT / link.partition("#")[0]).resolve() for link in links(README)}
+    assert set((ROOT / "docs").glob("*.md")) <= linked
+
+
+def test_the_readme_lists_the_rooms() -> None:
+    table = README.read_text(encoding="utf-8").split("<!-- rooms -->")[1].split("<!-- /rooms -->")[0]
+    listed = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert set(ROOMS) <= set(listed)
+
+
+@each_page
+def test_modules_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    names = re.findall(r"(?<![\w/.])quantlib(?:\.\w+)+", text)
+    names += re.findall(rf"`((?:{'|'.join(ROOMS)})(?:\.\w+)+)`", text)
+    for name in {name.removeprefix("quantlib.") for name in names}:
+        thing: object = quantlib
+        path = "quantlib"
+        for part in name.split("."):
+            path += f".{part}"
+            if not hasattr(thing, part):
+                importlib.import_module(path)
+            thing = getattr(thing, part)
+
+
+@each_page
+def test_files_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"(?<![\w/.])((?:bench|tests|docs|quantlib|\.github)/[\w./-]*[\w/])", text):
+        path = ROOT / name.replace("TASK", "BBC-News")
+        assert path.exists(), f"{page.name}: {name} does not exist"
+
+
+@pytest.mark.parametrize(
+    "script", ["quantization_experiments.py", "bench/scaling.py", "bench/distillation.py"]
+)
+def test_options_exist(script: str) -> None:
+    commands = [line for page in PAGES for block in blocks(page, "bash") for line in block.splitlines()]
+    options = {
+        option
+        for command in commands
+        if script in command
+        for option in re.findall(r" (--[a-z-]+)", command.split(script, 1)[1].split("#")[0])
+    }
+    done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert options <= set(re.findall(r"--[a-z-]+", done.stdout))
+
+
+@each_page
+def test_python_examples(page: Path) -> None:
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("quantlib"):
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), block
+
+
+def test_recipe_file_example(tmp_path: Path) -> None:
+    (block,) = blocks(ROOT / "docs" / "recipes.md", "toml")
+    (tmp_path / "mine.toml").write_text(block, encoding="utf-8")
+    assert dict(read_recipe(tmp_path / "mine.toml").nodes) == {
+        "layer.4.ffn_out": "int16",
+        "classifier": "float",
+    }
