@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from hypothesis import settings
 from quantlib.data.features import Feature
 from quantlib.experiment import ExperimentOptions, run
 from quantlib.support.cache import ENVIRONMENT_VARIABLE
+
+ROOT = Path(__file__).parents[1]
 
 # The same examples in every run; `--hypothesis-profile=explore` looks for new ones.
 settings.register_profile("seeded", derandomize=True)
@@ -27,6 +30,14 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ENVIRONMENT_VARIABLE, str(directory))
         yield directory
+
+
+@pytest.fixture(scope="session", autouse=True)
+def same_package_in_other_processes() -> Iterator[None]:
+    """What a test starts imports the quantlib beside these tests, also where another one is installed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import tiny
+from exact import exact_session, saturates
 from onnx import TensorProto, helper, numpy_helper
 
 from quantlib.compression.calibration import (
@@ -219,6 +220,15 @@ def test_logits_stay_close(models: dict[str, Path], tiny_rows: list[Feature], na
     if not RECIPES[name].report_only:
         assert np.abs(want - found).max() < limit, "logits spread over more than 3"
         assert np.corrcoef(want[:, 0] - want[:, 1], found[:, 0] - found[:, 1])[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("name", ["quant_1", "quant_2", "dynamic_u8s8", "static_u8s7_smooth"])
+def test_products_saturate_only_without_vnni(
+    models: dict[str, Path], tiny_rows: list[Feature], name: str
+) -> None:
+    """The session that a user gets computes what the graph says, but for 8-bit weights on some CPUs."""
+    usual, exact = (tiny.logits(models[name], tiny_rows, exact=on) for on in (False, True))
+    assert (np.abs(usual - exact).max() > 0.01) == (saturates() and name != "static_u8s7_smooth")
 
 
 def test_more_bits_are_closer(models: dict[str, Path], tiny_rows: list[Feature]) -> None:
@@ -635,12 +645,16 @@ def quantized(
     recipe: Recipe,
     inputs: tuple[str, ...] = ("x",),
     outputs: tuple[str, ...] = ("y",),
+    exact: bool = False,
 ) -> tuple[Path, list[np.ndarray]]:
-    """The variant, and what it gives for X; every layer's input has the range LOW..HIGH."""
+    """The variant, and what it gives for X; every layer's input has the range LOW..HIGH.
+
+    exact: in an `exact_session`, where sums of two products do not fit into 16 bits.
+    """
     model = tiny.save_graph(tmp_path / "model.onnx", graph, constants, outputs=outputs)
     ranges = Ranges(dict.fromkeys(inputs, (LOW, HIGH))) if recipe.mode == "static" else None
     path = quantize_onnx(model, tmp_path / "quantized.onnx", recipe, ranges)
-    session = open_session(path, threads=1)
+    session = exact_session(path) if exact else open_session(path, threads=1)
     assert [output.name for output in session.get_outputs()] == list(outputs)
     return path, session.run(None, {"x": X})
 
@@ -777,7 +791,7 @@ def test_sixteen_bits_round_256_times_finer(tmp_path: Path, mode: str) -> None:
     exact = X @ rounded(w, recipe) + b
     errors = []
     for changed in (recipe, replace(recipe, activation_type="QUInt16")):
-        path, (y,) = quantized(tmp_path, BIASED, {"w": w, "b": b}, changed)
+        path, (y,) = quantized(tmp_path, BIASED, {"w": w, "b": b}, changed, exact=True)
         errors.append(np.abs(y - exact).max())
         step = (HIGH - LOW if mode == "static" else np.ptp(X)) / 255
         assert errors[-1] <= np.abs(rounded(w, recipe)).sum(axis=0).max() * step / (
@@ -874,7 +888,7 @@ def test_a_constant_activation(tmp_path: Path) -> None:
     model = tiny.save_graph(tmp_path / "model.onnx", graph, constants)
     ranges = derive(collect(model, [{"x": X}], ["k"]), "MinMax")
     path = quantize_onnx(model, tmp_path / "quantized.onnx", static(), ranges)
-    (y,) = open_session(path, threads=1).run(None, {"x": X})
+    (y,) = exact_session(path).run(None, {"x": X})
     np.testing.assert_allclose(y, np.broadcast_to(2.5 * normal(4, 5).sum(axis=0), y.shape), atol=0.05)
 
 

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
+from exact import exact_session
 
-from quantlib.data.features import Feature, convert_examples_to_features, load_tokenizer
+from quantlib.data.features import Feature, batches, convert_examples_to_features, load_tokenizer
 from quantlib.data.tasks import Example
+from quantlib.machine.sessions import feed_for, open_session
 from quantlib.training.checkpoints import quiet_transformers
 
 if TYPE_CHECKING:
@@ -193,13 +196,15 @@ def save_graph(
     return path
 
 
-def logits(path: Path, rows: Sequence[Feature], batch_size: int = 8) -> Any:
-    """What a model with two labels gives for rows in length-bucketed batches: float32, (rows, 2)."""
-    from quantlib.data.features import batches
-    from quantlib.machine.sessions import feed_for, open_session
+def logits(
+    path: Path, rows: Sequence[Feature], batch_size: int = 8, *, exact: bool = True, **options: Any
+) -> npt.NDArray[np.float32]:
+    """What a model with two labels gives for rows in length-bucketed batches: (rows, 2).
 
-    session = open_session(path, threads=1)
-    found = np.empty((len(rows), 2), np.float32)
+    exact: in an `exact_session`, alike on every CPU; else in the session that a user gets.
+    """
+    session = exact_session(path, **options) if exact else open_session(path, threads=1, **options)
+    values = np.empty((len(rows), 2), np.float32)
     for index, feed in batches(rows, batch_size):
-        found[index] = session.run(None, feed_for(session, feed))[0]
-    return found
+        values[index] = session.run(None, feed_for(session, feed))[0]
+    return values
