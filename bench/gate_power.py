@@ -29,7 +29,8 @@ import numpy as np
 from slower import make_slower
 
 from quantlib.data import features
-from quantlib.experiment import ExperimentOptions, build, gating
+from quantlib.experiment import ExperimentOptions, gating
+from quantlib.experiment.build import build
 from quantlib.gate import LatencyRecord, decide, estimate_slowdown
 from quantlib.measuring.latency import Sampling, sample_ratios
 from quantlib.measuring.latency.launches import Start

@@ -29,7 +29,8 @@ from typer import Option
 
 from quantlib.compression.recipes import DEFAULT_RECIPES, RECIPES, split_names
 from quantlib.data import features, metrics, tasks
-from quantlib.experiment import ExperimentOptions, build
+from quantlib.experiment import ExperimentOptions
+from quantlib.experiment.build import build
 from quantlib.experiment.measure import evaluate
 from quantlib.machine.sessions import default_threads, size_bytes
 from quantlib.measuring import accuracy

@@ -31,7 +31,8 @@ from typer import Argument, Option
 
 from quantlib.compression.recipes import split_names
 from quantlib.data.tasks import TASKS
-from quantlib.experiment import ExperimentOptions, build
+from quantlib.experiment import ExperimentOptions
+from quantlib.experiment.build import build
 from quantlib.machine.hardware import describe
 from quantlib.machine.sessions import SessionConfig, default_threads
 from quantlib.measuring.latency import TimedProcess, take_turns

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -14,14 +13,15 @@ import onnx
 import pytest
 import tiny
 
-from quantlib import experiment
 from quantlib.compression.quantize import op_counts, quantize_onnx
 from quantlib.compression.recipe_file import read_recipe, write_recipe
 from quantlib.compression.recipes import DEFAULT_RECIPES, RECIPES
 from quantlib.data.features import Feature
 from quantlib.data.tasks import TASKS
-from quantlib.experiment import Built, ExperimentOptions, build, provenance, run
-from quantlib.experiment.build import variant_names
+from quantlib.experiment import Built, ExperimentOptions, provenance, run, running
+from quantlib.experiment import build as building
+from quantlib.experiment import measure as measuring
+from quantlib.experiment.build import build, variant_names
 from quantlib.experiment.work import Variant
 from quantlib.machine import hardware
 from quantlib.machine.sessions import SessionConfig
@@ -42,9 +42,6 @@ EXTRA = [
     "logit_error", "drop_low", "drop_high", "standard_error_ms", "beaten_by", "quantized_share",
     "saturation_max_diff", "saturation_labels_changed", "invariance_max_diff", "invariance_labels_changed",
 ]  # fmt: skip
-# The functions of the same names hide these modules.
-building = importlib.import_module("quantlib.experiment.build")
-measuring = importlib.import_module("quantlib.experiment.measure")
 X86 = hardware.is_x86(hardware.describe())
 TIMES = {"mean_ms", "std_ms", "min_ms", "max_ms", "median_ms", "speedup", "standard_error_ms", "beaten_by"}
 TIMES |= {"rows_per_s", "tokens_per_s", "padded_rows_per_s"}
@@ -604,9 +601,9 @@ def failing(error: BaseException) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("broken", "error", "expected"),
     [
-        ("quantlib.experiment.measure", RuntimeError("died"), RuntimeError),
-        ("quantlib.experiment.measure", KeyboardInterrupt(), KeyboardInterrupt),
-        ("quantlib.experiment.compare", ValueError("nan"), ValueError),
+        ("quantlib.experiment.running.measure", RuntimeError("died"), RuntimeError),
+        ("quantlib.experiment.running.measure", KeyboardInterrupt(), KeyboardInterrupt),
+        ("quantlib.experiment.running.compare", ValueError("nan"), ValueError),
         ("quantlib.report.results.write_results", OSError(errno.ENOSPC, "full"), InputError),
         ("quantlib.report.results.write_run", OSError(errno.ENOSPC, "full"), InputError),
     ],
@@ -621,7 +618,7 @@ def test_nothing_is_written_when_something_fails(
     error: BaseException,
     expected: type[BaseException],
 ) -> None:
-    if broken != "quantlib.experiment.measure":
+    if broken != "quantlib.experiment.running.measure":
         shortcut_measuring(monkeypatch)
     monkeypatch.setattr(broken, failing(error))
     with pytest.raises(expected):
@@ -742,7 +739,7 @@ def test_provenance_is_plain(options: ExperimentOptions, first: Path) -> None:
     assert set(json.loads(json.dumps(found, allow_nan=False))) == set(found)
     assert found["arguments"]["students"] == ["a", "b"]
     assert found["arguments"]["data_dir"] == str(options.data_dir)
-    assert experiment.peak_memory_bytes() is not None
+    assert running.peak_memory_bytes() is not None
 
 
 @pytest.mark.embedded

@@ -26,7 +26,8 @@ from quantlib.compression.calibration import Ranges, Statistics, collect, derive
 from quantlib.compression.quantize import quantize_onnx
 from quantlib.compression.recipes import RECIPES
 from quantlib.data.features import CalibrationReader, Feature, Feed
-from quantlib.experiment import ExperimentOptions, build
+from quantlib.experiment import ExperimentOptions
+from quantlib.experiment.build import build
 from quantlib.measuring.explain import (
     NAMES,
     LayerNoise,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import pkgutil
 import subprocess
@@ -95,6 +96,12 @@ def test_work_on_onnx_files_needs_no_torch(tiny_onnx: Path, tiny_teacher: Path, 
     loaded = set(run(code, tiny_onnx, tiny_teacher, tmp_path))
     assert "onnxruntime" in loaded
     assert not loaded & {"torch", "transformers"}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__main__")])
+def test_every_exported_name_is_there(name: str) -> None:
+    module = importlib.import_module(name)
+    assert [name for name in getattr(module, "__all__", ()) if not hasattr(module, name)] == []
 
 
 def test_public_names() -> None:

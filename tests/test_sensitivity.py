@@ -18,7 +18,8 @@ from quantlib.compression.recipes import RECIPES
 from quantlib.data.features import CalibrationReader, Feature
 from quantlib.data.metrics import drop_interval, logit_error
 from quantlib.data.tasks import get_task
-from quantlib.experiment import ExperimentOptions, budget, build, run
+from quantlib.experiment import ExperimentOptions, budget, run
+from quantlib.experiment.build import build
 from quantlib.measuring import sensitivity
 from quantlib.measuring.accuracy import evaluate_onnx
 from quantlib.measuring.sensitivity import GroupCost, Problem, Trial, choose, ladder, measure_costs

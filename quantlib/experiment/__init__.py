@@ -1,141 +1,35 @@
 """The main job: from checkpoints to a table that can be believed.
 
-`build` makes every model (and finds those made before in the cache), `measure` evaluates and times them, and
-`run` does both and writes it down.
+`build.build` makes every model (and finds those made before in the cache), `measure.measure` evaluates and
+times them, and `run` does both and writes it down. The names below load their modules when they are first
+used, so that the options can be read without the packages that a run needs.
 """
 
 from __future__ import annotations
 
-import platform
-import sys
-from collections.abc import Mapping
-from dataclasses import asdict
-from importlib.metadata import version
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from quantlib.data import tasks
-from quantlib.data.tasks import SPLIT_SEED
-from quantlib.experiment.build import Built, build
-from quantlib.experiment.measure import Measured, compare, measure
-from quantlib.experiment.options import ExperimentOptions
-from quantlib.experiment.profiling import profiles
-from quantlib.machine import hardware
-from quantlib.machine.hardware import on_x86
-from quantlib.machine.unsigned import count_signed
-from quantlib.measuring.profile import write_profile
-from quantlib.onnx_model.compile import Compiled
-from quantlib.report import plots, results
-from quantlib.support.files import atomic_files, copy_file, make_dir, sha256_file
-from quantlib.support.progress import Steps
-
 if TYPE_CHECKING:
-    from rich.console import Console
+    from quantlib.experiment.build import Built
+    from quantlib.experiment.measure import Measured
+    from quantlib.experiment.options import ExperimentOptions
+    from quantlib.experiment.running import provenance, run
+    from quantlib.experiment.work import Variant
 
-__all__ = [
-    "Built", "ExperimentOptions", "Measured", "Variant", "build", "compare", "measure", "provenance", "run",
-]  # fmt: skip
+_MODULE_OF = {
+    "Built": "build",
+    "ExperimentOptions": "options",
+    "Measured": "measure",
+    "Variant": "work",
+    "provenance": "running",
+    "run": "running",
+}
 
-_PACKAGES: tuple[str, ...] = ("torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnxruntime")
-_PACKAGES += ("numpy", "scipy", "scikit-learn")
-
-
-def run(options: ExperimentOptions, console: Console | None = None) -> list[results.VariantResult]:
-    """Build and measure every variant, write it all under OUTPUT_DIR/TASK/, and return the results.
-
-    Nothing is written there before everything has been measured, and then either all of it or nothing.
-
-    Raises:
-        InputError: something that the user gave cannot be used.
-    """
-    steps = Steps(console)
-    directory = make_dir(options.output_dir / tasks.get_task(options.task).name)
-    built = build(options, steps)
-    measured = measure(built, options, steps)
-    profiled = list(profiles(built, options, steps))
-    compared = compare(built, measured)
-    with atomic_files(directory) as scratch:
-        with steps.step("write models and results") as step:
-            for variant in built.variants:
-                copy_file(variant.path, scratch / variant.file)
-            for name, path in built.files.items():
-                copy_file(path, scratch / name)
-            for profile in profiled:
-                write_profile(scratch, profile)
-            results.write_results(scratch, compared)
-            plots.draw(scratch / "results.png", compared)
-            step.note = str(directory)
-        results.write_run(scratch, provenance(options, built, steps) | _checked(measured))
-    return compared
+__all__ = ["Built", "ExperimentOptions", "Measured", "Variant", "provenance", "run"]
 
 
-def provenance(options: ExperimentOptions, built: Built, steps: Steps) -> dict[str, Any]:
-    """What run.json says: everything that the results depend on, and what the run took."""
-    machine = hardware.describe()
-    return {
-        "arguments": {k: _plain(v) for k, v in asdict(options).items()},
-        "packages": {name: version(name) for name in _PACKAGES},
-        "python": platform.python_version(),
-        "hardware": asdict(machine),
-        "int8": hardware.int8_note(machine),
-        "threads": options.threads,
-        "sessions": _sessions(options, built),
-        "compiled": {name: _report(found) for name, found in built.compiled.items()},
-        "seeds": {"training": options.seed, "split": SPLIT_SEED},
-        "sha256": {
-            **built.hashes,
-            "models": {variant.name: sha256_file(variant.path) for variant in built.variants},
-        },
-        "recipes": {v.name: asdict(v.recipe) for v in built.variants if v.recipe is not None},
-        "durations_s": steps.durations_s,
-        "cached": sorted(steps.cached),
-        "peak_memory_bytes": peak_memory_bytes(),
-    }
-
-
-def _sessions(options: ExperimentOptions, built: Built) -> dict[str, Any]:
-    """How variants are timed, and how many S8 activations of each are turned to U8 for this CPU."""
-    found: dict[str, Any] = {**asdict(options.session), "unsigned_activations": {}}
-    if options.session.unsigned_activations and on_x86():
-        counts = {variant.name: count_signed(variant.path) for variant in built.variants}
-        found["unsigned_activations"] = {name: count for name, count in counts.items() if count}
-    return found
-
-
-def _report(compiled: Compiled) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in asdict(compiled).items() if name != "path"}
-
-
-def _checked(measured: Mapping[str, Measured]) -> dict[str, Any]:
-    """What run.json says of the checks, and of the matrix products that quantized variants leave in float."""
-    checks = {name: found.checks for name, found in measured.items()}
-    return {
-        "checks": {
-            name: {"saturation": asdict(found.saturation), "invariance": asdict(found.invariance)}
-            for name, found in checks.items()
-        },
-        "not_quantized": {
-            name: [asdict(product) for product in found.coverage.not_quantized]
-            for name, found in checks.items()
-            if found.coverage is not None
-        },
-    }
-
-
-def peak_memory_bytes() -> int | None:
-    """The largest resident memory of this process and of its largest child; None on Windows."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    child = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return (own + child) * unit
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    return value if isinstance(value, int | float | str | bool | None) else str(value)
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'quantlib.experiment' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"quantlib.experiment.{_MODULE_OF[name]}"), name)
