@@ -28,13 +28,14 @@ import typer
 from typer import Option
 
 from quantlib.compression.recipes import DEFAULT_RECIPES, RECIPES, split_names
+from quantlib.compression.variants import TEACHER
 from quantlib.data import features, metrics, tasks
 from quantlib.experiment import ExperimentOptions
 from quantlib.experiment.build import build
 from quantlib.experiment.measure import evaluate
 from quantlib.machine.sessions import default_threads, size_bytes
 from quantlib.measuring import accuracy
-from quantlib.report.results import BYTES_PER_MB, TEACHER
+from quantlib.report.results import BYTES_PER_MB
 from quantlib.support.console import plain_table, run_app
 from quantlib.support.errors import InputError
 from quantlib.support.files import atomic_files, copy_file, make_dir, sha256_file, write_json

@@ -90,8 +90,3 @@ def test_models_are_told_apart() -> None:
 def test_a_png_is_written(tmp_path: Path, count: int) -> None:
     draw(tmp_path / "results.png", results(ROWS[:count]))
     assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_name_is_no_formula() -> None:
-    texts = [text.get_text() for text in drawn((("a$b$", 0.9, 3, 1.0, None),)).texts]
-    assert texts == ["a$b$\n3.0 MB"]

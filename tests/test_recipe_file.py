@@ -182,8 +182,10 @@ def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
         (broken('"MinMax"', '"Max"'), "recipe mine: calibration method 'Max' is unknown; known: MinMax"),
         (GOOD.replace('"mine"', '"a/b"'), "recipe 'a/b': a name is made of letters, digits"),
         (GOOD.replace('"mine"', '"student"'), "recipe student: the name is taken; choose another"),
+        (GOOD.replace('"mine"', '"compiled"'), "recipe compiled: the name is taken; choose another"),
+        (GOOD.replace('"mine"', '"2_fast"'), "recipe 2_fast: the name is taken; choose another"),
     ],
-    ids=["no_method", "qdq", "method", "slash", "student"],
+    ids=["no_method", "qdq", "method", "slash", "student", "compiled", "number"],
 )
 def test_fields_that_contradict_each_other(tmp_path: Path, text: str, words: str) -> None:
     path = write(tmp_path, text)

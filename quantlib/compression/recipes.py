@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from quantlib.compression.calibration.methods import KNOWN, parse_method
+from quantlib.compression.variants import check_recipe_name
 from quantlib.onnx_model import layers
 from quantlib.support.errors import InputError
 
@@ -32,16 +32,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 
-# A name becomes part of a file's, and a key of the results beside those of the float models.
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-_TAKEN = re.compile(r"all|(teacher|student)(_.*)?")
-
 
 @dataclass(frozen=True)
 class Recipe:
     """One way to quantize a model.
 
-    name: the key of its results, of letters, digits and "_.-"; stable, since baselines refer to it.
+    name: the key of its results, as `check_recipe_name` allows it; stable, since baselines refer to it.
     mode: "static" (activation ranges from calibration), "dynamic" (ranges at run time) or "weight_only"
         (activations stay in float).
     format: "QDQ" (QuantizeLinear/DequantizeLinear pairs around float operators) or "QOperator" (operators on
@@ -88,8 +84,7 @@ class Recipe:
     report_only: str = ""
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise InputError(f"recipe {self.name!r}: a name is made of letters, digits and '_.-'")
+        check_recipe_name(self.name)
         for field, known in CHOICES.items():
             self._known(field, getattr(self, field), known)
         for key, precision in self.nodes:
@@ -115,7 +110,6 @@ class Recipe:
         keys = [key for key, _ in self.nodes]
         sixteen = any(precision == "int16" for _, precision in self.nodes)
         return (
-            (bool(_TAKEN.fullmatch(self.name)), "the name is taken; choose another"),
             (
                 static and self.calibration_method is None,
                 f"a static recipe needs a calibration method; known: {KNOWN}",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantlib.compression import recipes
 from quantlib.compression.recipe_file import read_recipe, write_recipe
+from quantlib.compression.variants import BUDGETED
 from quantlib.data import features
 from quantlib.experiment import quantizing
 from quantlib.experiment.work import Variant, Work, cached, tokenize
@@ -22,8 +23,7 @@ from quantlib.support.progress import Step
 if TYPE_CHECKING:
     from rich.table import Table
 
-BUDGETED = "max_drop"
-RECIPE_FILE, SENSITIVITY_FILE = "recipe_max_drop.toml", "sensitivity.json"
+RECIPE_FILE, SENSITIVITY_FILE = f"recipe_{BUDGETED}.toml", "sensitivity.json"
 
 # Costs are measured on so many calibration rows: they only have to rank the groups.
 COST_ROWS = 128

@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from quantlib.compression.variants import BUDGETED, COMPILED, STUDENT, TEACHER, VariantName
 from quantlib.data import features, tasks
-from quantlib.experiment.budget import BUDGETED, budgeted
+from quantlib.experiment.budget import budgeted
 from quantlib.experiment.compiling import compiled
 from quantlib.experiment.explaining import explained
 from quantlib.experiment.options import CALIBRATION_SAMPLES, ExperimentOptions
@@ -18,7 +19,6 @@ from quantlib.experiment.quantizing import quantized, recipes_for
 from quantlib.experiment.work import Variant, Work, cached, tokenize
 from quantlib.machine.sessions import default_threads
 from quantlib.onnx_model.compile import Compiled
-from quantlib.report.results import COMPILED_SUFFIX, STUDENT, TEACHER, variant_name
 from quantlib.support.cache import code_key, open_cache, versions_key
 from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_json, sha256_tree
@@ -48,18 +48,19 @@ class Built:
 def variant_names(options: ExperimentOptions) -> tuple[str, ...]:
     """The names of the variants that `build` will make, in their order, without building them."""
     names = []
-    for model in (TEACHER, *student_names(options)):
-        names += [model, f"{model}{COMPILED_SUFFIX}"] if options.compile else [model]
-        names += [variant_name(model, recipe.name) for recipe in recipes_for(options, model)]
+    for number, model in enumerate((TEACHER, *student_names(options))):
+        steps = ["", COMPILED] if options.compile else [""]
+        steps += [recipe.name for recipe in recipes_for(options, model)]
         if model == TEACHER and options.max_drop is not None:
-            names.append(BUDGETED)
+            steps.append(BUDGETED)
+        names += [str(VariantName(number, step)) for step in steps]
     return tuple(names)
 
 
 def student_names(options: ExperimentOptions) -> tuple[str, ...]:
     """The names of the students, in their order."""
     count = 0 if options.no_student else max(1, len(options.students))
-    return tuple(STUDENT if number == 1 else f"{STUDENT}_{number}" for number in range(1, count + 1))
+    return tuple(str(VariantName(number)) for number in range(1, count + 1))
 
 
 def build(options: ExperimentOptions, steps: Steps | None = None) -> Built:

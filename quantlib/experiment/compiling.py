@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from quantlib.compression.variants import COMPILED, VariantName
 from quantlib.experiment.work import Variant, Work, cached
 from quantlib.onnx_model import compile
-from quantlib.report.results import COMPILED_SUFFIX
 from quantlib.support.cache import code_key, versions_key
 from quantlib.support.files import sha256_file, write_json
 from quantlib.support.progress import Step
@@ -34,7 +34,6 @@ def compiled(work: Work, fp32: Variant) -> tuple[Variant, compile.Compiled]:
     path = directory / "model.onnx"
     report = json.loads((directory / "compiled.json").read_text(encoding="utf-8"))
     report |= {"path": path, "left": tuple(report["left"])}
-    variant = replace(
-        fp32, name=f"{fp32.name}{COMPILED_SUFFIX}", path=path, file=fp32.file.with_name("model_compiled.onnx")
-    )
+    name = replace(VariantName.parse(fp32.name), step=COMPILED)
+    variant = replace(fp32, name=str(name), path=path, file=fp32.file.with_name(name.file_name))
     return variant, compile.Compiled(**report)

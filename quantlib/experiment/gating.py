@@ -8,6 +8,7 @@ from pathlib import Path
 
 from quantlib import gate
 from quantlib.compression.quantize import op_counts
+from quantlib.compression.variants import TEACHER
 from quantlib.data import features
 from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
@@ -18,7 +19,6 @@ from quantlib.measuring import accuracy
 from quantlib.measuring.latency import Launches, Sampling, TimedProcess, sample_ratios
 from quantlib.measuring.latency.launches import Start
 from quantlib.onnx_model.coverage import coverage
-from quantlib.report.results import TEACHER
 from quantlib.support.cache import versions_key
 from quantlib.support.progress import Steps
 

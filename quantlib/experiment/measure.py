@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from quantlib.compression.variants import TEACHER
 from quantlib.data import features, metrics
 from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
@@ -199,7 +200,7 @@ def compare(built: Built, measured: dict[str, Measured]) -> list[results.Variant
 
     `beaten_by` names, for a variant, one that is at least as accurate, fast and small.
     """
-    reference = measured[results.TEACHER].evaluation
+    reference = measured[TEACHER].evaluation
     compared: list[results.VariantResult] = []
     for variant in built.variants:
         found = measured[variant.name]

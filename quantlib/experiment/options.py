@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from quantlib.compression import recipes
+from quantlib.compression.variants import BUDGETED
 from quantlib.data import tasks
 from quantlib.machine.sessions import SessionConfig, default_threads
 from quantlib.onnx_model.export.opset import check_opset
@@ -142,5 +143,5 @@ class ExperimentOptions:
                 f"--max-drop-base {base.name}: it must be one of quantlib's own recipes, without exceptions "
                 "for nodes"
             )
-        if any(recipe.name == "max_drop" for recipe in recipes.get_recipes(self.recipes)):
-            raise InputError("--max-drop makes a variant 'max_drop', and --recipes names one of that name")
+        if any(recipe.name == BUDGETED for recipe in recipes.get_recipes(self.recipes)):
+            raise InputError(f"--max-drop makes a variant {BUDGETED!r}, and --recipes names one of that name")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from quantlib.compression import calibration, recipes, smoothing
 from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
+from quantlib.compression.variants import TEACHER, VariantName
 from quantlib.data import features
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.work import Variant, Work, cached, tokenize
-from quantlib.report.results import TEACHER, variant_name
 from quantlib.support.cache import code_key, versions_key
 from quantlib.support.files import sha256_file, sha256_json
 from quantlib.support.progress import Step
@@ -90,9 +90,9 @@ def variant(
     work: Work, fp32: Variant, model: Path, recipe: recipes.Recipe, ranges: calibration.Ranges | None
 ) -> Variant:
     """What a recipe makes of a model, to stand beside `fp32`, which is not the compiled one."""
-    name = variant_name(fp32.name, recipe.name)
-    path = _quantize(work, name, model, recipe, ranges)
-    return Variant(name, path, fp32.file.with_name(f"model_{recipe.name}.onnx"), fp32.rows, recipe)
+    name = replace(VariantName.parse(fp32.name), step=recipe.name)
+    path = _quantize(work, str(name), model, recipe, ranges)
+    return Variant(str(name), path, fp32.file.with_name(name.file_name), fp32.rows, recipe)
 
 
 def ranges_of(

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from quantlib.compression.variants import TEACHER
 from quantlib.data.metrics import drop_interval
 from quantlib.data.tasks import TASKS, Task
 from quantlib.gate.findings import Finding, Kind, apart, held_or_noted
 from quantlib.gate.limits import Limits, LimitTable
 from quantlib.gate.record import GateRecord, VariantRecord, check_comparable
-from quantlib.report.results import TEACHER
 
 # Scores are fractions of two machine words; a drop of exactly the limit is within it.
 TOLERANCE = 1e-9

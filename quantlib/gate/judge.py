@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from quantlib.compression.variants import TEACHER
 from quantlib.gate.accuracy import judge_accuracy
 from quantlib.gate.findings import Finding, Verdict, held_or_noted
 from quantlib.gate.latency import judge_latency
 from quantlib.gate.limits import LimitTable
 from quantlib.gate.record import GateRecord, check_comparable, machine_differences, settings_differences
 from quantlib.gate.size import judge_size
-from quantlib.report.results import TEACHER
 
 _UPDATE = "--gate-update"
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from quantlib.compression.recipes import RECIPES
+from quantlib.compression.variants import COMPILED, QUANTIZED_STUDENT, STUDENT, VariantName
 from quantlib.data.tasks import TASKS
-from quantlib.report.results import COMPILED_SUFFIX, STUDENT, TEACHER
 from quantlib.support.errors import InputError
 
 # The least and the largest value of each limit. A slowdown of 5 is someone's 5 %, written as a number.
@@ -24,10 +23,6 @@ _RANGES = {
     "min_speedup": (0.0, math.inf),
     "max_slowdown": (0.0, 1.0),
 }
-_COMPILED = COMPILED_SUFFIX.removeprefix("_")
-_STUDENT = re.compile(rf"({STUDENT})(_\d+)?(?:_(.+))?")
-# What every quantized student is held to.
-QUANTIZED_STUDENT = f"{STUDENT}_quantized"
 
 Table = Mapping[str, Any]
 
@@ -133,14 +128,23 @@ def _tables(document: Table) -> Iterator[tuple[tuple[str, ...], Table]]:
 
 
 def _variant_tables(place: tuple[str, ...], tables: Any) -> Iterator[tuple[tuple[str, ...], Table]]:
-    own = (TEACHER, f"{TEACHER}{COMPILED_SUFFIX}", *RECIPES)
     for variant, table in _as_table(place, tables).items():
-        if variant not in own and not _STUDENT.fullmatch(variant):
-            # A misspelled name would hold nothing to its limits.
-            students = (STUDENT, f"{STUDENT}_2", QUANTIZED_STUDENT, f"{STUDENT}_RECIPE")
-            known = ", ".join((*own[:2], *students, *RECIPES))
-            raise ValueError(f"{_shown(place)}: unknown variant {variant!r}; known: {known}")
+        if variant != QUANTIZED_STUDENT:
+            _check_variant(place, variant)
         yield (*place, variant), table
+
+
+def _check_variant(place: tuple[str, ...], variant: str) -> None:
+    """Refuse a misspelled name, which would hold nothing to its limits."""
+    try:
+        recipe = VariantName.parse(variant).recipe
+        known = recipe is None or recipe in RECIPES
+    except InputError:
+        known = False
+    if not known:
+        floats = [str(VariantName(*name)) for name in ((0,), (0, COMPILED), (1,), (2,))]
+        names = ", ".join((*floats, QUANTIZED_STUDENT, f"{STUDENT}_RECIPE", *RECIPES))
+        raise ValueError(f"{_shown(place)}: unknown variant {variant!r}; known: {names}")
 
 
 def _check_table(place: tuple[str, ...], table: Any) -> None:
@@ -170,19 +174,14 @@ def _shown(place: tuple[str, ...]) -> str:
 
 def _namesakes(variant: str) -> list[str]:
     """The names whose tables hold for a variant, its own last."""
-    found = _STUDENT.fullmatch(variant)
-    if found is None:
+    name = VariantName.parse(variant)
+    if not name.student:
         return [variant]
-    first, _, recipe = found.groups()
-    if recipe is None:
-        names = [first, variant]
-    else:
-        names = [first if recipe == _COMPILED else QUANTIZED_STUDENT, f"{first}_{recipe}", variant]
-    return list(dict.fromkeys(names))
+    every = QUANTIZED_STUDENT if name.recipe else STUDENT
+    return list(dict.fromkeys((every, str(replace(name, student=1)), variant)))
 
 
 def _declared_report_only(variant: str) -> str:
     """What the table of recipes says of the variant's recipe; `student_2_quant_1` has recipe quant_1."""
-    found = _STUDENT.fullmatch(variant)
-    recipe = RECIPES.get(variant if found is None else found[3])
+    recipe = RECIPES.get(VariantName.parse(variant).recipe or "")
     return recipe.report_only if recipe else ""

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from quantlib.compression.variants import TEACHER
 from quantlib.data.tasks import TASKS
-from quantlib.report.results import TEACHER
 from quantlib.support.errors import InputError
 
 # What would name a machine instead of describing it; a baseline is committed for everyone to read.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantlib.report.results import STUDENT, TEACHER, VariantResult
+from quantlib.compression.variants import VariantName
+from quantlib.report.results import VariantResult
 from quantlib.support.plotting import new_figure
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ _PLACES = tuple(
         (-18, -16, "right", "top"),
     )
 )
-_OF_A_STUDENT = re.compile(rf"({STUDENT}(?:_\d+)?)(?:_.*)?")
 
 
 def draw(path: Path, results: Sequence[VariantResult]) -> None:
@@ -69,8 +68,7 @@ def figure_of(results: Sequence[VariantResult]) -> Figure:
 
 def model_of(variant: str) -> str:
     """The model that a variant was made of: `teacher`, `student`, `student_2`."""
-    found = _OF_A_STUDENT.fullmatch(variant)
-    return found[1] if found else TEACHER
+    return VariantName.parse(variant).model
 
 
 def _largest(results: Sequence[VariantResult]) -> int:
@@ -121,7 +119,6 @@ def _names(figure: Figure, axes: Axes, results: Sequence[VariantResult]) -> None
                 ha=ha,
                 va=va,
                 fontsize="small",
-                parse_math=False,
                 arrowprops={"arrowstyle": "-", "alpha": 0.4},
             )
             name.set_in_layout(False)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from quantlib.compression.variants import TEACHER
 from quantlib.measuring.latency.stats import LatencyStats
 from quantlib.support.console import plain_table
 from quantlib.support.errors import InputError
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from quantlib.measuring.throughput import Throughput
 
 SCHEMA_VERSION = 1
-TEACHER = "teacher"
-STUDENT = "student"
-# Of a float model whose graph is compiled: teacher_compiled.
-COMPILED_SUFFIX = "_compiled"
 
 Value = float | int | str | bool | None
 
@@ -111,11 +108,6 @@ class VariantResult:
 
     def _check_values(self) -> Mapping[str, Value]:
         return {} if self.checks is None else self.checks.values()
-
-
-def variant_name(model: str, recipe: str) -> str:
-    """The key of what a recipe makes of a model: quant_1 of the teacher, student_quant_1 of the student."""
-    return recipe if model == TEACHER else f"{model}_{recipe}"
 
 
 def compare(
