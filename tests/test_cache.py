@@ -2,14 +2,12 @@ from __future__ import annotations
 
 import importlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from quantlib.support import cache as cache_module
-from quantlib.support.cache import Cache, code_key, default_cache_dir, open_cache, versions_key
+from quantlib.support.cache import Cache, default_cache_dir, open_cache, versions_key
 from quantlib.support.errors import InputError
 
 KEY = {"seed": 42, "options": {"epochs": 2}, "shape": (1, 8)}
@@ -153,43 +151,3 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 def test_versions() -> None:
     found = versions_key("numpy", "onnx")
     assert found == {"numpy": importlib.import_module("numpy").__version__, "onnx": found["onnx"]}
-
-
-@pytest.fixture
-def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The sources of a package `quantlib`, with a module and a package in it, to be edited."""
-    package = tmp_path / "quantlib"
-    (package / "export").mkdir(parents=True)
-    for name in ("__init__.py", "features.py", "training.py", "export/__init__.py", "export/parity.py"):
-        (package / name).write_text(f"# {name}\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    for name in [name for name in sys.modules if name.split(".")[0] == "quantlib"]:
-        monkeypatch.delitem(sys.modules, name)
-    return package
-
-
-@pytest.mark.parametrize(
-    ("edited", "changed"),
-    [
-        ("features.py", {"features"}),
-        ("export/__init__.py", {"export"}),
-        ("export/parity.py", {"export"}),
-        ("export/new.py", {"export"}),
-        ("training.py", set()),
-        ("__init__.py", set()),
-    ],
-)
-def test_code_key_changes_with_the_source(copied: Path, edited: str, changed: set[str]) -> None:
-    before = cache_module.code_key("features", "export")
-    (copied / edited).write_text("# other\n")
-    importlib.invalidate_caches()
-    after = cache_module.code_key("features", "export")
-    assert {name for name in after if after[name] != before[name]} == changed
-
-
-def test_code_key_names_real_modules() -> None:
-    key = code_key("export", "features")
-    assert set(key) == {"export", "features"}
-    assert len(set(key.values())) == 2
-    with pytest.raises(ValueError, match=r"no module quantlib\.nothing"):
-        code_key("nothing")

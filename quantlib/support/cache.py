@@ -7,7 +7,6 @@ lookup checks both, so a stale hit is impossible and a damaged entry is found an
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -15,8 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quantlib.support.code import code_key
 from quantlib.support.errors import InputError
 from quantlib.support.files import atomic_dir, make_dir, place_errors, sha256_file, sha256_json, write_json
+
+__all__ = [
+    "ENVIRONMENT_VARIABLE",
+    "Cache",
+    "Entry",
+    "code_key",
+    "default_cache_dir",
+    "open_cache",
+    "versions_key",
+]
 
 ENVIRONMENT_VARIABLE = "QUANTLIB_CACHE_DIR"
 
@@ -27,19 +37,6 @@ def default_cache_dir() -> Path:
 
     named = os.environ.get(ENVIRONMENT_VARIABLE)
     return Path(named) if named else Path(platformdirs.user_cache_dir("bert-quantlib", appauthor=False))
-
-
-def code_key(*modules: str) -> dict[str, str]:
-    """The SHA-256 of the source of modules of quantlib, for use in a key: other code, other result."""
-    key = {}
-    for module in modules:
-        spec = importlib.util.find_spec(f"quantlib.{module}")
-        if spec is None or spec.origin is None:
-            raise ValueError(f"no module quantlib.{module}")
-        origin = Path(spec.origin)
-        parts = sorted(origin.parent.glob("*.py")) if origin.name == "__init__.py" else [origin]
-        key[module] = sha256_json([[part.name, sha256_file(part)] for part in parts])
-    return key
 
 
 def versions_key(*packages: str) -> dict[str, str]:
