@@ -1,4 +1,7 @@
-"""Divide an activation by a factor for each channel and multiply the weights that take it: the same sum."""
+"""Divide an activation by a factor for each channel and multiply the weights that read it by the same.
+
+The products stay the same, since (X / s)·(s·W) = X·W.
+"""
 
 from __future__ import annotations
 
@@ -16,43 +19,44 @@ _HEADS_FIRST = (0, 2, 1, 3)
 
 
 def scale_input(
-    graph: ir.Graph, takers: Sequence[Linear], layers: Sequence[Linear], factors: FloatArray
+    graph: ir.Graph, consumers: Sequence[Linear], layers: Sequence[Linear], factors: FloatArray
 ) -> None:
-    """Divide the input of some layers by `factors`, (channels,), and make up for it in their weights.
+    """Divide the input of some layers by `factors` and multiply their weights by them.
 
     Args:
         graph: is changed in place.
-        takers: the layers that take the activation, at least one.
-        layers: every layer of the graph, one of which may compute what the activation is averaged from.
-        factors: positive, float32.
+        consumers: the layers that read the activation, at least one.
+        layers: every layer of the graph; one of them may compute the values that attention averages to the
+            activation.
+        factors: float32, (channels,), positive.
     """
     inverse = np.reciprocal(factors)
-    value = takers[0].input
-    for layer in takers:
+    value = consumers[0].input
+    for layer in consumers:
         _multiply(graph, layer.node, 1, factors[None, :] if layer.transposed else factors[:, None])
-    producer, averaged = value.producer(), _averaged(value, takers, layers)
+    producer, averaged = value.producer(), _averaged(value, consumers, layers)
     if producer is not None and _is_norm(producer):
-        _fold_into_norm(graph, producer, takers, factors)
+        _fold_into_norm(graph, producer, consumers, factors)
     elif averaged is not None:
         _scale_outputs(graph, averaged, inverse)
     else:
-        scaled = _mul(graph, value, inverse, f"{value.name}/smoothed", before=takers[0].node)
-        _take(takers, scaled)
+        scaled = _mul(graph, value, inverse, f"{value.name}/smoothed", before=consumers[0].node)
+        _set_input(consumers, scaled)
 
 
-def _fold_into_norm(graph: ir.Graph, norm: ir.Node, takers: Sequence[Linear], factors: FloatArray) -> None:
-    """Scale a LayerNormalization; whatever else takes its output gets it multiplied back."""
+def _fold_into_norm(graph: ir.Graph, norm: ir.Node, consumers: Sequence[Linear], factors: FloatArray) -> None:
+    """Divide the output of a LayerNormalization, and undo that for its other consumers."""
     for place in range(1, len(norm.inputs)):
         _multiply(graph, norm, place, np.reciprocal(factors))
-    _give_back(graph, norm.outputs[0], {layer.node for layer in takers}, factors)
+    _undo(graph, norm.outputs[0], {layer.node for layer in consumers}, factors)
 
 
-def _give_back(graph: ir.Graph, value: ir.Value, takers: set[ir.Node], factors: FloatArray) -> None:
-    """Multiply a value for all but those who take it divided; of rows that are picked, only those."""
+def _undo(graph: ir.Graph, value: ir.Value, consumers: set[ir.Node], factors: FloatArray) -> None:
+    """Undo the scaling for every other consumer; after a Gather, on the gathered rows only."""
     others = []
-    for use in [use for use in value.uses() if use.node not in takers]:
+    for use in [use for use in value.uses() if use.node not in consumers]:
         if use.idx == 0 and _picks_rows(use.node):
-            _give_back(graph, use.node.outputs[0], set(), factors)
+            _undo(graph, use.node.outputs[0], set(), factors)
         else:
             others.append(use)
     if others or value.is_graph_output():
@@ -60,13 +64,13 @@ def _give_back(graph: ir.Graph, value: ir.Value, takers: set[ir.Node], factors: 
         original = _mul(graph, value, factors, f"{value.name}/original", before=following)
         for use in others:
             use.node.replace_input_with(use.idx, original)
-        if value.is_graph_output():  # and keeps its name
+        if value.is_graph_output():  # its name stays with the unscaled value
             graph.outputs[list(graph.outputs).index(value)] = original
             original.name, value.name = value.name, f"{value.name}/smoothed"
 
 
 def _picks_rows(node: ir.Node) -> bool:
-    """Whether a node gives out some of the rows of (batch, rows, channels), whole."""
+    """Whether a node is a Gather of whole rows from (batch, rows, channels)."""
     value = node.inputs[0] if node.op_type == "Gather" else None
     if value is None or value.shape is None:
         return False
@@ -74,7 +78,7 @@ def _picks_rows(node: ir.Node) -> bool:
 
 
 def _is_norm(node: ir.Node) -> bool:
-    """Whether a node normalizes the last axis and scales it by constants."""
+    """Whether a node is a LayerNormalization of the last axis with constant scale and bias."""
     return (
         node.op_type == "LayerNormalization"
         and integer(node, "axis", -1) == -1
@@ -82,29 +86,29 @@ def _is_norm(node: ir.Node) -> bool:
     )
 
 
-def _averaged(value: ir.Value, takers: Sequence[Linear], layers: Sequence[Linear]) -> Linear | None:
-    """The layer whose output's rows an attention averages to this activation, channel by channel.
+def _averaged(value: ir.Value, consumers: Sequence[Linear], layers: Sequence[Linear]) -> Linear | None:
+    """The layer that computes V, if the activation is an attention's output, softmax(scores)·V.
 
-    The last of its output channels are the values V, as many as the activation has. None if the activation
-    came about in another way, or if it or V is used elsewhere too.
+    V is the last of the layer's output channels, as many as the activation has. None if the activation is
+    something else, or if it or V has other consumers.
     """
-    nodes = {layer.node for layer in takers}
+    nodes = {layer.node for layer in consumers}
     if value.is_graph_output() or any(use.node not in nodes for use in value.uses()):
         return None
     producer = value.producer()
     picked = producer is not None and _picks_rows(producer)
     product, parts = _values(_before(value, "Gather") if picked else value)
-    found = next((layer for layer in layers if layer.last.outputs[0] is product), None)
-    fits = found is not None and found.weight.shape[1] == parts * takers[0].weight.shape[0]
-    return found if fits else None
+    source = next((layer for layer in layers if layer.last.outputs[0] is product), None)
+    fits = source is not None and source.weight.shape[1] == parts * consumers[0].weight.shape[0]
+    return source if fits else None
 
 
 def _values(value: ir.Value | None) -> tuple[ir.Value | None, int]:
-    """What a layer gives out to an attention, and in how many parts of one width, the last of which is V.
+    """The output of the layer that computes V, and how many parts of equal width it has (V is the last).
 
-    A fused Attention is a layer itself, of queries, keys and values. MultiHeadAttention takes V from a Split.
-    Written out, attention is softmax(scores)·V with heads split and joined: Reshape, Transpose, MatMul, and
-    on the side of V Transpose, Reshape.
+    A fused Attention is itself a layer of queries, keys and values. MultiHeadAttention takes V from a Split.
+    Written out, the activation is softmax(scores)·V with its heads joined (MatMul, Transpose, Reshape), and V
+    is the layer's output with its heads split (Reshape, Transpose).
     """
     producer = None if value is None else value.producer()
     if producer is not None and producer.op_type == "Attention":
@@ -119,7 +123,7 @@ def _values(value: ir.Value | None) -> tuple[ir.Value | None, int]:
 
 
 def _scale_outputs(graph: ir.Graph, layer: Linear, factors: FloatArray) -> None:
-    """Multiply the last output channels of a layer, as many as there are factors."""
+    """Multiply the last output channels of a layer by `factors`, one for each."""
     scales = np.ones(layer.weight.shape[1], np.float32)
     scales[-len(factors) :] = factors
     _multiply(graph, layer.node, 1, scales[:, None] if layer.transposed else scales)
@@ -130,16 +134,16 @@ def _scale_outputs(graph: ir.Graph, layer: Linear, factors: FloatArray) -> None:
 def _before(
     value: ir.Value | None, op_type: str, perm: Sequence[int] | None = None, place: int = 0
 ) -> ir.Value | None:
-    """An input of the node that gives out a value, if it is of this type and nothing else takes the value."""
+    """An input of the node that computes `value`, if that node has this type and the input no other use."""
     node = None if value is None else value.producer()
     if node is None or value is None or node.op_type != op_type:
         return None
     if perm is not None and ("perm" not in node.attributes or _ints(node, "perm") != tuple(perm)):
         return None
-    given = node.inputs[place]
-    if given is None or given.is_graph_output() or len(list(given.uses())) != 1:
+    source = node.inputs[place]
+    if source is None or source.is_graph_output() or len(list(source.uses())) != 1:
         return None
-    return given
+    return source
 
 
 def _ints(node: ir.Node, name: str) -> tuple[int, ...]:
@@ -147,7 +151,7 @@ def _ints(node: ir.Node, name: str) -> tuple[int, ...]:
 
 
 def _multiply(graph: ir.Graph, node: ir.Node, place: int, factors: FloatArray) -> None:
-    """Multiply a constant input of a node; others that share the constant keep theirs."""
+    """Multiply a constant input of a node; other nodes that share the constant keep the old values."""
     value = node.inputs[place]
     array = constant(value)
     assert value is not None and array is not None
@@ -171,6 +175,6 @@ def _mul(graph: ir.Graph, value: ir.Value, factors: FloatArray, name: str, befor
     return node.outputs[0]
 
 
-def _take(takers: Sequence[Linear], value: ir.Value) -> None:
-    for layer in takers:
+def _set_input(consumers: Sequence[Linear], value: ir.Value) -> None:
+    for layer in consumers:
         layer.node.replace_input_with(0, value)

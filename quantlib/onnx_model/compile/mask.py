@@ -1,4 +1,4 @@
-"""Is what attention adds to its scores the padding mask, and nothing else?"""
+"""Check that the bias of attention scores is the padding mask and nothing else."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class NotPaddingError(ValueError):
 
 
 def padding_value(bias: ir.Value, attention_mask: ir.Value) -> float:
-    """The number that a bias adds to the scores of padded keys; to those of real ones it adds 0.
+    """The number that a bias adds to the scores of padded keys; it must add 0 to those of real tokens.
 
-    Two things are shown. By the ancestors of the bias, that it depends on no data but `attention_mask` (and
-    on the shape of any input). By its values on masks of several shapes, with padding in any place, rows
-    without padding and rows of nothing else, that it is where(mask, 0, number) for every query and head.
+    Two checks: the bias depends on no data but `attention_mask` (and on the shape of any input), by its
+    ancestors in the graph; and it equals where(mask, 0, number) for every query and head, by its values on
+    masks of several shapes, with padding anywhere, rows without padding, and rows of padding only.
 
     Args:
         bias: what is added to the scores, (batch, heads or 1, queries or 1, keys).
@@ -40,20 +40,20 @@ def padding_value(bias: ir.Value, attention_mask: ir.Value) -> float:
     numbers = set()
     for seed, (rows, tokens) in enumerate(_SHAPES):
         mask = _random_mask(rows, tokens, seed)
-        found = compute(mask)
-        if found.ndim != 4 or found.shape[0] != rows or found.shape[3] != tokens:
-            raise NotPaddingError(f"its mask has the shape {found.shape} for {rows} rows of {tokens} tokens")
-        padded = np.broadcast_to((mask == 0)[:, None, None, :], found.shape)
-        if found[~padded].any():
+        values = compute(mask)
+        if values.ndim != 4 or values.shape[0] != rows or values.shape[3] != tokens:
+            raise NotPaddingError(f"its mask has the shape {values.shape} for {rows} rows of {tokens} tokens")
+        padded = np.broadcast_to((mask == 0)[:, None, None, :], values.shape)
+        if values[~padded].any():
             raise NotPaddingError("its mask changes the scores of real tokens")
-        numbers |= set(found[padded].tolist())
+        numbers |= set(values[padded].tolist())
     if len(numbers) != 1:
         raise NotPaddingError(f"its mask adds {len(numbers)} different numbers to the scores of padding")
     return float(numbers.pop())
 
 
 def _check_ancestors(bias: ir.Value, attention_mask: ir.Value) -> None:
-    """Walk up from the bias; below a Shape nothing but sizes is passed on."""
+    """Walk up from the bias; a Shape passes on sizes only, so its own inputs do not matter."""
     waiting, seen = [bias], {bias}
     while waiting:
         value = waiting.pop()
@@ -62,10 +62,10 @@ def _check_ancestors(bias: ir.Value, attention_mask: ir.Value) -> None:
         producer = value.producer()
         if producer is None or producer.op_type == "Shape":
             continue
-        for given in producer.inputs:
-            if given is not None and given not in seen:
-                seen.add(given)
-                waiting.append(given)
+        for parent in producer.inputs:
+            if parent is not None and parent not in seen:
+                seen.add(parent)
+                waiting.append(parent)
 
 
 def _subgraph(bias: ir.Value, attention_mask: ir.Value) -> Compute:
@@ -87,7 +87,7 @@ def _subgraph(bias: ir.Value, attention_mask: ir.Value) -> Compute:
     names = [value.name for value in session.get_inputs()]
 
     def compute(mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        # No data of the other inputs is read, so any will do.
+        # The data of the other inputs is not read, so zeros will do.
         feed = {name: mask if name == attention_mask.name else np.zeros_like(mask) for name in names}
         return np.asarray(session.run(None, feed)[0])
 
@@ -95,7 +95,7 @@ def _subgraph(bias: ir.Value, attention_mask: ir.Value) -> Compute:
 
 
 def _random_mask(rows: int, tokens: int, seed: int) -> npt.NDArray[np.int64]:
-    """Padding in any place; the first row has none, the last of several is all padding."""
+    """Random padding; the first row has none, and the last of several rows is all padding."""
     mask = np.random.default_rng(seed).integers(0, 2, (rows, tokens))
     mask[0] = 1
     if rows > 1:

@@ -1,4 +1,4 @@
-"""What the parts of a graph are called."""
+"""Names of nodes and values in a compiled graph."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ MICROSOFT = "com.microsoft"
 
 
 def module(value: ir.Value) -> str:
-    """The module that computes a value: "bert.encoder.layer.0.output.dense" of ".../MatMul:0".
+    """The PyTorch module that computes a value: "bert.encoder.layer.0.output.dense" of ".../MatMul:0".
 
-    A value that quantlib's export did not name is called by its own name.
+    The whole name for a value that quantlib's export did not name.
     """
     name = str(value.name)
     return name.rpartition("/")[0] or name

@@ -1,4 +1,4 @@
-"""Does the compiled graph compute what the exported one computes?"""
+"""Parity of the compiled graph with the exported one."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     import onnxruntime
 
 TOLERANCE = 1e-4
-# (rows, tokens); the exporter traces at 2x16, so others show a shape that was frozen by mistake.
+# (rows, tokens); the exporter traces at 2x16, so other shapes reveal a size that was frozen by mistake.
 _SHAPES = ((1, 1), (1, 9), (2, 16), (3, 37), (2, 128))
 
 
 def check_parity(model: ir.Model, original: Path, compiled: Path) -> float:
-    """Compare two files on random rows: alone and in batches, padded at the end, inside, or not at all.
+    """Compare two files on random rows, alone and in batches, with padding at the end, inside, or nowhere.
 
     Args:
-        model: either of them, from which the sizes of its embedding tables are read.
+        model: either of the two, for the sizes of its embedding tables.
         original, compiled: the files.
 
     Returns:
@@ -33,7 +33,7 @@ def check_parity(model: ir.Model, original: Path, compiled: Path) -> float:
 
     Raises:
         ParityError: it is above 1e-4.
-        InputError: the original cannot be run, or has an input that is none of a BERT's.
+        InputError: the original cannot be run, or has an input that BERT does not have.
     """
     want, got = (_logits(open_session(path, spinning=False), original) for path in (original, compiled))
     entries, longest = _limits(model)
@@ -47,10 +47,10 @@ def _logits(session: onnxruntime.InferenceSession, original: Path) -> Logits:
 
 
 def _limits(model: ir.Model) -> tuple[dict[str, int], int]:
-    """{input: how many ids its table has}, and the longest length that is surely allowed.
+    """{input: how many ids its table has}, and a length in tokens that every model allows.
 
-    Tables that no input indexes are of positions. Half of them is the limit: RoBERTa's begin behind the id of
-    its padding.
+    A table that no input indexes holds positions. The limit is half of its size, since RoBERTa's positions
+    start after the id of its padding.
     """
     entries: dict[str, int] = {}
     longest = max(tokens for _, tokens in _SHAPES)
@@ -66,7 +66,7 @@ def _limits(model: ir.Model) -> tuple[dict[str, int], int]:
 
 
 def _random_feed(rows: int, tokens: int, entries: dict[str, int]) -> Feed:
-    """Random ids; the first row is full, the last holds one token, those between have gaps."""
+    """Random ids; the first row has no padding, the last has one token, those between have gaps."""
     draw = np.random.default_rng(rows * 1000 + tokens)
     mask = draw.integers(0, 2, (rows, tokens))
     mask[:, 0] = 1

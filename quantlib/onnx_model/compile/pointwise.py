@@ -12,15 +12,15 @@ from quantlib.onnx_model.layers import constant, find_linears, is_bias, role
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# LayerNormalization came with this version; below it the export writes the formula out.
+# The first opset with LayerNormalization; below it the export writes the formula out.
 _WITH_LAYER_NORMALIZATION = 17
 
 
 def fuse_gelu(model: ir.Model) -> tuple[int, list[str]]:
-    """GELU by erf as com.microsoft Gelu, in place.
+    """Fuse GELU by erf into com.microsoft Gelu, in place.
 
-    Not as BiasGelu: the bias is left at its product, where an 8-bit product takes it in. Behind a product in
-    FP32, ONNX Runtime puts bias and GELU together when it loads the model.
+    Not into BiasGelu: the bias stays with its product, since an 8-bit product includes its bias. After a
+    product in FP32, ONNX Runtime fuses bias and GELU itself when it loads the model.
 
     Returns:
         How many were fused, and a sentence for each FFN with another activation.
@@ -40,12 +40,12 @@ def fuse_gelu(model: ir.Model) -> tuple[int, list[str]]:
 
 
 def fuse_layer_normalization(model: ir.Model) -> tuple[int, list[str]]:
-    """LayerNormalization in place of its formula, in place; the model then declares at least opset 17.
+    """Replace the formula of LayerNormalization by the operator, in place; the model then needs opset 17.
 
-    Between 13 and 17 no other operator of a BERT changed its meaning, so the rest stays as it is.
+    No other operator of a BERT changed its meaning between opsets 13 and 17, so the rest stays as it is.
 
     Returns:
-        How many were fused, and a sentence for each square root that is left: of a formula not recognised.
+        How many were fused, and a sentence for each remaining Sqrt: its formula was not recognised.
     """
     from onnxscript.rewriter import pattern
 
@@ -63,7 +63,7 @@ def fuse_layer_normalization(model: ir.Model) -> tuple[int, list[str]]:
 
 
 def _formula(op: Any, x: Any, weight: Any, bias: Any, epsilon: Any) -> Any:
-    """What `quantlib.onnx_model.export` writes for it."""
+    """LayerNormalization as `quantlib.onnx_model.export` writes it out."""
     centred = op.Sub(x, op.ReduceMean(x, axes=[-1]))
     variance = op.ReduceMean(op.Pow(centred, 2.0), axes=[-1])
     normalized = op.Div(centred, op.Sqrt(op.Add(variance, epsilon)))
@@ -71,14 +71,14 @@ def _formula(op: Any, x: Any, weight: Any, bias: Any, epsilon: Any) -> Any:
 
 
 def _is_layer_normalization(_context: Any, weight: Any, bias: Any, epsilon: Any, **_: Any) -> bool:
-    scale, small = constant(weight), constant(epsilon)
-    if scale is None or small is None or scale.ndim != 1:
+    scale, epsilon_value = constant(weight), constant(epsilon)
+    if scale is None or epsilon_value is None or scale.ndim != 1:
         return False
-    return is_bias(bias, len(scale)) and small.size == 1
+    return is_bias(bias, len(scale)) and epsilon_value.size == 1
 
 
 def _layer_normalization(op: Any, x: Any, weight: Any, bias: Any, epsilon: Any, shifted: Any) -> Any:
-    small = float(np.asarray(constant(epsilon)).item())
-    fused = op.LayerNormalization(x, weight, bias, axis=-1, epsilon=small, stash_type=1)
+    number = float(np.asarray(constant(epsilon)).item())
+    fused = op.LayerNormalization(x, weight, bias, axis=-1, epsilon=number, stash_type=1)
     fused.producer().name = f"{module(shifted)}/LayerNormalization"
     return fused
