@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from quantlib.compression.calibration import Ranges, calibrate_min_max
     from quantlib.compression.quantize import quantize_onnx
-    from quantlib.compression.recipe_file import read_recipe, write_recipe
-    from quantlib.compression.recipes import RECIPES, Recipe
+    from quantlib.compression.recipes.file import read_recipe, write_recipe
+    from quantlib.compression.recipes.recipe import Recipe
+    from quantlib.compression.recipes.table import RECIPES
     from quantlib.compression.smoothing import search_smoothing, smooth_onnx
     from quantlib.data.features import CalibrationReader, convert_examples_to_features, load_tokenizer
     from quantlib.data.tasks import TASKS, Example, Task, read_splits
@@ -35,9 +36,9 @@ _MODULE_OF = {
     "ExperimentOptions": "experiment",
     "InputError": "support.errors",
     "LatencyStats": "measuring.latency",
-    "RECIPES": "compression.recipes",
+    "RECIPES": "compression.recipes.table",
     "Ranges": "compression.calibration",
-    "Recipe": "compression.recipes",
+    "Recipe": "compression.recipes.recipe",
     "TASKS": "data.tasks",
     "Task": "data.tasks",
     "VariantResult": "report.results",
@@ -49,12 +50,12 @@ _MODULE_OF = {
     "export_bert_to_onnx": "onnx_model.export",
     "load_tokenizer": "data.features",
     "quantize_onnx": "compression.quantize",
-    "read_recipe": "compression.recipe_file",
+    "read_recipe": "compression.recipes.file",
     "read_splits": "data.tasks",
     "run": "experiment",
     "search_smoothing": "compression.smoothing",
     "smooth_onnx": "compression.smoothing",
-    "write_recipe": "compression.recipe_file",
+    "write_recipe": "compression.recipes.file",
 }
 
 __all__ = [

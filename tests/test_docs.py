@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import quantlib
-from quantlib.compression.recipe_file import read_recipe
+from quantlib.compression.recipes.file import read_recipe
 
 ROOT = Path(quantlib.__file__).parents[1]
 README = ROOT / "README.md"

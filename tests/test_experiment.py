@@ -14,8 +14,8 @@ import pytest
 import tiny
 
 from quantlib.compression.quantize import op_counts, quantize_onnx
-from quantlib.compression.recipe_file import read_recipe, write_recipe
 from quantlib.compression.recipes import DEFAULT_RECIPES, RECIPES
+from quantlib.compression.recipes.file import read_recipe, write_recipe
 from quantlib.data.features import Feature
 from quantlib.data.tasks import TASKS
 from quantlib.experiment import Built, ExperimentOptions, provenance, run, running

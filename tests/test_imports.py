@@ -52,7 +52,7 @@ def test_no_module_imports_torch() -> None:
     assert {
         "quantlib.compression.quantize.rewrite",
         "quantlib.compression.smoothing",
-        "quantlib.compression.recipe_file",
+        "quantlib.compression.recipes.file",
     } <= set(names)
     code = "import importlib, sys; [importlib.import_module(m) for m in sys.argv[1:]]; print(*sys.modules)"
     loaded = set(run(code, *names))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quantlib.compression.recipe_file import read_recipe, write_recipe
 from quantlib.compression.recipes import PRECISIONS, RECIPES, Recipe, get_recipes
+from quantlib.compression.recipes.file import read_recipe, write_recipe
 from quantlib.support.errors import InputError
 
 GOOD = """\

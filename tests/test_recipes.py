@@ -70,6 +70,17 @@ def test_a_recipe_cannot_be_changed() -> None:
         RECIPES["quant_1"].per_channel = False  # type: ignore[misc]
 
 
+def test_what_decides_the_file_is_all_but_the_words() -> None:
+    recipe = RECIPES["quant_1_defaults"]
+    renamed = dataclasses.replace(recipe, name="mine", summary="other words", report_only="")
+    assert renamed.file_key() == recipe.file_key()
+    keys = [recipe.file_key() for recipe in RECIPES.values()]
+    assert all(keys.count(key) == 1 for key in keys), "each row of the table makes another file"
+    assert {*recipe.file_key(), "name", "summary", "report_only"} == {
+        f.name for f in dataclasses.fields(Recipe)
+    }
+
+
 STATIC: dict[str, Any] = {
     "mode": "static",
     "format": "QOperator",

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from quantlib.compression.calibration import collect, derive
 from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
-from quantlib.compression.recipe_file import read_recipe
 from quantlib.compression.recipes import RECIPES
+from quantlib.compression.recipes.file import read_recipe
 from quantlib.data.features import CalibrationReader, Feature
 from quantlib.data.metrics import drop_interval, logit_error
 from quantlib.data.tasks import get_task

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantlib.compression import recipes
-from quantlib.compression.recipe_file import read_recipe, write_recipe
+from quantlib.compression.recipes.file import read_recipe, write_recipe
 from quantlib.compression.variants import BUDGETED
 from quantlib.data import features
 from quantlib.experiment import quantizing
@@ -82,6 +82,7 @@ def _choice(work: Work, problem: sensitivity.Problem, costs: Sequence[sensitivit
         "labels": [row.label for row in problem.heldout],
         "costs": [asdict(cost) for cost in costs],
         "max_drop": max_drop,
+        "base": asdict(problem.recipe),  # its name and words become part of the new recipe
     }
     return cached(work, f"meet a drop of {100 * max_drop:g} points", "budget", key, choose)
 
@@ -90,7 +91,7 @@ def _key(problem: sensitivity.Problem) -> dict[str, Any]:
     machine = hardware.describe()
     return {
         "model": sha256_file(problem.onnx_path),
-        "recipe": asdict(problem.recipe),
+        "recipe": problem.recipe.file_key(),
         "ranges": None if problem.ranges is None else sha256_json(problem.ranges.of),
         "task": problem.task.name,
         "threads": problem.threads,
@@ -104,8 +105,8 @@ def _key(problem: sensitivity.Problem) -> dict[str, Any]:
             "onnx_model.roles",
             "data.metrics",
             "measuring.accuracy",
-            "compression.recipes",
-            "compression.recipe_file",
+            "compression.recipes.recipe",
+            "compression.recipes.file",
         ),
     }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quantlib.compression import calibration, recipes, smoothing
@@ -194,7 +194,7 @@ def _quantize(
 ) -> Path:
     key = {
         "model": sha256_file(model),
-        "recipe": asdict(recipe),
+        "recipe": recipe.file_key(),
         "ranges": None if ranges is None else sha256_json(ranges.of),
         "versions": versions_key("onnx", "onnxruntime", "onnx-ir"),
         "code": code_key(
@@ -202,7 +202,7 @@ def _quantize(
             "compression.grid",
             "onnx_model.layers",
             "onnx_model.roles",
-            "compression.recipes",
+            "compression.recipes.recipe",
         ),
     }
 

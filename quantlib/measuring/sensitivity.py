@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from quantlib.compression.calibration import Ranges
 from quantlib.compression.quantize import quantize_onnx
-from quantlib.compression.recipes import Precision, Recipe
+from quantlib.compression.recipes.recipe import Precision, Recipe
 from quantlib.data import metrics
 from quantlib.data.features import Feature
 from quantlib.data.tasks import Task

@@ -9,7 +9,7 @@ from quantlib.compression import smoothing
 from quantlib.compression.calibration import Ranges, load_with_shapes, tensors_for
 from quantlib.compression.quantize.library import quantize_with_library
 from quantlib.compression.quantize.rewrite import rewrite
-from quantlib.compression.recipes import Recipe
+from quantlib.compression.recipes.recipe import Recipe
 from quantlib.onnx_model.layers import find_linears, load_ir, names, takers
 from quantlib.support.errors import InputError
 from quantlib.support.files import atomic_file

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantlib.compression.calibration import Ranges
-from quantlib.compression.recipes import Recipe
+from quantlib.compression.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     import onnx

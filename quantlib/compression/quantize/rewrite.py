@@ -15,7 +15,7 @@ from quantlib.compression.grid import (
     quantize_rows,
     quantize_weight,
 )
-from quantlib.compression.recipes import Recipe
+from quantlib.compression.recipes.recipe import Recipe
 from quantlib.onnx_model.layers import Embedding, Linear, find_embeddings, find_linears, initializer, names
 
 if TYPE_CHECKING:

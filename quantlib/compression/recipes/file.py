@@ -9,7 +9,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
-from quantlib.compression.recipes import CHOICES, PRECISIONS, Recipe
+from quantlib.compression.recipes.recipe import CHOICES, PRECISIONS, Recipe
 from quantlib.support.errors import InputError
 from quantlib.support.files import write_text
 

@@ -1,10 +1,9 @@
-"""The table of recipes. A recipe is data: everything that turns an FP32 model into one int8 variant."""
+"""A recipe: everything that turns an FP32 model into one quantized variant, as data."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from quantlib.compression.calibration.methods import KNOWN, parse_method
@@ -31,6 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 BLOCK_SIZES = (16, 32, 64, 128, 256)
+_FOR_PEOPLE = ("name", "summary", "report_only")
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,10 @@ class Recipe:
         found = {name: self.precision(name) for name in names}
         return {name: precision for name, precision in found.items() if precision is not None}
 
+    def file_key(self) -> dict[str, Any]:
+        """What decides the model file, for cache keys: every field but those that are for people."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _FOR_PEOPLE}
+
     @property
     def fits_any_depth(self) -> bool:
         """Whether no exception is tied to one model's nodes or numbered layers."""
@@ -203,115 +207,3 @@ class Recipe:
 def _keys(name: str) -> tuple[str, str, str]:
     """What may stand for a node in `Recipe.nodes`, the narrowest first."""
     return name, layers.group(name), layers.role(name)
-
-
-_TEXTBOOK = "the library's defaults, calibrated on padded rows: loses accuracy, shown so that a user sees why"
-
-
-def _static(name: str, summary: str, method: str = "MinMax", **changes: Any) -> Recipe:
-    """A static recipe on integer operators, U8S8 and per channel if not said otherwise."""
-    fields: dict[str, Any] = {"format": "QOperator", "activation_type": "QUInt8"} | changes
-    return Recipe(name, f"static, {summary}", "static", calibration_method=method, **fields)
-
-
-def _dynamic(name: str, summary: str, activation_type: ActivationType = "QUInt8", **changes: Any) -> Recipe:
-    return Recipe(name, f"dynamic, {summary}", "dynamic", "QOperator", activation_type, **changes)
-
-
-def _weight_only(name: str, weight_type: WeightType, bits: int) -> Recipe:
-    summary = f"weights in {bits} bits, blocks of 128; activations in float: as slow as FP32, or slower"
-    return Recipe(name, summary, "weight_only", "QOperator", "Float", weight_type, block_size=128)
-
-
-def _defaults(name: str, format_: Format, activation_type: ActivationType) -> Recipe:
-    return Recipe(
-        name,
-        f"static, {format_}, {'S8S8' if activation_type == 'QInt8' else 'U8S8'}, MinMax; library defaults",
-        "static",
-        format_,
-        activation_type,
-        calibration_method="MinMax",
-        per_channel=False,
-        quantizer="onnxruntime",
-        pad_calibration=True,
-        report_only=_TEXTBOOK,
-    )
-
-
-_TABLE = (
-    _static("quant_1", "QDQ, S8S8, MinMax", format="QDQ", activation_type="QInt8"),
-    _static("quant_2", "QOperator, U8S8, MinMax"),
-    _static("static_u8s8_smooth", "U8S8, MinMax after SmoothQuant", smooth=True),
-    _static("static_u8s8_percentile", "U8S8, the middle 99.99 % of the values", "Percentile:99.99"),
-    _static("static_u8s8_entropy", "U8S8, smallest KL divergence", "Entropy"),
-    _static("static_u8s8_mse", "U8S8, smallest squared error", "MSE"),
-    _static(
-        "static_mixed",
-        "as static_u8s8_smooth; FFN output, pooler and classifier with 16-bit activations",
-        smooth=True,
-        nodes=(("ffn_out", "int16"), ("pooler", "int16"), ("classifier", "int16")),
-    ),
-    _static("static_u16s8", "16-bit activations in two 8-bit terms", activation_type="QUInt16"),
-    _static(
-        "static_u8s7_smooth",
-        "as static_u8s8_smooth with 7-bit weights, for CPUs without VNNI",
-        smooth=True,
-        reduce_range=True,
-    ),
-    _static(
-        "static_u8s8_embed4",
-        "as static_u8s8_smooth; the embeddings of words in 4 bits",
-        smooth=True,
-        embeddings="int4",
-    ),
-    _dynamic("dynamic_u8s8", "U8S8"),
-    _dynamic("dynamic_per_tensor", "U8S8, a weight scale for each tensor", per_channel=False),
-    _dynamic("dynamic_u8s8_embed4", "U8S8; the embeddings of words in 4 bits", embeddings="int4"),
-    _dynamic("dynamic_u16s8", "16-bit activations in two 8-bit terms", "QUInt16"),
-    _weight_only("weight_only_int8", "QInt8", 8),
-    _weight_only("weight_only_int4", "QInt4", 4),
-    _defaults("quant_1_defaults", "QDQ", "QInt8"),
-    _defaults("quant_2_defaults", "QOperator", "QUInt8"),
-)
-
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _TABLE}
-
-# The recipes worth showing when the user names none.
-DEFAULT_RECIPES = ("quant_1", "quant_2", "static_u8s8_smooth", "static_u8s8_embed4", "dynamic_u8s8")
-
-
-def split_names(text: str) -> tuple[str, ...]:
-    """The names in a comma-separated list, as both command lines take it."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def get_recipes(names: tuple[str, ...]) -> tuple[Recipe, ...]:
-    """The recipes of these names, in their order; `all` stands for the whole table.
-
-    A name that ends in .toml is a recipe file, as `quantlib.compression.recipe_file` reads it.
-
-    Raises:
-        InputError: an unknown name, one given twice, or a file that is no recipe.
-    """
-    from quantlib.compression.recipe_file import read_recipe
-
-    if names == ("all",):
-        return tuple(RECIPES.values())
-    found: dict[str, Recipe] = {}
-    for name in names:
-        if name == "all":
-            raise InputError("'all' stands alone: it names every recipe")
-        if name.endswith(".toml"):
-            recipe = read_recipe(Path(name))
-            if recipe.name in RECIPES:
-                raise InputError(f"{name}: the name {recipe.name!r} is taken by the table; choose another")
-        elif name in RECIPES:
-            recipe = RECIPES[name]
-        else:
-            raise InputError(
-                f"unknown recipe {name!r}; known: all, {', '.join(RECIPES)}, or a file that ends in .toml"
-            )
-        if recipe.name in found:
-            raise InputError(f"recipe {recipe.name!r} is given twice")
-        found[recipe.name] = recipe
-    return tuple(found.values())
