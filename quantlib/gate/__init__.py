@@ -1,4 +1,4 @@
-"""The gate: limits and a baseline to a verdict, in which a real regression is told from noise."""
+"""The gate: compare a run with limits and a baseline, and tell a real regression from noise."""
 
 from quantlib.gate.accuracy import judge_accuracy
 from quantlib.gate.baseline import SCHEMA_VERSION, read_record, write_record

@@ -29,7 +29,7 @@ _JSON_WORDS: dict[type, str] = {
 
 
 def write_record(path: Path, record: GateRecord) -> None:
-    """Write a record as JSON, whole or not at all; the predictions of a variant stand on one line.
+    """Write a record as JSON, whole or not at all; the predictions of a variant are on one line.
 
     Raises:
         InputError: the file cannot be written.
@@ -61,7 +61,7 @@ def read_record(path: Path) -> GateRecord:
 
 
 def _plain(value: Any) -> Any:
-    """Records and mappings as dicts, tuples as lists; class indices, floats in memory, without a point."""
+    """Records and mappings as dicts, tuples as lists; class indices, stored as floats, as whole numbers."""
     if isinstance(value, GateRecord | VariantRecord | LatencyRecord):
         return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):
@@ -106,11 +106,11 @@ def _gate_record(values: Any) -> GateRecord:
 
 
 def _variants(values: Any) -> dict[str, VariantRecord]:
-    found = {}
+    records = {}
     for name in values:
         with _at(f"variants.{name}"):
-            found[name] = _variant_record(_take(values, name, dict))
-    return found
+            records[name] = _variant_record(_take(values, name, dict))
+    return records
 
 
 def _variant_record(values: Any) -> VariantRecord:
@@ -129,14 +129,14 @@ def _variant_record(values: Any) -> VariantRecord:
 
 
 def _latency(values: Any) -> dict[str, dict[str, LatencyRecord]]:
-    found: dict[str, dict[str, LatencyRecord]] = {}
+    records: dict[str, dict[str, LatencyRecord]] = {}
     for name in values:
         shapes = _take(values, name, dict)
-        found[name] = {}
+        records[name] = {}
         for shape in shapes:
             with _at(f"latency.{name}.{shape}"):
-                found[name][shape] = _latency_record(_take(shapes, shape, dict))
-    return found
+                records[name][shape] = _latency_record(_take(shapes, shape, dict))
+    return records
 
 
 def _latency_record(values: Any) -> LatencyRecord:
@@ -152,7 +152,7 @@ def _latency_record(values: Any) -> LatencyRecord:
 
 @contextmanager
 def _at(place: str) -> Iterator[None]:
-    """Put the place before the message of a `ValueError`."""
+    """Prefix the message of a `ValueError` with the place."""
     try:
         yield
     except ValueError as error:
@@ -160,7 +160,7 @@ def _at(place: str) -> Iterator[None]:
 
 
 def _take(values: Any, key: Any, *kinds: type) -> Any:
-    """`values[key]`, which must be there and of one of these kinds."""
+    """`values[key]`, which must exist and be of one of these types."""
     if not isinstance(values, dict):
         raise ValueError(f"expected an object, not {str(values)[:40]!r}")
     if key not in values:

@@ -1,4 +1,4 @@
-"""What the gate has to say: findings, each a whole sentence, and the verdict that they make."""
+"""The findings of the gate, each a whole sentence, and the verdict they add up to."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ Outcome = Literal["fail", "undecided", "pass"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the gate found.
+    """One result of a comparison.
 
-    kind: a violation fails the gate; undecided means that more measuring could tell; changed and note inform.
-    area: which part of the gate it belongs to. variant, shape: what it is about; an empty variant stands for
-    the whole run, no shape for all of them. metric: what was judged. text: the whole sentence, with the
-    variant, the metric, the value, the limit, its unit and the interval. report_only: why a violation is only
-    noted; empty for every other finding.
+    kind: "violation" fails the gate; "undecided" means that more measuring could decide; "changed" and "note"
+    only inform. area: the part of the gate it belongs to. variant: empty for the whole run. metric: what was
+    judged. shape: None for all shapes. text: a whole sentence with variant, metric, value, limit, unit and
+    interval. report_only: why a violation is only noted; empty for every other finding.
     """
 
     kind: Kind
@@ -45,7 +44,7 @@ class Verdict:
 
     @property
     def outcome(self) -> Outcome:
-        """The worst there is."""
+        """The worst kind of finding decides."""
         if self.violations:
             return "fail"
         return "undecided" if self.undecided else "pass"
@@ -57,12 +56,12 @@ class Verdict:
 
     @property
     def violations(self) -> tuple[Finding, ...]:
-        """What fails the gate."""
+        """The findings that fail the gate."""
         return self.of_kind("violation")
 
     @property
     def undecided(self) -> tuple[Finding, ...]:
-        """What the measurements could not decide."""
+        """The comparisons that the measurements could not decide."""
         return self.of_kind("undecided")
 
     def of_kind(self, kind: Kind) -> tuple[Finding, ...]:
@@ -79,7 +78,7 @@ class Verdict:
 
 
 def held_or_noted(findings: Sequence[Finding], report_only: str) -> list[Finding]:
-    """The findings; for a variant that is only reported, with the reason and nothing that fails."""
+    """The findings; for a report-only variant, violations become notes with the reason."""
     if not report_only:
         return list(findings)
     return [
@@ -96,7 +95,7 @@ def held_or_noted(findings: Sequence[Finding], report_only: str) -> list[Finding
 
 
 def apart(value: float, limit: float, digits: int = 2) -> str:
-    """The value with so many decimals that it does not look equal to a limit from which it differs."""
+    """The value with enough decimals that it does not look equal to a limit from which it differs."""
     while abs(value - limit) > 1e-9 and f"{value:.{digits}f}" == f"{limit:.{digits}f}":
         digits += 1
     return f"{value:z.{digits}f}"

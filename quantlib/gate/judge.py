@@ -1,4 +1,4 @@
-"""A run and its baseline to a verdict: all of it is judged, and nothing that is missing passes in silence."""
+"""From a run and its baseline to a verdict; whatever is missing from either is a violation."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def judge(
 
     Args:
         current: this run.
-        baseline: what it is compared with; None judges only the limits that need no baseline.
+        baseline: what the run is compared with; without one only limits that need none are judged.
         limits: the table of limits.
-        across_machines: compare latency even if the machines differ; accuracy and size always are compared.
+        across_machines: compare latency even if the machines differ; accuracy and size are always compared.
 
     Raises:
         InputError: the baseline is of another task or of other rows.
@@ -43,7 +43,7 @@ def judge(
 
 
 def judge_presence(current: GateRecord, baseline: GateRecord | None, limits: LimitTable) -> list[Finding]:
-    """Find what was left out: a variant or shape that only one of run and baseline has, or all of them.
+    """Find what was left out: a variant or shape that only the run or only the baseline has, or all variants.
 
     A limit on latency is a promise to measure, so a variant with one and without a measured shape is a
     violation, baseline or not.
@@ -51,7 +51,7 @@ def judge_presence(current: GateRecord, baseline: GateRecord | None, limits: Lim
     Args:
         current: this run.
         baseline: None where there is none.
-        limits: the table of limits; what is reported only may be absent.
+        limits: the table of limits; report-only variants may be absent.
     """
     findings = []
     if not set(current.variants) - {TEACHER}:

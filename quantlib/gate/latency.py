@@ -1,4 +1,4 @@
-"""Latency, judged as a ratio to the teacher's, with the interval of both runs."""
+"""Judge latency as a ratio to the teacher's, with the intervals of run and baseline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def judge_latency(
     """Hold a variant's speedup at one shape to its limit, and to the baseline's speedup.
 
     Args:
-        variant, shape: names in `current.latency`; they may be missing from the baseline.
+        variant, shape: keys of `current.latency`; they may be missing from the baseline.
         current: this run.
         baseline: None where there is none; then only limits that need none are judged.
         limits: the table of limits.
@@ -34,26 +34,26 @@ def judge_latency(
     Raises:
         KeyError: `current` has no latency of that variant at that shape.
     """
-    ours, held = current.latency[variant][shape], limits.of(variant, current.task)
+    ours, limit = current.latency[variant][shape], limits.of(variant, current.task)
     before = None
     if baseline is not None and (across_machines or not machine_differences(current, baseline)):
         before = baseline.latency.get(variant, {}).get(shape)
     findings = []
-    if held.min_speedup is not None:
-        findings.append(_against_least(variant, shape, ours, held.min_speedup))
+    if limit.min_speedup is not None:
+        findings.append(_against_least(variant, shape, ours, limit.min_speedup))
     if before is not None:
-        findings.append(_against_baseline(variant, shape, ours, before, held.max_slowdown))
+        findings.append(_against_baseline(variant, shape, ours, before, limit.max_slowdown))
     busy = [record for record in (ours, before) if record is not None and record.disturbed]
     if busy:
-        findings = [_unheard(finding, busy[0], busy[0] is ours) for finding in findings]
+        findings = [_as_undecided(finding, busy[0], busy[0] is ours) for finding in findings]
     if not findings:
         text = f"{_what(variant, shape)} {interval(estimate_speedup(ours))}"
         findings.append(Finding("note", "latency", variant, "speedup", shape, text))
-    return held_or_noted(findings, held.report_only)
+    return held_or_noted(findings, limit.report_only)
 
 
-def _unheard(finding: Finding, busy: LatencyRecord, now: bool) -> Finding:
-    """A finding that measurements on a busy machine cannot carry: undecided, whatever they say."""
+def _as_undecided(finding: Finding, busy: LatencyRecord, now: bool) -> Finding:
+    """The finding as undecided: times measured on a busy machine prove nothing."""
     when = "now" if now else "for the baseline"
     why = f", undecided: other programs used {100 * busy.others:.0f} % of the machine {when}"
     text = finding.text.removesuffix(_undecided("undecided")) + why
@@ -61,9 +61,9 @@ def _unheard(finding: Finding, busy: LatencyRecord, now: bool) -> Finding:
 
 
 def _against_least(variant: str, shape: str, ours: LatencyRecord, least: float) -> Finding:
-    found = estimate_speedup(ours)
-    kind: Kind = "violation" if found.high < least else "note" if found.low >= least else "undecided"
-    text = f"{_what(variant, shape)} {interval(found)}, limit at least {least:.2f}"
+    speedup = estimate_speedup(ours)
+    kind: Kind = "violation" if speedup.high < least else "note" if speedup.low >= least else "undecided"
+    text = f"{_what(variant, shape)} {interval(speedup)}, limit at least {least:.2f}"
     return Finding(kind, "latency", variant, "min_speedup", shape, text + _undecided(kind))
 
 

@@ -1,4 +1,4 @@
-"""Limits: what a variant may lose, and what it must win. A TOML file says it, per variant and task."""
+"""Limits: what a variant may lose and what it must win, from a TOML file, by variant and task."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quantlib.compression.variants import COMPILED, QUANTIZED_STUDENT, STUDENT, 
 from quantlib.data.tasks import TASKS
 from quantlib.support.errors import InputError
 
-# The least and the largest value of each limit. A slowdown of 5 is someone's 5 %, written as a number.
+# The least and the largest value of each limit. A max_slowdown of 5 surely means 5 %, so it is refused.
 _RANGES = {
     "max_drop_points": (0.0, 100.0),
     "min_relative_score": (0.0, 1.0),
@@ -29,7 +29,7 @@ Table = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Limits:
-    """What one variant is held to on one task; None where there is no limit.
+    """The limits of one variant on one task; None where there is no limit.
 
     max_drop_points: the teacher's score minus the variant's in the primary metric, in points (hundredths).
     min_relative_score: the variant's score over the teacher's; 0.99 is MLPerf's 99 %.

@@ -11,7 +11,7 @@ from quantlib.compression.variants import TEACHER
 from quantlib.data.tasks import TASKS
 from quantlib.support.errors import InputError
 
-# What would name a machine instead of describing it; a baseline is committed for everyone to read.
+# Keys that would name a machine instead of describing it; a baseline is committed for everyone to read.
 _MACHINE_NAMES = frozenset({"node", "host", "hostname", "fqdn", "user", "ip"})
 
 
@@ -57,10 +57,10 @@ class VariantRecord:
 class LatencyRecord:
     """One variant's times at one shape, beside the teacher's.
 
-    launches: per launch of the processes, for each turn the log of (teacher's time / variant's time); two
-    turns or more each. teacher_ms, variant_ms: medians, for information only: they drift with the machine.
-    others: the share of the machine that other programs used meanwhile. disturbed: whether that was so much
-    that the ratios tell nothing.
+    launches: for each launch of the processes, the log of (teacher's time / variant's time) of each turn, at
+    least two. teacher_ms, variant_ms: medians, for information only: they drift with the machine. others: the
+    share of the machine that other programs used meanwhile. disturbed: whether that was too much for the
+    ratios to mean anything.
     """
 
     launches: tuple[tuple[float, ...], ...]
@@ -84,9 +84,9 @@ class LatencyRecord:
 class GateRecord:
     """One gate run.
 
-    task: its name in `TASKS`. data_hash: of all rows. labels: the truth of each evaluation row, a class index
-    or a score. machine: what latencies depend on, and no host name. settings: lengths, seeds and the like.
-    variants: by name, the teacher first. latency: by variant and shape ("1x128").
+    task: a name in `TASKS`. data_hash: of all rows. labels: of the evaluation rows, class indices or scores.
+    machine: what latencies depend on, without a host name. settings: lengths, seeds and the like. variants:
+    by name, the teacher first. latency: by variant and shape ("1x128").
     """
 
     task: str
@@ -133,12 +133,12 @@ def _check_rows(what: str, task: str, values: tuple[float, ...]) -> None:
 
 
 def machine_differences(current: GateRecord, baseline: GateRecord) -> list[str]:
-    """What the machines of two records differ in, for example `threads: 2, baseline 4`; empty if nothing."""
+    """The differences between the machines of two records, for example `threads: 2, baseline 4`."""
     return _differences(current.machine, baseline.machine)
 
 
 def settings_differences(current: GateRecord, baseline: GateRecord) -> list[str]:
-    """What the settings of two records differ in, in the same words."""
+    """The differences between the settings of two records, in the same form."""
     return _differences(current.settings, baseline.settings)
 
 

@@ -1,25 +1,25 @@
 """How much slower a variant has become, and how sure that is.
 
-A launch i of the processes gives the log ratios (teacher's time / variant's) of n_i turns. Its value m_i is
-their median, and the log of the speedup is the Hodges-Lehmann estimate over the k launches: the median of the
-means of all pairs of m_i. A launch that went wrong moves it little, and on normal values it is 0.955 as
-efficient as the mean. Two errors add up in an m_i:
+Launch i of the processes gives the log ratios (teacher's time / variant's) of n_i turns; m_i is their median.
+The log of the speedup is the Hodges-Lehmann estimate over the k launches: the median of the means of all
+pairs of m_i. One bad launch moves it little, and on normal values it is 0.955 as efficient as the mean. Each
+m_i has two errors:
 
 * between turns of a launch. The standard error turns_i of a median of n_i normal values is sqrt(pi / 2) sigma
   / sqrt(n_i), with sigma = 1.4826 MAD of the turns about their launch's median (Rousseeuw and Croux,
   "Alternatives to the Median Absolute Deviation", 1993), so that a spike moves neither. The MAD of a few
   turns is a poor estimate, so it is pooled over the launches, and sigma is widened by sqrt(N / (N - k)) for
   the k medians taken from N turns.
-* between launches: memory layout and thread placement move the times of a process for as long as it lives,
+* between launches. Memory layout and thread placement move the times of a process for as long as it lives,
   which its turns cannot show.
 
-The launches' own spread s (their MAD again) shows both errors at once, but two to four launches tell little
-of a spread: it is often far too small, and Student's quantile, which pays for that, is 13 for two launches
-and 4 for three (95 %). So the variance of the estimate is the larger of what the launches show, s^2 / k,
-and of what they must have, sum(LAUNCH_SD^2 + turns_i^2) / k^2, over the efficiency. The second is known and
-not estimated from k values, so the quantile is the normal one. On a machine more restless than LAUNCH_SD
-the first takes over; three launches then cover less than they say, more launches do not. The errors of the
-current run and of the baseline are independent, and add in quadrature on the log scale.
+The spread s of the m_i (their MAD again) shows both errors at once, but two to four launches estimate it
+badly: it is often far too small, and Student's quantile, which corrects for that, is 13 for two launches and
+4 for three (95 %). So the variance of the estimate is the larger of the observed one, s^2 / k, and the
+expected one, sum(LAUNCH_SD^2 + turns_i^2) / k^2, each over the efficiency. The expected one is not estimated
+from k values, so the quantile is the normal one. On a machine that varies more than LAUNCH_SD the observed
+one decides; the interval of three launches then covers less than it claims, that of more launches does not.
+The errors of the current run and of the baseline are independent, and add in quadrature on the log scale.
 
 LAUNCH_SD was measured: 30 launches of MiniLM-L6 and its quant_2 at 1x128 on a shared 2-core machine
 (bench/traces/quiet.json) had medians with a standard deviation of 0.018, of which the turns explain 0.008.
@@ -50,8 +50,8 @@ _EFFICIENCY = 3 / math.pi  # of the Hodges-Lehmann estimate against the mean, fo
 class Slowdown:
     """The baseline's speedup over the current one, minus 1: 0.10 is 10 % slower, -0.10 is 10 % faster.
 
-    confidence: that the truth lies above `low`, and as much that it lies below `high`, since each decision
-    rests on one of them; between both it lies with 2 confidence - 1.
+    confidence: of each bound alone, since each decision rests on one of them. The interval between both has
+    2 confidence - 1.
     """
 
     slowdown: float
