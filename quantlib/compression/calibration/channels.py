@@ -1,4 +1,4 @@
-"""What activations hold channel by channel: extremes over all rows, and a sample of positions."""
+"""Activations channel by channel: extremes over all rows, and a sample of positions."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def collect_channels(
 ) -> dict[str, Channels]:
     """Extremes and a sample of each activation, in one pass and in memory that does not grow with the rows.
 
-    Padded positions (those where `attention_mask` is 0) do not count. A sample holds the positions with the
-    smallest of random numbers that are drawn one for each, so every position is as likely as another.
+    Padded positions (those where `attention_mask` is 0) do not count. Each position gets a random key, and
+    a sample holds those with the smallest keys, so every position is equally likely.
 
     Args:
         onnx_path: the FP32 model.
@@ -62,21 +62,21 @@ def collect_channels(
     session = session_for(model, names, threads)
     del model
     rng = np.random.default_rng(seed)
-    found: dict[str, Channels] = {}
+    channels: dict[str, Channels] = {}
     keys: dict[str, FloatArray] = {}
     for batch in run_batches(session, onnx_path, names, feeds, progress=progress):
         for name in names:
             what = f"{onnx_path}: activation {name}"
             real = _positions(batch.outputs.pop(0), batch.mask, what, batch.first_row)
             new = rng.random(len(real), np.float32)
-            found[name], keys[name] = _merge(found.get(name), keys.get(name), real, new, samples)
-    return found
+            channels[name], keys[name] = _merge(channels.get(name), keys.get(name), real, new, samples)
+    return channels
 
 
 def _positions(values: FloatArray, mask: Mask | None, what: str, first_row: int) -> FloatArray:
-    """The values that count, (positions, channels), of an activation, (rows, ..., channels)."""
+    """The values at real positions, (positions, channels), of an activation, (rows, ..., channels)."""
     row = np.broadcast_to(np.arange(len(values)).reshape(-1, *[1] * (values.ndim - 2)), values.shape[:-1])
-    # (rows, channels) with as many channels as tokens has the shape of a mask, and is none of its business.
+    # An activation (rows, channels) with as many channels as tokens has the mask's shape, but no positions.
     if mask is not None and values.ndim > 2 and values.shape[:2] == mask.shape:
         values, row = values[mask], row[mask]
     real = values.reshape(-1, values.shape[-1])

@@ -1,4 +1,4 @@
-"""A histogram on a grid of powers of two, which widens without splitting a count."""
+"""A histogram whose bin width is a power of two, so that it can be widened exactly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CountArray = npt.NDArray[np.int64]
 
 BINS = 2048
 
-# Values that are binned together: their indices (8 bytes each) stay in a core's second-level cache.
+# Values that are binned at once: their indices (8 bytes each) stay in a core's second-level cache.
 _CHUNK = 1 << 15
 # Below 2**-126 the reciprocal of a bin width is no float32.
 _SMALLEST_EXPONENT = -126
@@ -76,8 +76,8 @@ def count(values: FloatArray, low: float, high: float, bins: int = BINS) -> Hist
     exponent = _exponent_for(low, high, bins)
     first, last = _index(low, exponent), _index(high, exponent)
     counts = np.zeros(last - first + 1, np.int64)
-    # Scaling up by a power of two is exact in float32, so it finds the bins that exact arithmetic would, at
-    # half of float64's cost. Scaled down, a value just below zero would become zero and change its bin.
+    # Scaling up by a power of two is exact in float32, at half of float64's cost. Scaling down is not: a
+    # value just below zero would become zero and change its bin.
     kind = np.float32 if exponent <= 0 else np.float64
     scale, offset = kind(math.ldexp(1.0, -exponent)), kind(first)
     scaled = np.empty(min(_CHUNK, len(values)), kind)
@@ -94,7 +94,7 @@ def count(values: FloatArray, low: float, high: float, bins: int = BINS) -> Hist
 
 
 def widen(histogram: Histogram, exponent: int) -> Histogram:
-    """The same values in bins of width `2**exponent`, at least that of now: neighbours are added."""
+    """The same values in bins of width `2**exponent`, at least the present width: neighbours are added."""
     doublings = exponent - histogram.exponent
     if doublings < 0:
         raise ValueError(f"bins of width 2**{histogram.exponent} cannot be parted")
@@ -102,14 +102,14 @@ def widen(histogram: Histogram, exponent: int) -> Histogram:
         return histogram
     last = histogram.first + len(histogram.counts) - 1
     first, width = histogram.first >> doublings, 1 << doublings
-    # Where each new bin begins among the old ones; the first may begin before them. Plain integers: widening
-    # is rare, and from a constant tensor's grid to that of large values is more than 64 bits.
+    # The index among the old bins at which each new bin begins; the first may begin before them. Plain
+    # integers: from a constant tensor's grid to that of large values takes more than 64 bits.
     begins = [max(0, i * width - histogram.first) for i in range(first, (last >> doublings) + 1)]
     return Histogram(exponent, first, np.add.reduceat(histogram.counts, begins))
 
 
 def add(a: Histogram, b: Histogram, bins: int = BINS) -> Histogram:
-    """The histogram of the values of both."""
+    """The histogram of the values of both histograms."""
     exponent = max(a.exponent, b.exponent)
     while True:
         first = min(a.first >> (exponent - a.exponent), b.first >> (exponent - b.exponent))
@@ -124,7 +124,7 @@ def add(a: Histogram, b: Histogram, bins: int = BINS) -> Histogram:
 
 
 def around_zero(histogram: Histogram, bins: int = BINS) -> Histogram:
-    """The same values with empty bins up to zero, if it lies outside; wider where that were too many."""
+    """The same values with empty bins added up to zero; in wider bins if these would be too many."""
     if histogram.first <= 0 <= _last(histogram) + 1:
         return histogram
     nearest = 0 if histogram.first > 0 else -1
@@ -151,9 +151,9 @@ def _index(value: float, exponent: int) -> int:
 
 
 def _exponent_for(low: float, high: float, bins: int) -> int:
-    """The smallest exponent whose bins hold low..high, and that float32 can tell neighbours apart at.
+    """The smallest exponent at which `bins` bins hold low..high and float32 can distinguish neighbours.
 
-    It depends on the two ends only and never falls when they move apart: so the order of rows cannot matter.
+    It depends on the two ends only and never falls as the range grows, so the order of rows cannot matter.
     """
     exponent, largest, span = _SMALLEST_EXPONENT, max(abs(low), abs(high)), high - low
     if largest > 0:
@@ -166,10 +166,10 @@ def _exponent_for(low: float, high: float, bins: int) -> int:
 
 
 def as_json(histogram: Histogram) -> dict[str, Any]:
-    """A JSON-able form."""
+    """The histogram as a value for JSON."""
     return {"exponent": histogram.exponent, "first": histogram.first, "counts": histogram.counts.tolist()}
 
 
 def from_json(value: dict[str, Any]) -> Histogram:
-    """What `as_json` gave."""
+    """The inverse of `as_json`."""
     return Histogram(int(value["exponent"]), int(value["first"]), np.array(value["counts"], np.int64))

@@ -39,8 +39,8 @@ class Ranges:
 def derive(statistics: Statistics, method: str, *, symmetric: bool = False) -> Ranges:
     """The range of each activation by one method.
 
-    A range always holds zero, which so has a level of its own, and it always has a width: that of a tensor
-    which is zero everywhere is tiny.
+    A range always contains zero, so that zero is a level of the grid, and it is never empty: a tensor that is
+    zero everywhere gets a tiny one.
 
     Args:
         statistics: of one pass over the calibration rows.
@@ -52,14 +52,14 @@ def derive(statistics: Statistics, method: str, *, symmetric: bool = False) -> R
         InputError: an unknown method, or one that needs histograms where none were kept.
     """
     parsed = parse_method(method)
-    # Tensors that hold the same values share their statistics, and so the search.
-    found: dict[int, tuple[float, float]] = {}
+    # Tensors with the same values share their statistics, and so the search.
+    range_of: dict[int, tuple[float, float]] = {}
     for name, tensor in statistics.of.items():
-        if id(tensor) not in found:
+        if id(tensor) not in range_of:
             if parsed.needs_histograms and tensor.histogram is None:
                 raise InputError(f"{name}: {method} needs a histogram; the statistics were collected without")
-            found[id(tensor)] = _valid(_derive(tensor, parsed, symmetric), symmetric)
-    return Ranges({name: found[id(tensor)] for name, tensor in statistics.of.items()})
+            range_of[id(tensor)] = _valid(_derive(tensor, parsed, symmetric), symmetric)
+    return Ranges({name: range_of[id(tensor)] for name, tensor in statistics.of.items()})
 
 
 def _derive(tensor: TensorStatistics, method: CalibrationMethod, symmetric: bool) -> tuple[float, float]:
@@ -75,13 +75,13 @@ def _derive(tensor: TensorStatistics, method: CalibrationMethod, symmetric: bool
     if symmetric:
         top = max(abs(tensor.low), abs(tensor.high))
         return max(low, -top), min(high, top) or top
-    # The outermost bins reach beyond the values; and a percentile may clip everything but zeros.
+    # The outermost bins reach beyond the values, and a percentile may clip everything except zeros.
     low, high = max(low, min(tensor.low, 0.0)), min(high, max(tensor.high, 0.0))
     return (low, high) if low < high else (tensor.low, tensor.high)
 
 
 def _valid(pair: tuple[float, float], symmetric: bool) -> tuple[float, float]:
-    """Float32 ends with zero between them and a scale that is a normal float32."""
+    """The range as float32 values that contain zero, wide enough for a scale that is a normal float32."""
     low, high = min(pair[0], 0.0), max(pair[1], 0.0)
     if symmetric:
         high = max(-low, high)
@@ -108,10 +108,10 @@ def calibrate_min_max(
     Raises:
         InputError: as `collect`.
     """
-    found = collect(
+    statistics = collect(
         onnx_path, feeds, histograms=False, skip_padding=False, threads=threads, progress=progress
     )
-    return Ranges({name: (tensor.low, tensor.high) for name, tensor in found.of.items()})
+    return Ranges({name: (tensor.low, tensor.high) for name, tensor in statistics.of.items()})
 
 
 def write_ranges(path: Path, ranges: Ranges) -> None:
@@ -120,6 +120,6 @@ def write_ranges(path: Path, ranges: Ranges) -> None:
 
 
 def read_ranges(path: Path) -> Ranges:
-    """Read what `write_ranges` wrote."""
+    """Read ranges that `write_ranges` wrote."""
     pairs = json.loads(path.read_text(encoding="utf-8"))
     return Ranges({name: (low, high) for name, (low, high) in pairs.items()})

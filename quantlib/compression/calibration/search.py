@@ -1,4 +1,4 @@
-"""Ranges that clip: each function takes a histogram and gives (low, high), with low <= 0 <= high.
+"""Ranges that clip: each function takes a histogram and returns (low, high), with low <= 0 <= high.
 
 An asymmetric range has 256 levels, zero being one of them; a symmetric one, -t..t, has the 255 levels
 -127..127. Whether the integers are signed does not matter: int8 with zero point z and uint8 with zero point
@@ -22,9 +22,9 @@ LEVELS = 256
 # Of |x|: the non-negative half of the signed integers, as in TensorRT's calibration.
 MAGNITUDE_LEVELS = 128
 
-# What an empty bin counts for where the reference is not empty; as in MXNet's and onnxruntime's search.
+# The count of an empty bin where the reference is not empty; as in MXNet's and onnxruntime's search.
 _EPSILON = 1e-4
-# Windows that the entropy search tries differ by so many bins, below a hundredth of the range.
+# Step of the entropy search in bins, below a hundredth of the range.
 _STRIDE = 8
 # Ranges that the MSE search tries: multiples of the whole range's ends, in steps of a hundredth.
 FACTORS: DoubleArray = np.arange(1, 101) / 100
@@ -59,7 +59,7 @@ def _reversed(histogram: Histogram) -> Histogram:
 
 
 def _quantile(histogram: Histogram, tail: int) -> float:
-    """Where the value lies that has `tail` values below it."""
+    """The value that has `tail` values below it."""
     below = np.cumsum(histogram.counts)
     tail = min(tail, int(below[-1]) - 1)
     i = int(np.searchsorted(below, tail, side="right"))
@@ -68,13 +68,14 @@ def _quantile(histogram: Histogram, tail: int) -> float:
 
 
 def entropy(histogram: Histogram, symmetric: bool) -> Pair:
-    """The range that loses least information: smallest KL divergence of the quantized from the true values.
+    """The range with the smallest KL divergence between the true and the quantized values.
 
-    The search of Migacz, «8-bit Inference with TensorRT» (GTC 2017): for each window of bins, the reference
-    P is what it holds, with the values outside added to its outermost bins; Q is what it holds, merged into
-    as many levels as the integers have and spread evenly over those of its bins that are not empty. There
-    the window is 0..t of the magnitudes, as here for a symmetric range; an asymmetric window has two ends,
-    searched in turns, from the whole range on, until neither moves. No window has fewer bins than levels.
+    The search of Migacz, «8-bit Inference with TensorRT» (GTC 2017), over windows of bins. P is the histogram
+    inside the window, with the values outside added to its outermost bins. Q is the histogram inside the
+    window, merged into as many levels as the integers have, each spread evenly over its bins that are not
+    empty. A symmetric range searches windows 0..t of the magnitudes, as Migacz does. An asymmetric window has
+    two ends, searched in turns, starting at the whole range, until neither moves. No window has fewer bins
+    than levels.
     """
     if symmetric:
         folded = magnitudes(histogram)
@@ -100,16 +101,16 @@ def _downwards(end: int, least: int) -> Sequence[int]:
 
 
 def _least(counts: CountArray, windows: Sequence[tuple[int, int]], levels: int) -> tuple[int, int]:
-    """The window of smallest divergence; of equal ones the first, which is the widest."""
+    """The window with the smallest divergence; among equals the first, which is the widest."""
     costs = [divergence(counts, start, end, levels) for start, end in windows]
     return windows[int(np.argmin(costs))]
 
 
 def divergence(counts: CountArray, start: int, end: int, levels: int) -> float:
-    """KL(P || Q) in nats of the window counts[start:end] in so many levels; infinite for an empty one.
+    """KL(P || Q) in nats of the window counts[start:end] in `levels` levels; infinite for an empty window.
 
-    sum over bins of p log(p / q), P and Q as in `entropy`, each scaled to sum 1. An outermost bin that holds
-    nothing but the values outside would make it infinite: there Q counts as `_EPSILON` values.
+    The sum over bins of p log(p / q), with P and Q as in `entropy`, each scaled to sum 1. An outermost bin
+    with no values but those from outside would make it infinite: there Q counts as `_EPSILON` values.
     """
     inside = counts[start:end].astype(np.float64)
     p = inside.copy()
@@ -123,8 +124,8 @@ def divergence(counts: CountArray, start: int, end: int, levels: int) -> float:
     sums, sizes = np.add.reduceat(inside, begins), np.add.reduceat(filled.astype(np.float64), begins)
     means = np.divide(sums, sizes, out=np.zeros_like(sums), where=sizes > 0)
     q = np.repeat(means, np.diff(begins, append=len(inside))) * filled
-    held = p > 0
-    p, q = p[held], np.maximum(q[held], _EPSILON)
+    nonempty = p > 0
+    p, q = p[nonempty], np.maximum(q[nonempty], _EPSILON)
     p, q = p / p.sum(), q / q.sum()
     return float(p @ np.log(p / q))
 
@@ -132,7 +133,7 @@ def divergence(counts: CountArray, start: int, end: int, levels: int) -> float:
 def mse(histogram: Histogram, symmetric: bool) -> Pair:
     """The range with the smallest expected squared error of quantizing and back, clipping included.
 
-    It is searched among `FACTORS` of the whole range: both ends together, then each in turns while the
+    Searched among `FACTORS` of the whole range: first both ends together, then each end in turn while the
     other stays.
     """
     whole = around_zero(histogram)
@@ -147,16 +148,16 @@ def mse(histogram: Histogram, symmetric: bool) -> Pair:
         best = int(np.argmin(squared_errors(whole, lows, highs, symmetric=False)))
         return float(lows[best]), float(highs[best])
 
-    found = cheapest(low * FACTORS, high * FACTORS)
+    pair = cheapest(low * FACTORS, high * FACTORS)
     for _ in range(_TURNS):
-        before = found
+        before = pair
         if high > 0:
-            found = cheapest(np.full_like(FACTORS, found[0]), high * FACTORS)
+            pair = cheapest(np.full_like(FACTORS, pair[0]), high * FACTORS)
         if low < 0:
-            found = cheapest(low * FACTORS, np.full_like(FACTORS, found[1]))
-        if found == before:
+            pair = cheapest(low * FACTORS, np.full_like(FACTORS, pair[1]))
+        if pair == before:
             break
-    return found
+    return pair
 
 
 def squared_errors(
@@ -170,9 +171,9 @@ def squared_errors(
 ) -> DoubleArray:
     """The mean squared error of quantizing to each range: float64, (ranges,).
 
-    Values count as evenly spread within a bin, over which the error is integrated exactly: at u = x / scale,
-    n being the nearest level, the antiderivative of (u - n)**2 is n / 12 + (u - n)**3 / 3, beyond the
-    outermost levels too. So a bin may be wider than a level.
+    Values count as evenly spread within a bin, over which the error is integrated exactly: with u = x / scale
+    and n the nearest level, the antiderivative of (u - n)**2 is n / 12 + (u - n)**3 / 3, also beyond the
+    outermost levels. So a bin may be wider than a level.
 
     Args:
         levels: 2^bits; a symmetric grid leaves the lowest one out.

@@ -1,4 +1,4 @@
-"""What is kept of an activation: a few numbers and a histogram, whatever the number of rows."""
+"""Statistics of an activation: a few numbers and a histogram, however many rows there are."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TensorStatistics:
     low, high: the smallest and the largest value.
     moving_low, moving_high: the moving average of each row's smallest and largest value, in the order of
         the rows: m = m + 0.01 (row - m), starting with the first row.
-    first_low, first_high: of the first row; needed to put two moving averages behind one another.
+    first_low, first_high: of the first row; needed to continue one moving average with another.
     total, squares: the sum of the values and of their squares, in float64.
     histogram: all values, or None where only extremes were asked for.
     """
@@ -83,14 +83,14 @@ def observe(
 
     Args:
         rows: float32, (rows, values), or one array (values,) for each row where their lengths differ.
-        what: whose values they are, for the message.
+        what: the name of the tensor, for the message.
         first_row: the number of the first row among all, for the message.
         bins: of the histogram, at most; None leaves it out.
 
     Raises:
         InputError: a value is NaN or infinite (in which row).
     """
-    # NumPy's min and max hand NaN on, so the extremes tell whether every value is finite.
+    # NumPy's min and max propagate NaN, so finite extremes mean that every value is finite.
     lows = np.array([row.min() for row in rows], np.float32)
     highs = np.array([row.max() for row in rows], np.float32)
     bad = ~(np.isfinite(lows) & np.isfinite(highs))

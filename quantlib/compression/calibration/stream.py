@@ -1,4 +1,4 @@
-"""Run the model batch by batch, fold what its activations hold into statistics, and drop them."""
+"""Run the model batch by batch and fold its activations into statistics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-# Activations of one batch are in memory at once: so many tokens, or one row.
+# Tokens in a batch, at most (or one row): the activations of a batch are in memory at once.
 MAX_TOKENS = 512
 
 Mask = npt.NDArray[np.bool_]
@@ -45,15 +45,15 @@ def collect(
 
     Padded positions (those where `attention_mask` is 0) do not count: they are left out along every sequence
     axis, so of attention scores, (batch, heads, sequence, sequence), along both. An activation without a
-    batch axis counts once for each row, as if each row had been fed alone. Nodes are not fused, so that the
-    values of a tensor do not depend on which others are asked for.
+    batch axis counts once for each row, as if each row had been fed alone. Nodes are not fused, so that a
+    tensor's values do not depend on which other tensors are outputs.
 
     Args:
         onnx_path: the FP32 model. Its first input has the shape (batch, sequence).
         feeds: what to run, once each: arrays (rows, tokens).
         tensors: activations by name; None is all of them. A recipe needs those that
             `quantlib.compression.quantize.tensors_to_calibrate` gives.
-        histograms: keep them; without, it is quicker, and only MinMax and MovingAverage can be derived.
+        histograms: False is quicker, and allows only MinMax and MovingAverage.
         skip_padding: False counts padded positions too, as the textbook does.
         threads: of the session; the physical cores by default.
         progress: called after each batch with the number of its rows.
@@ -71,7 +71,7 @@ def collect(
     fold = _Fold(onnx_path, axes, BINS if histograms else None)
     folding: Future[None] | None = None
     batches = run_batches(session, onnx_path, list(axes), feeds, skip_padding=skip_padding, progress=progress)
-    # A batch is folded, on one core, while the next one runs: two batches are in memory, no more.
+    # A batch is folded on one core while the next one runs: at most two batches are in memory.
     with ThreadPoolExecutor(max_workers=1) as worker:
         for batch in batches:
             if folding:
@@ -79,16 +79,16 @@ def collect(
             folding = worker.submit(fold, batch)
         if folding:
             folding.result()
-    return Statistics({name: fold.found[source[name]] for name in names})
+    return Statistics({name: fold.statistics[source[name]] for name in names})
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What the model gave for one batch.
+    """The activations of one batch.
 
-    outputs: an array for each activation, in the order asked for. Whoever folds them takes them off the list,
-    so that each is freed as soon as it is folded. shape: of the feed, (rows, tokens). mask: as `padding_mask`
-    gives it; None if padded positions count too. first_row: how many rows came before.
+    outputs: an array for each activation, in the order of the names. Whoever folds them removes them from the
+    list, so that each is freed as soon as it is folded. shape: of the feed, (rows, tokens). mask: from
+    `padding_mask`; None if padded positions count too. first_row: how many rows came before.
     """
 
     outputs: list[FloatArray]
@@ -109,8 +109,8 @@ def run_batches(
     """Run all feeds, `MAX_TOKENS` at once; arguments and errors are those of `collect`.
 
     Args:
-        session: as `session_for` makes it. onnx_path: the model's name in errors.
-        names: what the session is to give out.
+        session: from `session_for`. onnx_path: the model's name in errors.
+        names: the outputs to compute.
     """
     row = 0
     for feed in bounded(feeds):
@@ -126,35 +126,36 @@ def run_batches(
 
 @dataclass
 class _Fold:
-    """Statistics so far, by tensor; called with what one batch gave."""
+    """Statistics so far, by tensor; called with each batch."""
 
     onnx_path: Path
     axes: dict[str, Axes]
     bins: int | None
-    found: dict[str, TensorStatistics] = field(default_factory=dict)
+    statistics: dict[str, TensorStatistics] = field(default_factory=dict)
 
     def __call__(self, batch: Batch) -> None:
         for name, axes in self.axes.items():
             rows = _rows(batch.outputs.pop(0), axes, batch.shape, batch.mask)
             what = f"{self.onnx_path}: activation {name}"
             new = observe(rows, what=what, first_row=batch.first_row, bins=self.bins)
-            self.found[name] = merge(self.found[name], new) if name in self.found else new
+            before = self.statistics.get(name)
+            self.statistics[name] = new if before is None else merge(before, new)
 
 
 def session_for(
     model: onnx.ModelProto, names: list[str], threads: int | None
 ) -> onnxruntime.InferenceSession:
-    """A session that gives out these tensors of a model, no node fused; the model is changed."""
+    """A session with these tensors as outputs and no node fused; the model is changed in place."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "augmented.onnx"
         with place_errors(path):
             graph.save(graph.with_outputs(model, names), path)
-        # Without spinning: threads that wait for work would take the core that folds.
+        # Without spinning: waiting threads would occupy the core that folds.
         return open_session(path, threads=threads, spinning=False, optimize=False)
 
 
 def known(model: onnx.ModelProto, tensors: Sequence[str] | None, onnx_path: Path) -> list[str]:
-    """The names of activations, once it is certain that the model has them; all of them for None."""
+    """The given names, checked to be activations of the model; all activations for None."""
     every = graph.activations(model)
     unknown = [] if tensors is None else [name for name in tensors if name not in set(every)]
     if unknown:
@@ -166,7 +167,7 @@ def known(model: onnx.ModelProto, tensors: Sequence[str] | None, onnx_path: Path
 
 
 def bounded(feeds: Iterable[Feed]) -> Iterator[Feed]:
-    """The feeds, parted by rows where one holds more than MAX_TOKENS."""
+    """The feeds, split by rows where one holds more than MAX_TOKENS."""
     for feed in feeds:
         rows, *rest = next(iter(feed.values())).shape
         step = max(1, MAX_TOKENS // max(1, *rest)) if rest else rows
@@ -175,10 +176,10 @@ def bounded(feeds: Iterable[Feed]) -> Iterator[Feed]:
 
 
 def padding_mask(feed: Feed, first_row: int) -> Mask | None:
-    """bool, (rows, tokens): the real positions; None if all are.
+    """The real positions, bool (rows, tokens); None if there is no padding.
 
     Raises:
-        InputError: a row has none.
+        InputError: a row is all padding.
     """
     if "attention_mask" not in feed:
         return None
@@ -194,11 +195,11 @@ def padding_mask(feed: Feed, first_row: int) -> Mask | None:
 def _rows(
     values: FloatArray, axes: Axes, shape: tuple[int, ...], mask: Mask | None
 ) -> FloatArray | list[FloatArray]:
-    """The values that count: (rows, values), or one array for each row of a padded batch.
+    """The values at real positions: (rows, values), or one array for each row of a padded batch.
 
     Args:
-        values: an activation. axes: what `graph.axes` says of each of its axes.
-        shape: of the feed, (rows, tokens). mask: as `padding_mask` gives it.
+        values: an activation. axes: its axes, from `graph.axes`.
+        shape: of the feed, (rows, tokens). mask: from `padding_mask`.
     """
     axes = _resolve(values.shape, axes, shape)
     if BATCH in axes:
@@ -218,7 +219,7 @@ def _rows(
 
 
 def _resolve(sizes: tuple[int, ...], axes: Axes, shape: tuple[int, ...]) -> Axes:
-    """Axes that the graph does not name, told by their size: the first of `rows`, then those of `tokens`."""
+    """Fill in axes that the graph does not name by their size: the first of size `rows`, then `tokens`."""
     if len(axes) != len(sizes):  # the graph knows nothing of the shape
         axes = (UNKNOWN,) * len(sizes)
     resolved = list(axes)
