@@ -25,7 +25,7 @@ import typer
 from typer import Option
 
 from quantlib.data import features, tasks
-from quantlib.data.metrics import agreement, compute_metrics
+from quantlib.data.scores import agreement, compute_metrics
 from quantlib.machine.sessions import default_threads
 from quantlib.support.console import plain_table, run_app
 from quantlib.support.errors import InputError

@@ -29,7 +29,7 @@ from typer import Option
 
 from quantlib.compression.recipes import DEFAULT_RECIPES, RECIPES, split_names
 from quantlib.compression.variants import TEACHER
-from quantlib.data import features, metrics, tasks
+from quantlib.data import features, scores, tasks
 from quantlib.experiment import ExperimentOptions
 from quantlib.experiment.build import build
 from quantlib.experiment.measure import evaluate
@@ -172,16 +172,16 @@ def judge(
 ) -> Result:
     """One model's result against the teacher's logits for the same rows."""
     ours, teachers = logits[name], logits[TEACHER]
-    metrics, reference = (metrics.compute_metrics(task, each, labels) for each in (ours, teachers))
-    low, high = metrics.drop_interval(task, ours, teachers, labels)
+    metrics, reference = (scores.compute_metrics(task, each, labels) for each in (ours, teachers))
+    low, high = scores.drop_interval(task, ours, teachers, labels)
     return Result(
         name=name,
         metrics=metrics,
         accuracy_drop=reference[task.primary_metric] - metrics[task.primary_metric],
         drop_low=low,
         drop_high=high,
-        agreement=metrics.agreement(task, ours, teachers),
-        logit_error=metrics.logit_error(ours, teachers),
+        agreement=scores.agreement(task, ours, teachers),
+        logit_error=scores.logit_error(ours, teachers),
         size_bytes=sizes[name],
         compression_ratio=sizes[TEACHER] / sizes[name],
     )

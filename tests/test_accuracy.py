@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from hypothesis.extra import numpy as hnp
 from onnx import TensorProto, helper, numpy_helper
 
 from quantlib.data.features import Feature
-from quantlib.data.metrics import Array, agreement, compute_metrics, drop_interval, logit_error, mean_loss
+from quantlib.data.metrics import METRICS, Array, Metric
+from quantlib.data.scores import agreement, compute_metrics, drop_interval, logit_error, mean_loss
 from quantlib.data.tasks import TASKS, Task
 from quantlib.measuring.accuracy import Evaluation, evaluate_onnx
 from quantlib.support.errors import InputError
@@ -245,12 +247,6 @@ def test_bootstrap_options_out_of_range(options: dict[str, Any]) -> None:
         drop_interval(TASKS["RTE"], *synthetic(TASKS["RTE"], 5), **options)
 
 
-def test_there_is_no_bootstrap_for_spearman() -> None:
-    task = Task("X", "regression", (), ("spearman",), score_range=(0.0, 1.0))
-    with pytest.raises(ValueError, match="no bootstrap for spearman"):
-        drop_interval(task, *synthetic(task, 5))
-
-
 # The interval of a drop
 
 
@@ -281,9 +277,15 @@ def test_a_higher_confidence_widens_the_interval(case: tuple[Task, Array, Array,
     assert high <= wider[1]
 
 
-@pytest.mark.parametrize("name", [*CLASSES, "STS-B"])
-def test_the_interval_is_that_of_a_plain_loop(name: str) -> None:
-    task = TASKS[name]
+def judged_by(metric: str) -> Task:
+    """A task whose only metric is that one."""
+    like = TASKS["STS-B"] if METRICS[metric].output_mode == "regression" else TASKS["BBC-News"]
+    labels = like.labels[: METRICS[metric].num_labels]
+    return replace(like, name=metric, labels=labels, metrics=(metric,))
+
+
+@pytest.mark.parametrize("task", [*map(judged_by, METRICS), *map(TASKS.get, CLASSES)], ids=lambda t: t.name)
+def test_the_interval_is_that_of_a_plain_loop(task: Task) -> None:
     variant, teacher, labels = synthetic(task, 60, seed=3)
     rng = np.random.default_rng(1)
     drops = []
@@ -294,6 +296,15 @@ def test_the_interval_is_that_of_a_plain_loop(name: str) -> None:
     interval = drop_interval(task, variant, teacher, labels, resamples=20_000)
     # Two bootstraps of the same rows differ by the noise of their quantiles only.
     assert interval == pytest.approx(np.quantile(drops, [0.025, 0.975]), abs=0.15 * np.ptp(interval))
+
+
+@relaxed
+@given(hnp.arrays(np.float64, (3, 7), elements=quarters))
+@pytest.mark.parametrize("metric", [m for m in METRICS.values() if m.output_mode == "regression"])
+def test_resamples_are_scored_as_each_would_be(metric: Metric, resamples: Array) -> None:
+    truth, predictions = resamples, resamples[:, ::-1]
+    each = [metric.function(*pair) for pair in zip(truth, predictions, strict=True)]
+    np.testing.assert_allclose(metric.resampled(truth, predictions), each, atol=1e-12)
 
 
 def test_the_interval_is_that_of_scipy() -> None:
@@ -329,11 +340,11 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     assert drop_interval(task, *arrays, seed=4) != drop_interval(task, *arrays, seed=5)
 
 
-@pytest.mark.parametrize("name", ["CoLA", "BBC-News", "STS-B"])
-def test_the_interval_is_fast(name: str) -> None:
-    arrays = synthetic(TASKS[name], 1000)
+@pytest.mark.parametrize("task", [TASKS["CoLA"], *map(judged_by, METRICS)], ids=lambda task: task.name)
+def test_the_interval_is_fast(task: Task) -> None:
+    arrays = synthetic(task, 1000)
     start = time.process_time()
-    drop_interval(TASKS[name], *arrays)
+    drop_interval(task, *arrays)
     # Under 1 s on an idle machine; a shared one gets twice that.
     assert time.process_time() - start < 2
 

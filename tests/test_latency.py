@@ -428,9 +428,7 @@ def hanging(model: Path, answers: int) -> TimedProcess:
 def test_a_process_that_hangs_while_it_loads_is_killed(model: Path) -> None:
     threads = threading.active_count()
     timed = hanging(model, 0)
-    with pytest.raises(
-        RuntimeError, match=r'tiny\.onnx did not answer .*"load".* within 0.2 s; it was'
-    ):
+    with pytest.raises(RuntimeError, match=r'tiny\.onnx did not answer .*"load".* within 0.2 s; it was'):
         timed.__enter__()
     assert is_gone(timed.pid)
     assert threading.active_count() == threads

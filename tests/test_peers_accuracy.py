@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bench import peers_accuracy
-from quantlib.data import features, metrics
+from quantlib.data import features, scores
 from quantlib.data.tasks import get_task
 from quantlib.experiment import ExperimentOptions
 from quantlib.support.errors import InputError
@@ -102,7 +102,7 @@ def test_a_peer_is_judged_on_the_same_rows_in_their_order(
     with np.load(keep / "logits.npz") as logits:
         assert set(logits.files) == {"labels", *written["results"]}
         task = get_task("SST-2")
-        found = metrics.compute_metrics(task, logits["stock_dynamic"], logits["labels"])
+        found = scores.compute_metrics(task, logits["stock_dynamic"], logits["labels"])
     assert found == written["results"]["stock_dynamic"]["metrics"]
 
 

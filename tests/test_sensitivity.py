@@ -16,7 +16,7 @@ from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
 from quantlib.compression.recipes import RECIPES
 from quantlib.compression.recipes.file import read_recipe
 from quantlib.data.features import CalibrationReader, Feature
-from quantlib.data.metrics import drop_interval, logit_error
+from quantlib.data.scores import drop_interval, logit_error
 from quantlib.data.tasks import get_task
 from quantlib.experiment import ExperimentOptions, budget, run
 from quantlib.experiment.build import build

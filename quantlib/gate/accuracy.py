@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantlib.compression.variants import TEACHER
-from quantlib.data.metrics import drop_interval
+from quantlib.data.scores import drop_interval
 from quantlib.data.tasks import TASKS, Task
 from quantlib.gate.findings import Finding, Kind, apart, held_or_noted
 from quantlib.gate.limits import Limits, LimitTable

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from quantlib.data.features import Feature, Feed, batches, labels_array
-from quantlib.data.metrics import Array, compute_metrics, first_not_finite, mean_loss
+from quantlib.data.metrics import Array
+from quantlib.data.scores import compute_metrics, first_not_finite, mean_loss
 from quantlib.data.tasks import Task
 from quantlib.machine.sessions import CPU_PROVIDERS, feed_for, open_session, run_session
 from quantlib.support.errors import InputError

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from quantlib.compression.calibration import Ranges
 from quantlib.compression.quantize import quantize_onnx
 from quantlib.compression.recipes.recipe import Precision, Recipe
-from quantlib.data import metrics
+from quantlib.data import scores
 from quantlib.data.features import Feature
 from quantlib.data.tasks import Task
 from quantlib.measuring import accuracy
@@ -105,7 +105,7 @@ def measure_costs(problem: Problem, progress: Callable[[int], None] | None = Non
     for group, nodes in groups.items():
         others: tuple[tuple[str, Precision], ...] = tuple((g, "float") for g in groups if g != group)
         found = _variant_logits(problem, replace(problem.recipe, nodes=others), problem.calibration)
-        costs.append(GroupCost(group, tuple(nodes), metrics.logit_error(found, exact)))
+        costs.append(GroupCost(group, tuple(nodes), scores.logit_error(found, exact)))
         if progress:
             progress(1)
     return sorted(costs, key=lambda cost: -cost.logit_error)
@@ -201,13 +201,13 @@ def _try(problem: Problem, lifted: int, recipe: Recipe, exact: Logits) -> Trial:
     logits = _variant_logits(problem, recipe, problem.heldout)
     ours, teachers = (accuracy.score(problem.task, found, problem.heldout) for found in (logits, exact))
     primary = problem.task.primary_metric
-    _, high = metrics.drop_interval(problem.task, logits, exact, teachers.labels, confidence=_TWO_SIDED)
+    _, high = scores.drop_interval(problem.task, logits, exact, teachers.labels, confidence=_TWO_SIDED)
     return Trial(
         lifted=lifted,
         recipe=recipe,
         drop=teachers.metrics[primary] - ours.metrics[primary],
         drop_high=high,
-        agreement=metrics.agreement(problem.task, logits, exact),
+        agreement=scores.agreement(problem.task, logits, exact),
     )
 
 

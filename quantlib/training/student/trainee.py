@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantlib.data.features import Feature, labels_array
-from quantlib.data.metrics import compute_metrics
+from quantlib.data.scores import compute_metrics
 from quantlib.training.student.device import autocast, feed_of
 from quantlib.training.student.losses import (
     NO_LABEL,

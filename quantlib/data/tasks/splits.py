@@ -1,0 +1,148 @@
+"""The rows of a task, in four parts that share none; the same rows always land in the same part.
+
+Calibration and validation are reserves whose size is no option: a cached teacher must not change because the
+number of calibration samples does, ranges must not come from rows the teacher learned by heart, and a budget
+is verified on rows on which nothing was chosen.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+from quantlib.data.tasks.text import collapsed
+from quantlib.support.errors import InputError
+from quantlib.support.files import sha256_json
+
+# Not the user's seed: a score must always be a score on the same rows.
+SPLIT_SEED = 20191206
+CALIBRATION_ROWS = 512
+VALIDATION_ROWS = 512
+# Below this a part of the train file (a quarter, an eighth) would be empty.
+MIN_TRAIN_ROWS = 8
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row.
+
+    `guid` names it for good: split and row number, counted from 1 without the header ("dev-17"); in BBC-News
+    label and file ("tech-017"). `label` is the label's word for classification, the score for regression.
+    """
+
+    guid: str
+    text_a: str
+    text_b: str | None
+    label: str | float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.label, str) and not math.isfinite(self.label):
+            raise ValueError(f"{self.guid}: a score must be a finite number, not {self.label}")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The rows of a task in four parts that share no row."""
+
+    train: tuple[Example, ...]
+    calibration: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    evaluation: tuple[Example, ...]
+
+    def __post_init__(self) -> None:
+        guids = [example.guid for part in self.parts().values() for example in part]
+        if len(set(guids)) < len(guids):
+            twice, count = Counter(guids).most_common(1)[0]
+            raise ValueError(f"row {twice} is there {count} times; parts share no row")
+
+    def parts(self) -> dict[str, tuple[Example, ...]]:
+        """The parts by name, in order."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+def split_train(train: Sequence[Example], evaluation: Sequence[Example], source: str) -> Splits:
+    """Splits where evaluation rows are given: calibration and validation come out of the train rows.
+
+    Train rows whose texts occur in evaluation too are dropped; the rest is shuffled, then the first 512 (at
+    most a quarter) are calibration, the next 512 (at most an eighth) validation, and what remains is train.
+
+    Args:
+        train: the rows of the train file.
+        evaluation: the rows of the evaluation file, whose order stays.
+        source: where they come from, for the message.
+
+    Raises:
+        InputError: too few train rows.
+    """
+    held_out = {_texts(example) for example in evaluation}
+    rows = _shuffled([example for example in train if _texts(example) not in held_out])
+    if len(rows) < MIN_TRAIN_ROWS:
+        raise InputError(
+            f"{source}: {len(rows)} train rows that are not in the evaluation file too; "
+            f"at least {MIN_TRAIN_ROWS} are needed for train, calibration and validation"
+        )
+    first = min(CALIBRATION_ROWS, len(rows) // 4)
+    second = first + min(VALIDATION_ROWS, len(rows) // 8)
+    return Splits(tuple(rows[second:]), tuple(rows[:first]), tuple(rows[first:second]), tuple(evaluation))
+
+
+def split_all(examples: Sequence[Example], validation: int, evaluation: int, source: str) -> Splits:
+    """Splits of one collection of rows, shuffled: calibration, validation, train, evaluation.
+
+    Args:
+        examples: all rows.
+        validation: rows of that part.
+        evaluation: rows of that part.
+        source: where they come from, for the message.
+
+    Raises:
+        InputError: none would be left for train.
+    """
+    second = CALIBRATION_ROWS + validation
+    if len(examples) <= second + evaluation:
+        raise InputError(
+            f"{source}: {len(examples)} different texts; more than {second + evaluation} are needed"
+        )
+    rows = _shuffled(examples)
+    return Splits(
+        train=tuple(rows[second:-evaluation]),
+        calibration=tuple(rows[:CALIBRATION_ROWS]),
+        validation=tuple(rows[CALIBRATION_ROWS:second]),
+        evaluation=tuple(rows[-evaluation:]),
+    )
+
+
+def limit_train(splits: Splits, train_rows: int) -> Splits:
+    """The same splits with the first `train_rows` train rows only.
+
+    Raises:
+        InputError: there are fewer, or none would be kept.
+    """
+    if not 1 <= train_rows <= len(splits.train):
+        raise InputError(
+            f"train rows {train_rows}: there are {len(splits.train)}; 1 up to that many can be kept"
+        )
+    return replace(splits, train=splits.train[:train_rows])
+
+
+def data_hash(splits: Splits) -> str:
+    """The SHA-256 of all rows with their order and part, in hexadecimal."""
+    rows = {
+        name: [[row.guid, row.text_a, row.text_b, row.label] for row in part]
+        for name, part in splits.parts().items()
+    }
+    return sha256_json(rows)
+
+
+def _shuffled(examples: Sequence[Example]) -> list[Example]:
+    rows = list(examples)
+    random.Random(SPLIT_SEED).shuffle(rows)
+    return rows
+
+
+def _texts(example: Example) -> tuple[str, str]:
+    # SST-2's train file ends its phrases with a space, its dev file does not.
+    return collapsed(example.text_a), collapsed(example.text_b or "")

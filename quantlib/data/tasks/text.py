@@ -1,0 +1,51 @@
+"""Text files as lines, and values as they stand in a message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from quantlib.support.errors import InputError
+
+
+@contextmanager
+def read_errors(path: Path) -> Iterator[None]:
+    """Turn what the system says of a file that cannot be read into an `InputError` naming it."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file, split at LF alone: texts hold U+2028, form feeds and the like.
+
+    Raises:
+        InputError: the file cannot be read, or is not UTF-8.
+    """
+    with read_errors(path):
+        data = path.read_bytes()
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # The codec has cut off a BOM, so places are those in `error.object`.
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{path} line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        ) from error
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def collapsed(text: str) -> str:
+    """The text with each run of white space as one space, and none at its ends."""
+    return " ".join(text.split())
+
+
+def quoted(value: object) -> str:
+    """A value as it stands in a one-line message: quoted, escaped, and cut."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
