@@ -127,6 +127,14 @@ def test_a_full_disk_is_the_users_problem(cache: Cache) -> None:
         cache.get("teacher", KEY, fail)
 
 
+def test_a_file_that_a_build_cannot_read_is_not_called_a_problem_of_the_cache(cache: Cache) -> None:
+    def read(_: Path) -> None:
+        raise PermissionError(13, "Permission denied", "/data/train.tsv")
+
+    with pytest.raises(InputError, match=r"^cannot open /data/train.tsv: permission denied$"):
+        cache.get("teacher", KEY, read)
+
+
 def test_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUANTLIB_CACHE_DIR", str(tmp_path / "named"))
     assert default_cache_dir() == tmp_path / "named"

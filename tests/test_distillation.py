@@ -26,7 +26,7 @@ from quantlib.training.student.device import bfloat16_pays, feed_of, prepare
 from quantlib.training.student.losses import soft_cross_entropy, transformer_loss
 from quantlib.training.student.phases import Phase, run_phase
 from quantlib.training.student.run import STATE_FILE, hold_out, with_more
-from quantlib.training.student.saved import Standing, load_standing, save_standing
+from quantlib.training.student.saved import DamagedError, Standing, load_standing, save_standing
 from quantlib.training.student.states import run_with_states
 from quantlib.training.student.students import make_student
 from quantlib.training.student.targets import Teacher, teacher_targets
@@ -244,7 +244,7 @@ def test_a_checkpoint_of_another_training_is_not_used(
     assert sha256_file(tmp_path / "out" / "model.safetensors") == uninterrupted(StudentConfig())
 
 
-def test_a_damaged_checkpoint_is_not_used(
+def test_a_damaged_checkpoint_is_reported_and_not_used(
     uninterrupted: Callable[[StudentConfig], str], tiny_teacher: Path, rows: list[Feature], tmp_path: Path
 ) -> None:
     work = tmp_path / "work"
@@ -252,7 +252,17 @@ def test_a_damaged_checkpoint_is_not_used(
         distil(tiny_teacher, SST2, rows, tmp_path / "x", SHORT, after(20), work_dir=work)
     state = (work / STATE_FILE).read_bytes()
     (work / STATE_FILE).write_bytes(state[: len(state) // 2])
-    distil(tiny_teacher, SST2, rows, tmp_path / "out", SHORT, work_dir=work)
+    notes: list[str] = []
+    distil(
+        tiny_teacher,
+        SST2,
+        rows,
+        tmp_path / "out",
+        SHORT,
+        lambda _done, _total, note: notes.append(note),
+        work_dir=work,
+    )
+    assert notes[-1].endswith(f"trained from the start, since {STATE_FILE} is damaged")
     assert sha256_file(tmp_path / "out" / "model.safetensors") == uninterrupted(StudentConfig())
 
 
@@ -268,8 +278,10 @@ def test_no_code_of_a_checkpoint_runs(tmp_path: Path) -> None:
     assert found is not None
     assert found.epoch == 3
     assert load_standing(tmp_path / "good.pt", "another") is None
+    assert load_standing(tmp_path / "missing.pt", "job") is None
     torch.save({"job": "job", "epoch": Evil()}, tmp_path / "bad.pt")
-    assert load_standing(tmp_path / "bad.pt", "job") is None
+    with pytest.raises(DamagedError, match=r"^bad\.pt$"):
+        load_standing(tmp_path / "bad.pt", "job")
     assert not (tmp_path / "touched").exists()
 
 

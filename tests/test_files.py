@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -81,6 +82,37 @@ def test_other_errors_pass_through(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, place_errors(Path("here")):
         raise error
     assert caught.value is error
+
+
+def test_an_error_about_another_file_names_that_file(tmp_path: Path) -> None:
+    data, place = tmp_path / "rows.tsv", tmp_path / "cache" / "entry"
+    for number, words in ((errno.EACCES, "permission denied"), (errno.EISDIR, "a directory stands where")):
+        with (
+            pytest.raises(InputError, match=f"^cannot open {data}: {words}"),
+            place_errors(place),
+            atomic_dir(place),
+        ):
+            raise OSError(number, os.strerror(number), str(data))
+
+
+@pytest.mark.parametrize("inside", ["", "model.onnx", "..", "../.."])
+def test_an_error_about_the_place_or_what_it_lies_in_names_the_place(tmp_path: Path, inside: str) -> None:
+    place = tmp_path / "cache" / "entry"
+    with pytest.raises(InputError, match=f"^cannot write {place}: permission denied$"), place_errors(place):
+        raise PermissionError(errno.EACCES, "", str(place / inside))
+
+
+def test_an_error_about_the_temporary_file_names_the_place(tmp_path: Path, atomic: Any) -> None:
+    place = atomic[0]
+    expected = pytest.raises(InputError, match=f"^cannot write {tmp_path}/target: permission denied$")
+    with expected, place(tmp_path / "target") as scratch:
+        raise PermissionError(errno.EACCES, "", str(scratch / "x"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no /proc")
+def test_make_dir_where_the_system_allows_none() -> None:
+    with pytest.raises(InputError, match=r"^cannot write /proc/x/SST-2: no directory can be made there$"):
+        make_dir(Path("/proc/x/SST-2"))
 
 
 def test_make_dir(tmp_path: Path) -> None:

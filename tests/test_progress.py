@@ -43,12 +43,29 @@ def test_a_step_is_timed_and_gets_one_line(steps: Steps) -> None:
     assert " ".join(line.split()) == f"✓ export teacher 12.3 s {step.note}"
 
 
-def test_a_step_whose_result_was_found_says_so(steps: Steps) -> None:
+def test_a_step_whose_result_is_cached_says_so(steps: Steps) -> None:
     with steps.step("calibrate") as step:
-        step.found = True
+        step.cached = True
         step.note = "loss 0.1"
     assert steps.cached == {"calibrate"}
     assert "cached  loss 0.1" in printed(steps)[0]
+
+
+@pytest.mark.parametrize(
+    ("cached", "all_cached"),
+    [([False, True], False), ([True, False], False), ([True, True], True), ([True, False, True], False)],
+    ids=str,
+)
+def test_steps_of_the_same_name_add_up(steps: Steps, cached: list[bool], all_cached: bool) -> None:
+    for is_cached in cached:
+        with steps.step("smooth teacher") as step:
+            step.cached = is_cached
+            work(steps, 0.5 if is_cached else 40.0)
+    expected = sum(0.5 if is_cached else 40.0 for is_cached in cached)
+    assert steps.durations_s == {"smooth teacher": pytest.approx(expected)}
+    assert steps.cached == ({"smooth teacher"} if all_cached else set())
+    seconds = [line.split()[3] for line in printed(steps)]
+    assert seconds == ["0.5" if is_cached else "40.0" for is_cached in cached], "a line has its own time"
 
 
 def test_a_step_that_raises_leaves_no_line_and_no_duration(steps: Steps) -> None:

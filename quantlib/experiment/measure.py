@@ -88,7 +88,7 @@ def _evaluate(
             np.save(directory / "logits.npy", evaluation.logits)
 
         entry = cache.get("predictions", key, predict)
-        step.found = entry.hit
+        step.cached = entry.hit
         evaluation = accuracy.score(built.task, np.load(entry.path / "logits.npy"), variant.rows)
         primary = built.task.primary_metric
         step.note = f"{primary} {evaluation.metrics[primary]:.4f}"
@@ -143,7 +143,7 @@ def _check(variant: Variant, built: Built, options: ExperimentOptions, cache: Ca
             write_json(directory / "checks.json", asdict(found))
 
         entry = cache.get("checks", key, run)
-        step.found = entry.hit
+        step.cached = entry.hit
         found = _read_checks(entry.path / "checks.json")
         step.note = found.note
     return found

@@ -51,7 +51,7 @@ def cached(
     """The directory of a cache entry, as a step of the run; `make(directory, step)` fills it if need be."""
     with work.steps.step(name, total) as step:
         entry = work.cache.get(kind, key, lambda directory: make(directory, step))
-        step.found = entry.hit
+        step.cached = entry.hit
     return entry.path
 
 

@@ -70,7 +70,8 @@ class Cache:
 
         name = sha256_json({"kind": kind, "key": key})[:24]
         path = make_dir(self.root / kind) / name
-        with place_errors(path), FileLock(path.with_suffix(".lock")):
+        lock = path.with_suffix(".lock")
+        with place_errors(path, scratch=lock), FileLock(lock):
             if _is_whole(path, key):
                 return Entry(path, hit=True)
             with atomic_dir(path) as scratch:

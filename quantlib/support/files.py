@@ -35,8 +35,15 @@ _PLACE_ERRORS = {
 
 
 @contextmanager
-def place_errors(path: Path) -> Iterator[None]:
-    """Turn an error about the place itself (full disk, no permission) into an `InputError` naming it."""
+def place_errors(path: Path, *, scratch: Path | None = None) -> Iterator[None]:
+    """Turn errors of the file system that a user can mend (full disk, no permission) into an `InputError`.
+
+    It says that `path` cannot be written, or which file elsewhere cannot be opened, if the error names one.
+
+    Args:
+        path: what is written, a file or a directory.
+        scratch: where it is written before it is renamed into its place.
+    """
     try:
         yield
     except InputError:
@@ -45,23 +52,40 @@ def place_errors(path: Path) -> Iterator[None]:
         reason = _PLACE_ERRORS.get(_errno(error))
         if reason is None:
             raise
-        raise InputError(f"cannot write {path}: {reason}") from error
+        elsewhere = _file_elsewhere(error, [path] if scratch is None else [path, scratch])
+        subject = f"cannot write {path}" if elsewhere is None else f"cannot open {elsewhere}"
+        raise InputError(f"{subject}: {reason}") from error
 
 
 def _errno(error: Exception) -> int:
     """The system's number of an error, 0 for none; libraries in Rust (safetensors) give it as text only."""
     if isinstance(error, OSError):
         return error.errno or 0
-    found = re.search(r"\(os error (\d+)\)$", str(error).strip())
-    return int(found[1]) if found else 0
+    number = re.search(r"\(os error (\d+)\)$", str(error).strip())
+    return int(number[1]) if number else 0
+
+
+def _file_elsewhere(error: Exception, places: Sequence[Path]) -> str | None:
+    """The file that an error names, if it is neither in one of the places nor a directory above them."""
+    name = getattr(error, "filename", None)
+    if not isinstance(name, str | os.PathLike):
+        return None
+    file = Path(os.fsdecode(name)).absolute()
+    absolute = [place.absolute() for place in places]
+    if any(file.is_relative_to(place) or place.is_relative_to(file) for place in absolute):
+        return None
+    return str(name)
 
 
 def make_dir(path: Path) -> Path:
     """Create a directory with its parents; `InputError` if that is not possible or it cannot be written."""
-    with place_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
+    try:
+        with place_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+    except FileNotFoundError as error:  # /proc/x, or a working directory that was removed
+        raise InputError(f"cannot write {path}: no directory can be made there") from error
     return path
 
 
@@ -71,8 +95,9 @@ def _scratch_for(path: Path, parent: Path) -> Iterator[Path]:
     make_dir(parent)
     prefix = f".{path.name}."
     with (
-        place_errors(path),
+        place_errors(parent),
         tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as scratch,
+        place_errors(path, scratch=Path(scratch)),
     ):
         yield Path(scratch)
 

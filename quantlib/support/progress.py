@@ -19,7 +19,8 @@ Advance = Callable[[int], None]
 class Steps:
     """Shows and times the steps of a run. Without a console it only times them.
 
-    durations_s: seconds of each finished step, by name. cached: the steps whose result was found.
+    durations_s: seconds of the finished steps of each name. cached: the names of which every step took its
+    result from the cache.
     """
 
     console: Console | None = None
@@ -34,17 +35,20 @@ class Steps:
         with self._bar(name, total) as advance:
             step = Step(advance)
             yield step
-        self.durations_s[name] = self.clock() - started
-        if step.found:
+        duration_s = self.clock() - started
+        if step.cached and (name in self.cached or name not in self.durations_s):
             self.cached.add(name)
+        else:
+            self.cached.discard(name)
+        self.durations_s[name] = self.durations_s.get(name, 0.0) + duration_s
         if self.console:
             from rich.markup import escape
 
-            note = escape(f"cached  {step.note}" if step.found else step.note)
+            note = escape(f"cached  {step.note}" if step.cached else step.note)
             self.console.print(
-                f"[green]✓[/] {escape(f'{name:<38}')} {self.durations_s[name]:7.1f} s  [dim]{note}[/]",
+                f"[green]✓[/] {escape(f'{name:<38}')} {duration_s:7.1f} s  [dim]{note}[/]",
                 highlight=False,
-                soft_wrap=True,  # a line a step, however narrow the place
+                soft_wrap=True,  # one line for each step, however narrow the console
             )
 
     @contextmanager
@@ -74,10 +78,10 @@ class Steps:
 
 @dataclass
 class Step:
-    """What the code within a step can say about it."""
+    """What the code within a step can say about it. cached: its result was in the cache already."""
 
     _advance: Callable[..., None]
-    found: bool = False
+    cached: bool = False
     note: str = ""
     _done: int = 0
 

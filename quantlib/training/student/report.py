@@ -11,7 +11,12 @@ Progress = Callable[[int, int, str], None]
 
 
 class Report:
-    """Tells how far a distillation is: batches of the teacher first, then steps of the student."""
+    """Tells how far a distillation is: batches of the teacher first, then steps of the student.
+
+    remark: told with every step, also with the last one.
+    """
+
+    remark = ""
 
     def __init__(self, progress: Progress, metric: str) -> None:
         self._progress, self._metric = progress, metric
@@ -40,4 +45,4 @@ class Report:
         words = [f"{name} loss {loss:.3f}" for name, loss in standing.losses.items()]
         if standing.phase == len(self._steps) - 1 and standing.best_score is not None:
             words.append(f"held-out {self._metric} {standing.best_score[0]:.3f}")
-        return ", ".join(words)
+        return ", ".join([*words, self.remark] if self.remark else words)

@@ -18,7 +18,7 @@ from quantlib.training.student.mapping import layer_mapping
 from quantlib.training.student.options import DistillationOptions
 from quantlib.training.student.phases import Phase, run_phase
 from quantlib.training.student.report import Progress, Report
-from quantlib.training.student.saved import Standing, load_standing, save_standing
+from quantlib.training.student.saved import DamagedError, Standing, load_standing, save_standing
 from quantlib.training.student.students import StudentConfig, make_student
 from quantlib.training.student.targets import Teacher, teacher_targets
 from quantlib.training.student.trainee import Trainee, distillation_phases
@@ -149,7 +149,11 @@ def run_phases(
         if state_file is not None:
             save_standing(state_file, job, standing)
 
-    standing = (state_file and load_standing(state_file, job)) or Standing()
+    standing = Standing()
+    try:
+        standing = (state_file and load_standing(state_file, job)) or standing
+    except DamagedError as error:
+        report.remark = f"trained from the start, since {error} is damaged"
     with only_words_of(trainee.student, trainee.features):
         for number, phase in enumerate(phases):
             if number == standing.phase:

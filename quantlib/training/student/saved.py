@@ -1,4 +1,4 @@
-"""Where a training stands, in a file: what an interrupted one goes on from."""
+"""Where a training stands, in a file: an interrupted training goes on from it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 from quantlib.support.files import atomic_file
 
 Score = tuple[float, float]
-"""What held-out rows say of weights, more is better: first the one, then the other where that is equal."""
+"""A score of weights on held-out rows, higher is better; the second value decides between equal first ones."""
 
 
 @dataclass
 class Standing:
-    """Where a training stands, with all that decides how it goes on.
+    """Where a training stands, with everything that decides how it goes on.
 
     phase, epoch, batch: what comes next. best, best_score: the phase's best weights so far and their score on
-    held-out rows, None before the first one. stale: epochs since. weights, optimizer: state dicts. random:
-    torch's generators, the CPU's first. The order of the rows needs no state: it is drawn anew in each epoch,
-    from the seed and the epoch's number.
+    held-out rows, None before the first score. stale: epochs since the best one. weights, optimizer: state
+    dicts. random: states of torch's generators, the CPU's first. The order of the rows needs no state: it is
+    drawn anew in each epoch, from the seed and the epoch's number.
     """
 
     phase: int = 0
@@ -47,7 +47,7 @@ def random_state() -> list[Any]:
 
 
 def restore_random_state(state: list[Any]) -> None:
-    """Set what `random_state` gave."""
+    """Set the state of torch's random generators to one from `random_state`."""
     import torch
 
     torch.set_rng_state(state[0])
@@ -68,18 +68,25 @@ def save_standing(path: Path, job: str, standing: Standing) -> None:
         torch.save({"job": job, **fields}, file)
 
 
+class DamagedError(Exception):
+    """A file that should say where a training stands cannot be read."""
+
+
 def load_standing(path: Path, job: str) -> Standing | None:
-    """Where the training `job` stood; None where nothing of it is there, or the file is damaged.
+    """Where the training `job` stood; None if there is no file, or it is of another training.
 
     Read with `weights_only`: tensors and plain values, no code.
+
+    Raises:
+        DamagedError: the file cannot be read, or holds something else.
     """
     import torch
 
     try:
         fields = torch.load(path, map_location="cpu", weights_only=True)
-        if fields.pop("job") != job:
-            return None
-        standing = Standing(**fields)
+        return Standing(**fields) if fields.pop("job") == job else None
+    except FileNotFoundError:
+        return None
     except (
         OSError,
         EOFError,
@@ -89,6 +96,5 @@ def load_standing(path: Path, job: str) -> Standing | None:
         TypeError,
         AttributeError,
         pickle.UnpicklingError,
-    ):
-        return None
-    return standing
+    ) as error:
+        raise DamagedError(path.name) from error
