@@ -33,7 +33,8 @@ from quantlib.data import features, scores, tasks
 from quantlib.experiment import ExperimentOptions
 from quantlib.experiment.build import build
 from quantlib.experiment.measure import evaluate
-from quantlib.machine.sessions import default_threads, size_bytes
+from quantlib.machine.sessions import default_threads
+from quantlib.onnx_model.model import size_bytes
 from quantlib.measuring import accuracy
 from quantlib.report.results import BYTES_PER_MB
 from quantlib.support.console import plain_table, run_app

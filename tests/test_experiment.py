@@ -13,7 +13,7 @@ import onnx
 import pytest
 import tiny
 
-from quantlib.compression.quantize import op_counts, quantize_onnx
+from quantlib.compression.quantize import quantize_onnx
 from quantlib.compression.recipes import DEFAULT_RECIPES, RECIPES
 from quantlib.compression.recipes.file import read_recipe, write_recipe
 from quantlib.data.features import Feature
@@ -26,6 +26,7 @@ from quantlib.experiment.work import Variant
 from quantlib.machine import hardware
 from quantlib.machine.sessions import SessionConfig
 from quantlib.machine.unsigned import count_signed
+from quantlib.onnx_model.model import op_counts
 from quantlib.onnx_model.parity import ParityError
 from quantlib.report.results import SCHEMA_VERSION, read_results
 from quantlib.support.errors import InputError

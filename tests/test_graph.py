@@ -21,13 +21,13 @@ from onnx import TensorProto, helper, numpy_helper
 import quantlib.onnx_model.compile.attention
 from quantlib.compression.calibration import activations, collect, load_with_shapes
 from quantlib.compression.calibration.graph import BATCH, SEQUENCE, axes
-from quantlib.compression.quantize import op_counts
 from quantlib.data.features import CalibrationReader, Feature, Feed
 from quantlib.machine.sessions import feed_for, open_session
 from quantlib.onnx_model.compile import Compiled, compile_onnx, is_compiled
 from quantlib.onnx_model.export import export_bert_to_onnx
 from quantlib.onnx_model.export.opset import declare_opset
 from quantlib.onnx_model.layers import constant, find_linears, group, load_ir, role
+from quantlib.onnx_model.model import op_counts
 from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_file
 

@@ -148,7 +148,11 @@ def test_layers_that_take_the_same_activation(tmp_path: Path) -> None:
         node("MatMul", ["x", "w"], ["y"], name="third"),
     ]
     first, second, third = found(tmp_path, nodes, {"w": weight(4, 4)})
-    assert list(layers.takers([first, second, third]).items()) == [("x", [first, third]), ("query", [second])]
+    by_input = layers.layers_by_input([first, second, third])
+    assert list(by_input.items()) == [
+        ("x", [first, third]),
+        ("query", [second]),
+    ]
 
 
 @pytest.mark.parametrize(

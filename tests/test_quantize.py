@@ -34,12 +34,13 @@ from quantlib.compression.grid import (
     quantize_rows,
     quantize_weight,
 )
-from quantlib.compression.quantize import op_counts, quantize_onnx, tensors_to_calibrate
+from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
 from quantlib.compression.recipes import RECIPES, Precision, Recipe
 from quantlib.compression.smoothing import search_smoothing, smooth_onnx
 from quantlib.data.features import CalibrationReader, Feature
-from quantlib.machine.sessions import open_session, size_bytes
+from quantlib.machine.sessions import open_session
 from quantlib.onnx_model.layers import find_linears, load_ir
+from quantlib.onnx_model.model import op_counts, size_bytes
 from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_file
 

@@ -21,7 +21,6 @@ from quantlib.machine.sessions import (
     open_configured,
     open_session,
     shorten,
-    size_bytes,
 )
 from quantlib.support.errors import InputError
 
@@ -219,49 +218,10 @@ def test_open_session_does_not_take_zero_for_the_default(model: Path) -> None:
         open_session(model, threads=0)
 
 
-def test_size_of_one_file(model: Path) -> None:
-    assert size_bytes(model) == model.stat().st_size
-
-
-def test_size_counts_each_external_file_once(tmp_path: Path) -> None:
-    proto = two_input_model()
-    second = numpy_helper.from_array(np.ones((3, 3), dtype=np.float32), "second")
-    proto.graph.initializer.append(second)
+def test_external_data_that_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    onnx.save(proto, path, save_as_external_data=True, location="weights.bin", size_threshold=0)
-    (tmp_path / "unrelated.bin").write_bytes(b"0" * 1000)
-    assert size_bytes(path) == path.stat().st_size + (tmp_path / "weights.bin").stat().st_size
-
-
-def test_size_finds_external_data_of_subgraphs(tmp_path: Path) -> None:
-    value = numpy_helper.from_array(np.ones(4, dtype=np.float32), "v")
-    onnx.external_data_helper.set_external_data(value, "branch.bin", 0, 16)
-    value.ClearField("raw_data")
-    out = helper.make_tensor_value_info("v_out", TensorProto.FLOAT, [4])
-    branch = helper.make_graph([helper.make_node("Constant", [], ["v_out"], value=value)], "b", [], [out])
-    graph = helper.make_graph(
-        [helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)],
-        "if",
-        [helper.make_tensor_value_info("c", TensorProto.BOOL, [])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])],
-    )
-    path = tmp_path / "if.onnx"
-    path.write_bytes(helper.make_model(graph).SerializeToString())
-    (tmp_path / "branch.bin").write_bytes(b"0" * 16)
-    assert size_bytes(path) == path.stat().st_size + 16
-
-
-def test_size_of_what_is_missing_or_damaged(tmp_path: Path) -> None:
-    path = tmp_path / "model.onnx"
-    with pytest.raises(InputError, match="no such ONNX model"):
-        size_bytes(path)
-    path.write_bytes(b"garbage" * 30)
-    with pytest.raises(InputError, match="not an ONNX file"):
-        size_bytes(path)
     onnx.save(two_input_model(), path, save_as_external_data=True, location="w.bin", size_threshold=0)
     (tmp_path / "w.bin").unlink()
-    with pytest.raises(InputError, match=r"external data file w\.bin is missing"):
-        size_bytes(path)
     with pytest.raises(InputError, match="does not exist"):
         open_session(path)
 

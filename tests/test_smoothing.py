@@ -17,7 +17,7 @@ from onnx import helper, numpy_helper
 
 from quantlib.compression.calibration import collect, derive
 from quantlib.compression.calibration.graph import load_with_shapes, save, with_outputs
-from quantlib.compression.quantize import op_counts, quantize_onnx, tensors_to_calibrate
+from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
 from quantlib.compression.recipes import RECIPES
 from quantlib.compression.smoothing import (
     ALPHAS,
@@ -31,6 +31,7 @@ from quantlib.data.features import CalibrationReader, Feature, Feed, pad
 from quantlib.machine.sessions import feed_for, open_session
 from quantlib.onnx_model.compile import compile_onnx
 from quantlib.onnx_model.layers import find_linears, load_ir
+from quantlib.onnx_model.model import op_counts
 from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_file
 

@@ -17,7 +17,7 @@ import numpy as np
 from quantlib.compression.calibration import Channels, collect_channels
 from quantlib.compression.grid import activation_grid, levels, quantize_weight
 from quantlib.data.features import Feed
-from quantlib.onnx_model.layers import FloatArray, Linear, find_linears, load_ir, takers
+from quantlib.onnx_model.layers import FloatArray, Linear, find_linears, layers_by_input, load_ir
 from quantlib.support.errors import InputError
 from quantlib.support.files import atomic_file
 
@@ -69,7 +69,7 @@ def search_smoothing(
     Raises:
         InputError: as `quantlib.compression.calibration.collect`.
     """
-    layers_of = takers(find_linears(load_ir(onnx_path)))
+    layers_of = layers_by_input(find_linears(load_ir(onnx_path)))
     if not layers_of:
         raise InputError(f"{onnx_path}: no MatMul or Gemm with a weight to smooth")
     channels = collect_channels(onnx_path, feeds, list(layers_of), threads=threads, progress=progress)
@@ -99,7 +99,7 @@ def smooth_onnx(onnx_path: Path, out_path: Path, smoothing: Mapping[str, Smoothi
     if is_smoothed(model):
         raise InputError(f"{onnx_path}: this model is smoothed already")
     layers = find_linears(model)
-    layers_of = takers(layers)  # before any of them is given another input
+    layers_of = layers_by_input(layers)  # before any of them is given another input
     for name, one in smoothing.items():
         if name not in layers_of:
             raise InputError(f"{onnx_path}: no product takes the activation {name!r}")

@@ -7,18 +7,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from quantlib import gate
-from quantlib.compression.quantize import op_counts
 from quantlib.compression.variants import TEACHER
 from quantlib.data import features
 from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.work import Variant
 from quantlib.machine import hardware
-from quantlib.machine.sessions import size_bytes
 from quantlib.measuring import accuracy
 from quantlib.measuring.latency import Launches, Sampling, TimedProcess, sample_ratios
 from quantlib.measuring.latency.launches import Start
 from quantlib.onnx_model.coverage import coverage
+from quantlib.onnx_model.model import op_counts, size_bytes
 from quantlib.support.cache import versions_key
 from quantlib.support.progress import Steps
 

@@ -16,12 +16,12 @@ from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.work import Variant
 from quantlib.machine import hardware
-from quantlib.machine.sessions import size_bytes
 from quantlib.measuring import accuracy
 from quantlib.measuring.checks import CHECKED_ROWS, Checks, Invariance, Saturation, run_checks
 from quantlib.measuring.latency import LatencyStats, benchmark_onnx_model
 from quantlib.measuring.throughput import Throughput, measure_throughput
 from quantlib.onnx_model.coverage import Coverage, NotQuantized, coverage
+from quantlib.onnx_model.model import size_bytes
 from quantlib.report import front, results
 from quantlib.support.cache import Cache, code_key, open_cache, versions_key
 from quantlib.support.files import place_errors, sha256_file, write_json

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +16,6 @@ from quantlib.machine.unsigned import unsigned_model
 from quantlib.support.errors import InputError
 
 if TYPE_CHECKING:
-    import onnx
     import onnxruntime
 
 CPU_PROVIDERS = ("CPUExecutionProvider",)
@@ -225,65 +222,3 @@ def run_session(
         shape = next((array.shape for array in feed.values()), ())
         raise InputError(f"{onnx_path}: cannot be run on {shape}: {shorten(str(error))}") from error
     return outputs
-
-
-@contextlib.contextmanager
-def reading_onnx(onnx_path: Path, *errors: type[Exception]) -> Iterator[None]:
-    """Turn what goes wrong in reading a model file into an `InputError` that names it.
-
-    Args:
-        onnx_path: the file; it has to be there.
-        errors: what the reader raises for a damaged file, besides protobuf's own error.
-    """
-    from google.protobuf.message import DecodeError
-
-    if not onnx_path.is_file():
-        raise InputError(f"{onnx_path}: no such ONNX model")
-    try:
-        yield
-    except (DecodeError, *errors) as error:
-        raise InputError(f"{onnx_path}: not an ONNX file: {shorten(str(error))}") from error
-
-
-def size_bytes(onnx_path: Path) -> int:
-    """The bytes of a model: its file and the external data files it names, each once.
-
-    Raises:
-        InputError: the file or its external data is missing, or the file is not ONNX.
-    """
-    import onnx
-
-    with reading_onnx(onnx_path):
-        model = onnx.load(onnx_path, load_external_data=False)
-    total = onnx_path.stat().st_size
-    for location in sorted(set(_external_locations(model))):
-        data_path = onnx_path.parent / location
-        if not data_path.is_file():
-            raise InputError(f"{onnx_path}: its external data file {location} is missing")
-        total += data_path.stat().st_size
-    return total
-
-
-def _external_locations(model: onnx.ModelProto) -> Iterator[str]:
-    import onnx
-
-    bodies = [_graph_tensors(model.graph)]
-    bodies += [_node_tensors(function.node) for function in model.functions]
-    for tensor in itertools.chain.from_iterable(bodies):
-        if onnx.external_data_helper.uses_external_data(tensor):
-            yield onnx.external_data_helper.ExternalDataInfo(tensor).location
-
-
-def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    yield from _node_tensors(graph.node)
-
-
-def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    """The tensors in nodes' attributes, subgraphs (If, Loop) included."""
-    for attribute in (attribute for node in nodes for attribute in node.attribute):
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
-        for graph in [attribute.g, *attribute.graphs]:
-            yield from _graph_tensors(graph)

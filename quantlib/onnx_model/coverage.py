@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantlib.machine.sessions import reading_onnx
+from quantlib.onnx_model.model import Model
 from quantlib.support.errors import InputError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Coverage:
         return self.quantized / self.total
 
 
-def coverage(onnx_path: Path, kept: Collection[str] = ()) -> Coverage:
+def coverage(model: Model | Path, kept: Collection[str] = ()) -> Coverage:
     """Count the MatMul, Gemm and Attention nodes of a model that multiply by a weight, and those in integers.
 
     A weight is an initializer or a Constant, also behind Transpose, Reshape, Cast and the like, or behind
@@ -99,17 +99,18 @@ def coverage(onnx_path: Path, kept: Collection[str] = ()) -> Coverage:
     say whether the weights were quantized. Subgraphs (If, Loop) are not searched; a BERT has none.
 
     Args:
-        onnx_path: the model.
+        model: the model, or its path.
         kept: the names of the nodes that its recipe keeps in float; they are given that reason.
 
     Raises:
         InputError: the file is missing or not ONNX, or no node multiplies by a weight.
     """
-    graph = _Graph(_load(onnx_path).graph)
+    model = Model.of(model)
+    graph = _Graph(model.skeleton.graph)
     weighted = [node for node in graph.nodes if graph.multiplies_by_weight(node)]
     if not weighted:
         raise InputError(
-            f"{onnx_path}: no MatMul, Gemm or Attention multiplies by a weight; nothing to quantize"
+            f"{model.path}: no MatMul, Gemm or Attention multiplies by a weight; nothing to quantize"
         )
     in_float = [node for node in graph.nodes if _factors(node) and not graph.is_quantized(node)]
     return Coverage(
@@ -118,21 +119,14 @@ def coverage(onnx_path: Path, kept: Collection[str] = ()) -> Coverage:
     )
 
 
-def has_integer_products(onnx_path: Path) -> bool:
+def has_integer_products(model: Model | Path) -> bool:
     """Whether any matrix product of a model multiplies integers by integers.
 
     Raises:
         InputError: the file is missing or not ONNX.
     """
-    graph = _Graph(_load(onnx_path).graph)
+    graph = _Graph(Model.of(model).skeleton.graph)
     return any(graph.is_quantized(node) and node.op_type not in _WEIGHT_ONLY_FACTORS for node in graph.nodes)
-
-
-def _load(onnx_path: Path) -> onnx.ModelProto:
-    import onnx
-
-    with reading_onnx(onnx_path):
-        return onnx.load(onnx_path, load_external_data=False)
 
 
 class _Graph:

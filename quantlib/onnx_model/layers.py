@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from quantlib.machine.sessions import reading_onnx
+from quantlib.onnx_model.model import Model, reading_onnx
 from quantlib.onnx_model.roles import ROLES, group, groups, label, role
 from quantlib.support.errors import InputError
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ROLES", "Embedding", "FloatArray", "Linear",
-    "constant", "find_embeddings", "find_linears", "group", "groups", "initializer",
-    "integer", "is_bias", "is_matrix", "label", "load_ir", "names", "role", "takers",
+    "constant", "dimensions", "find_embeddings", "find_linears", "group", "groups", "initializer",
+    "integer", "is_bias", "is_matrix", "label", "layers_by_input", "load_ir", "names", "role", "skeleton_ir",
 ]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float32]
@@ -35,7 +35,7 @@ FloatArray = npt.NDArray[np.float32]
 class Linear:
     """A product of an activation and a constant matrix, with its bias if it has one.
 
-    name: of the MatMul or Gemm. weight: (in, out), with the name of its initializer, which holds it as
+    name: of the MatMul or Gemm. weight_name: of the initializer, which holds the weight (in, out) as
     (out, in) if `transposed`. bias: the constant (out,), or None. node: the product. last: the node whose
     output is product + bias (the product itself, or an Add). A fused Attention is one too, with the weights
     of query, key and value side by side, (in, 3 * hidden): it is both `node` and `last`, and gives out what
@@ -43,7 +43,6 @@ class Linear:
     """
 
     name: str
-    weight: FloatArray
     weight_name: str
     transposed: bool
     bias: ir.Value | None
@@ -57,18 +56,36 @@ class Linear:
         assert value is not None
         return value
 
+    @property
+    def weight(self) -> FloatArray:
+        """The constant matrix, (in, out)."""
+        weight = constant(self.node.inputs[1])
+        assert weight is not None
+        return weight.T if self.transposed else weight
+
+    @property
+    def width(self) -> int:
+        """The number of output channels."""
+        return dimensions(self.node.inputs[1])[0 if self.transposed else 1]
+
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
     """A lookup in a constant table.
 
-    name: of the Gather. table: (entries, width), with the name of its initializer. node: the Gather.
+    name: of the Gather. table_name: of the initializer. node: the Gather.
     """
 
     name: str
-    table: FloatArray
     table_name: str
     node: ir.Node
+
+    @property
+    def table(self) -> FloatArray:
+        """The constant table, (entries, width)."""
+        table = constant(self.node.inputs[0])
+        assert table is not None
+        return table
 
 
 def load_ir(onnx_path: Path) -> ir.Model:
@@ -80,7 +97,22 @@ def load_ir(onnx_path: Path) -> ir.Model:
     import onnx_ir as ir
 
     with reading_onnx(onnx_path, ir.serde.SerdeError):
-        model = ir.load(onnx_path)
+        return _with_graph(ir.load(onnx_path), onnx_path)
+
+
+def skeleton_ir(model: Model) -> ir.Model:
+    """A copy of a model's graph as onnx_ir reads it, without the numbers of its weights.
+
+    Raises:
+        InputError: the file is missing or not an ONNX model.
+    """
+    import onnx_ir as ir
+
+    with reading_onnx(model.path, ir.serde.SerdeError):
+        return _with_graph(ir.from_proto(model.skeleton), model.path)
+
+
+def _with_graph(model: ir.Model, onnx_path: Path) -> ir.Model:
     if not len(model.graph):
         raise InputError(f"{onnx_path}: not an ONNX file: it holds no graph")
     return model
@@ -101,9 +133,8 @@ def find_embeddings(model: ir.Model) -> list[Embedding]:
     found = []
     for node in model.graph:
         source = node.inputs[0] if node.op_type == "Gather" else None
-        table = constant(source)
-        if source is not None and is_matrix(table) and integer(node, "axis", 0) == 0:
-            found.append(Embedding(_name(node), table, str(source.name), node))
+        if source is not None and is_matrix(source) and integer(node, "axis", 0) == 0:
+            found.append(Embedding(_name(node), str(source.name), node))
     return found
 
 
@@ -112,12 +143,12 @@ def names(model: ir.Model) -> list[str]:
     return [*(e.name for e in find_embeddings(model)), *(layer.name for layer in find_linears(model))]
 
 
-def takers(layers: Sequence[Linear]) -> dict[str, list[Linear]]:
+def layers_by_input(layers: Sequence[Linear]) -> dict[str, list[Linear]]:
     """{activation: the layers that take it}, both in the order given; query, key and value share one."""
-    found: dict[str, list[Linear]] = {}
+    by_input: dict[str, list[Linear]] = {}
     for layer in layers:
-        found.setdefault(str(layer.input.name), []).append(layer)
-    return found
+        by_input.setdefault(str(layer.input.name), []).append(layer)
+    return by_input
 
 
 def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
@@ -146,19 +177,18 @@ def initializer(graph: ir.Graph, name: str, array: npt.NDArray[Any] | np.generic
 
 def _linear(node: ir.Node) -> Linear | None:
     first, second = node.inputs[:2]
-    weight = constant(second)
-    if not is_matrix(weight) or second is None or first is None or constant(first) is not None:
+    if second is None or first is None or not is_matrix(second) or first.const_value is not None:
         return None
     transposed = node.op_type == "Gemm" and bool(integer(node, "transB", 0))
-    weight = weight.T if transposed else weight
+    width = dimensions(second)[0 if transposed else 1]
     if node.op_type == "MatMul":
-        bias, last = _added(node, weight.shape[1])
+        bias, last = _added(node, width)
     else:
         bias, last = node.inputs[2] if len(node.inputs) > 2 else None, node
         scaled = _number(node, "alpha") != 1.0 or _number(node, "beta") != 1.0
-        if scaled or integer(node, "transA", 0) or (bias is not None and not is_bias(bias, weight.shape[1])):
+        if scaled or integer(node, "transA", 0) or (bias is not None and not is_bias(bias, width)):
             return None
-    return Linear(_name(node), weight, str(second.name), transposed, bias, node, last)
+    return Linear(_name(node), str(second.name), transposed, bias, node, last)
 
 
 def _added(node: ir.Node, width: int) -> tuple[ir.Value | None, ir.Node]:
@@ -174,13 +204,23 @@ def _added(node: ir.Node, width: int) -> tuple[ir.Value | None, ir.Node]:
 
 def is_bias(value: ir.Value | None, width: int) -> bool:
     """Whether a constant holds one float for each output channel (and is not one that is broadcast)."""
-    array = constant(value)
-    return array is not None and array.shape == (width,) and array.dtype == np.float32
+    return _is_float(value) and dimensions(value) == (width,)
 
 
-def is_matrix(array: npt.NDArray[Any] | None) -> TypeGuard[FloatArray]:
-    """Whether a constant is a matrix of float32."""
-    return array is not None and array.ndim == 2 and array.dtype == np.float32
+def is_matrix(value: ir.Value | None) -> bool:
+    """Whether a value is a constant matrix of float32."""
+    return _is_float(value) and len(dimensions(value)) == 2
+
+
+def _is_float(value: ir.Value | None) -> bool:
+    tensor = None if value is None else value.const_value
+    return tensor is not None and tensor.dtype.name == "FLOAT"
+
+
+def dimensions(value: ir.Value | None) -> tuple[int, ...]:
+    """The dimensions of a constant, known without its numbers."""
+    assert value is not None and value.const_value is not None
+    return value.const_value.shape.numpy()
 
 
 def _name(node: ir.Node) -> str:

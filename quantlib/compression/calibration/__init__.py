@@ -5,7 +5,13 @@ not grow with the number of rows; ranges of every method come from that one pass
 """
 
 from quantlib.compression.calibration.channels import Channels, collect_channels
-from quantlib.compression.calibration.graph import activations, load_with_shapes, save, tensors_for
+from quantlib.compression.calibration.graph import (
+    activations,
+    load_with_shapes,
+    save,
+    tensors_for,
+    with_shapes,
+)
 from quantlib.compression.calibration.histogram import Histogram
 from quantlib.compression.calibration.methods import CalibrationMethod, parse_method
 from quantlib.compression.calibration.ranges import (
@@ -45,6 +51,7 @@ __all__ = [
     "read_statistics",
     "save",
     "tensors_for",
+    "with_shapes",
     "write_ranges",
     "write_statistics",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantlib.machine.sessions import reading_onnx
+from quantlib.onnx_model.model import Model, reading_onnx
 from quantlib.support.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,11 +27,24 @@ def load_with_shapes(onnx_path: Path) -> onnx.ModelProto:
     """
     import onnx
 
+    with reading_onnx(onnx_path, onnx.checker.ValidationError):
+        model = onnx.load(onnx_path)
+    return _inferred(model, onnx_path)
+
+
+def with_shapes(model: Model) -> onnx.ModelProto:
+    """A copy of a model's graph, without the numbers of its weights, with the types of its tensors."""
+    return _inferred(model.skeleton, model.path)
+
+
+def _inferred(model: onnx.ModelProto, onnx_path: Path) -> onnx.ModelProto:
+    import onnx
+
     with reading_onnx(onnx_path, onnx.shape_inference.InferenceError, onnx.checker.ValidationError):
-        model = onnx.shape_inference.infer_shapes(onnx.load(onnx_path))
-    if not model.graph.node:
+        inferred = onnx.shape_inference.infer_shapes(model)
+    if not inferred.graph.node:
         raise InputError(f"{onnx_path}: not an ONNX file: it holds no graph")
-    return model
+    return inferred
 
 
 def save(model: onnx.ModelProto, path: Path) -> None:

@@ -96,7 +96,7 @@ class _Writer:
         else:
             result = self.integer(linear, two_terms)
         if attention is not None:
-            result = self.heads(attention, linear.weight.shape[1] // 3, result)
+            result = self.heads(attention, linear.width // 3, result)
         self.replace(linear.last.outputs[0], result)
 
     def attention(self, linear: Linear) -> ir.Value:

@@ -9,7 +9,17 @@ from typing import Any
 from quantlib.compression.calibration import Ranges, Statistics, TensorStatistics, derive
 from quantlib.measuring.explain import advice
 from quantlib.measuring.explain.noise import FloatArray, Input, decibels, share, weight_noise
-from quantlib.onnx_model.layers import Linear, find_embeddings, find_linears, group, label, load_ir, takers
+from quantlib.onnx_model.layers import (
+    Linear,
+    find_embeddings,
+    find_linears,
+    group,
+    label,
+    layers_by_input,
+    load_ir,
+    skeleton_ir,
+)  # fmt: skip
+from quantlib.onnx_model.model import Model
 from quantlib.support.errors import InputError
 
 INNER_PERCENT = 99.99
@@ -79,13 +89,13 @@ class LayerNoise:
         return f"{self.label}: {ratio}{span}"
 
 
-def linear_inputs(onnx_path: Path) -> list[str]:
+def linear_inputs(model: Model | Path) -> list[str]:
     """The activations that `explain` needs statistics and ranges of, in graph order.
 
     Raises:
         InputError: the file is missing or not an ONNX model.
     """
-    return list(takers(find_linears(load_ir(onnx_path))))
+    return list(layers_by_input(find_linears(skeleton_ir(Model.of(model)))))
 
 
 def explain(
@@ -115,7 +125,7 @@ def explain(
             raise InputError(f"{option} {bits} is out of range; it must be within {_BITS[0]}..{_BITS[1]}")
     model = load_ir(onnx_path)
     linears = find_linears(model)
-    names = list(takers(linears))
+    names = list(layers_by_input(linears))
     for what, known in (("statistics", statistics.of), ("ranges", ranges.of)):
         lacking = [name for name in names if name not in known]
         if lacking:

@@ -11,7 +11,7 @@ import numpy as np
 
 from quantlib.onnx_model.compile.mask import NotPaddingError, padding_value
 from quantlib.onnx_model.compile.naming import MICROSOFT, module
-from quantlib.onnx_model.layers import constant, is_bias, is_matrix
+from quantlib.onnx_model.layers import constant, dimensions, is_bias, is_matrix
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -130,12 +130,12 @@ class _Fusion:
 
 def _form(*, heads: ir.Value, scale: ir.Value, **values: ir.Value) -> str:
     """Why shapes or constants do not fit the fused node; "" if they do."""
-    weights = [array for array in (constant(values[name]) for name in "qkv") if is_matrix(array)]
-    if len(weights) < 3:
+    if not all(is_matrix(values[name]) for name in "qkv"):
         return "a weight of query, key or value is not constant"
-    if len({weight.shape for weight in weights}) > 1:
+    widths = [dimensions(values[name]) for name in "qkv"]
+    if len(set(widths)) > 1:
         return "query, key and value differ in width"
-    if not all(is_bias(values[f"{name}_bias"], weights[0].shape[1]) for name in "qkv"):
+    if not all(is_bias(values[f"{name}_bias"], widths[0][1]) for name in "qkv"):
         return "a bias of query, key or value is not constant"
     factor = constant(scale)
     if factor is None or factor.size != 1:

@@ -85,7 +85,7 @@ def _is_row_wise(node: ir.Node) -> bool:
     if shape is None or len(shape) != 3:
         return False
     if node.op_type == "MatMul":
-        return constant(node.inputs[0]) is None and is_matrix(constant(node.inputs[1]))
+        return constant(node.inputs[0]) is None and is_matrix(node.inputs[1])
     if node.op_type == "LayerNormalization":
         axis = node.attributes.get("axis")
         return len(node.outputs) == 1 and (axis is None or axis.as_int() == -1)

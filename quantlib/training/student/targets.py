@@ -133,7 +133,7 @@ def teacher_targets(
                 packed = np.zeros((*feed["input_ids"].shape, teacher.columns), dtype=np.float32)
                 for row, place in enumerate(index):
                     stored.seek(int(starts[place]) * token_bytes)
-                    stored.readinto(packed[row, : lengths[place]])
+                    stored.readinto(packed[row, : lengths[place]].data)
                 return teacher.states(torch.from_numpy(packed).to(teacher.device))
 
             yield Targets(logits, read, on_disk=True)

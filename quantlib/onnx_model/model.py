@@ -1,0 +1,143 @@
+"""A model file as a value: its path, its hash, and its graph, each read once."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantlib.machine.sessions import shorten
+from quantlib.support.errors import InputError
+from quantlib.support.files import sha256_file
+
+if TYPE_CHECKING:
+    import onnx
+
+# Tensors beyond this are weights; of smaller ones (shapes, zero points) the numbers are needed.
+_LARGEST_KEPT = 1 << 16
+
+
+@dataclass(frozen=True)
+class Model:
+    """An ONNX file that stays as it is while the value is in use.
+
+    path: the file. known_sha256: its SHA-256 where somebody has just computed it.
+    """
+
+    path: Path
+    known_sha256: str = ""
+
+    @classmethod
+    def of(cls, model: Model | Path) -> Model:
+        """A model given as a value or as a path."""
+        return model if isinstance(model, Model) else cls(model)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of the file's bytes, in hexadecimal."""
+        return self.known_sha256 or sha256_file(self.path)
+
+    @cached_property
+    def skeleton(self) -> onnx.ModelProto:
+        """The graph without the numbers of its weights, so that many models can be kept.
+
+        Shared by all readers: whoever changes it takes a copy.
+
+        Raises:
+            InputError: the file is missing or not ONNX.
+        """
+        import onnx
+
+        with reading_onnx(self.path):
+            proto = onnx.load(self.path, load_external_data=False)
+        for tensor in proto.graph.initializer:
+            if tensor.ByteSize() > _LARGEST_KEPT:
+                _drop_numbers(tensor)
+        kept = onnx.ModelProto()  # the parsed file's memory is freed as a whole
+        kept.CopyFrom(proto)
+        return kept
+
+    @cached_property
+    def size_bytes(self) -> int:
+        """The bytes of the file and of the external data files it names, each once.
+
+        Raises:
+            InputError: the file or its external data is missing, or the file is not ONNX.
+        """
+        locations = set(_external_locations(self.skeleton))
+        total = self.path.stat().st_size
+        for location in sorted(locations):
+            data_path = self.path.parent / location
+            if not data_path.is_file():
+                raise InputError(f"{self.path}: its external data file {location} is missing")
+            total += data_path.stat().st_size
+        return total
+
+    @property
+    def op_counts(self) -> Counter[str]:
+        """How many nodes of each operator type there are."""
+        return Counter(node.op_type for node in self.skeleton.graph.node)
+
+
+def size_bytes(onnx_path: Path) -> int:
+    """The bytes of a model file, external data included; see `Model.size_bytes`."""
+    return Model(onnx_path).size_bytes
+
+
+def op_counts(onnx_path: Path) -> Counter[str]:
+    """How many nodes of each operator type a model file has."""
+    return Model(onnx_path).op_counts
+
+
+@contextmanager
+def reading_onnx(onnx_path: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Turn what goes wrong in reading a model file into an `InputError` that names it.
+
+    Args:
+        onnx_path: the file; it has to be there.
+        errors: what the reader raises for a damaged file, besides protobuf's own error.
+    """
+    from google.protobuf.message import DecodeError
+
+    if not onnx_path.is_file():
+        raise InputError(f"{onnx_path}: no such ONNX model")
+    try:
+        yield
+    except (DecodeError, *errors) as error:
+        raise InputError(f"{onnx_path}: not an ONNX file: {shorten(str(error))}") from error
+
+
+def _drop_numbers(tensor: onnx.TensorProto) -> None:
+    """Leave a tensor its name, type, dimensions, and the place of its external data."""
+    for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+        tensor.ClearField(field)
+
+
+def _external_locations(model: onnx.ModelProto) -> Iterator[str]:
+    import onnx
+
+    bodies = [_graph_tensors(model.graph)]
+    bodies += [_node_tensors(function.node) for function in model.functions]
+    for tensor in itertools.chain.from_iterable(bodies):
+        if onnx.external_data_helper.uses_external_data(tensor):
+            yield onnx.external_data_helper.ExternalDataInfo(tensor).location
+
+
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    """The tensors in nodes' attributes, subgraphs (If, Loop) included."""
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        for graph in [attribute.g, *attribute.graphs]:
+            yield from _graph_tensors(graph)
