@@ -34,8 +34,8 @@ from quantlib.experiment import ExperimentOptions
 from quantlib.experiment.build import build
 from quantlib.experiment.measure import evaluate
 from quantlib.machine.sessions import default_threads
-from quantlib.onnx_model.model import size_bytes
 from quantlib.measuring import accuracy
+from quantlib.onnx_model.model import size_bytes
 from quantlib.report.results import BYTES_PER_MB
 from quantlib.support.console import plain_table, run_app
 from quantlib.support.errors import InputError

@@ -220,7 +220,7 @@ def _is_float(value: ir.Value | None) -> bool:
 def dimensions(value: ir.Value | None) -> tuple[int, ...]:
     """The dimensions of a constant, known without its numbers."""
     assert value is not None and value.const_value is not None
-    return value.const_value.shape.numpy()
+    return tuple(value.const_value.shape.numpy())
 
 
 def _name(node: ir.Node) -> str:
