@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from quantlib import gate
-from quantlib.compression.recipes import split_names
+from quantlib.compression.recipes import get_recipes, split_names
 from quantlib.data import features
 from quantlib.experiment import gating
 from quantlib.experiment.build import Built, build, variant_names
@@ -177,6 +177,11 @@ def _baseline_path(config: pytest.Config) -> Path:
     return Path(named) if named else BASELINES / f"{config.getoption('task')}.json"
 
 
+def _read_limits(config: pytest.Config) -> gate.LimitTable:
+    recipes = get_recipes(config.stash[_options_key].recipes)
+    return gate.read_limits(config.getoption("limits"), recipes)
+
+
 def _check_gate(config: pytest.Config) -> None:
     if config.getoption("numprocesses", None) or hasattr(config, "workerinput"):
         raise InputError("--gate cannot run under pytest-xdist: timing is off there; leave -n out")
@@ -184,7 +189,7 @@ def _check_gate(config: pytest.Config) -> None:
         raise InputError("--gate and --benchmark-only exclude each other: the gate's tests are no benchmarks")
     if not config.getoption("gate_update"):
         gate.read_record(_baseline_path(config))
-    gate.read_limits(config.getoption("limits"))
+    _read_limits(config)
     _sampling(config)
 
 
@@ -287,7 +292,7 @@ def checks(
 def limits(pytestconfig: pytest.Config) -> gate.LimitTable:
     """The table of limits."""
     with wrong_use():
-        return gate.read_limits(pytestconfig.getoption("limits"))
+        return _read_limits(pytestconfig)
 
 
 @pytest.fixture

@@ -47,6 +47,7 @@ from quantlib.gate import (
 )
 from quantlib.gate.accuracy import changed_predictions, mcnemar_p
 from quantlib.gate.findings import Kind
+from quantlib.gate.limits import Tables
 from quantlib.support.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -134,10 +135,10 @@ def renamed(name: str, **changes: Any) -> GateRecord:
 
 
 def table(**default: Any) -> LimitTable:
-    return LimitTable({("default",): default})
+    return LimitTable(Tables(Limits(**default)))
 
 
-NO_LIMITS = LimitTable({})
+NO_LIMITS = LimitTable()
 USUAL = table(max_drop_points=1.0, min_compression_ratio=3.5, min_quantized_share=0.9, max_slowdown=0.05)
 
 
@@ -227,11 +228,39 @@ def test_report_only_comes_from_the_recipe_unless_a_table_says_otherwise(layered
         "student_2_quant_2": "",
         "teacher": "",
     }
-    assert {name: layered.of(name, "SST-2").report_only for name in reasons} == reasons
+    assert {name: layered.of(name, "SST-2").report_only or "" for name in reasons} == reasons
 
 
 def test_an_empty_file_limits_nothing(tmp_path: Path) -> None:
     assert read_limits(write_limits(tmp_path, "")).of("quant_1", "RTE") == Limits()
+
+
+MINE = replace(RECIPES["quant_2"], name="mine", report_only="not to be shipped")
+
+
+def test_recipes_of_files_have_limits_too(tmp_path: Path) -> None:
+    text = """
+        [default]
+        max_drop_points = 1.0
+        [recipe.mine]
+        max_drop_points = 2.0
+        [recipe.student_2_mine]
+        max_drop_points = 3.0
+        [recipe.max_drop]
+        max_drop_points = 0.5
+        """
+    table = read_limits(write_limits(tmp_path, text), [MINE])
+    drops = {"mine": 2.0, "student_mine": 1.0, "student_2_mine": 3.0, "max_drop": 0.5, "quant_1": 1.0}
+    assert {name: table.of(name, "SST-2").max_drop_points for name in drops} == drops
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("", "not to be shipped"), ("[recipe.mine]\nreport_only = ''", "")]
+)
+def test_report_only_of_a_recipe_file_counts(tmp_path: Path, text: str, reason: str) -> None:
+    table = read_limits(write_limits(tmp_path, text), [MINE])
+    assert table.of("mine", "SST-2").report_only == reason
+    assert table.of("student_mine", "SST-2").report_only == "not to be shipped"
 
 
 @pytest.mark.parametrize(
@@ -247,12 +276,24 @@ def test_an_empty_file_limits_nothing(tmp_path: Path) -> None:
         ),
         (
             "[recipe.quant_9]\n",
-            r"\[recipe\]: unknown variant 'quant_9'; known: teacher, teacher_compiled, student, .*quant_2",
+            r"\[recipe\]: .* 'quant_9' \(did you mean 'quant_\d'\?\); known: teacher, .*student",
         ),
         (
             "[recipe.teacher_2]\n",
-            r"\[recipe\]: unknown variant 'teacher_2'; known: teacher, teacher_compiled",
+            r"\[recipe\]: unknown variant 'teacher_2' \(did you mean 'teacher'\?\); known: teacher",
         ),
+        (
+            "[recipe.student_qaunt_1]\n",
+            r"'student_qaunt_1' \(did you mean 'student_quant_1'\?\)",
+        ),
+        ("[recipe.student_2_qaunt_1]\n", r"\(did you mean 'student_2_quant_1'\?\)"),
+        ("[recipe.student_1]\n", r"unknown variant 'student_1' \(did you mean 'student"),
+        (
+            "[recipe.mine]\n",
+            r"'mine'; .*max_drop; the recipe of a file is known when --recipes",
+        ),
+        ("[task.CoLA.recipe.student_mine]\n", r"\[task.CoLA.recipe\]: unknown variant 'student_mine'"),
+        ("[recipes.quant_1]\n", r"unknown table 'recipes'; known: default, recipe, task"),
         ("[task.Cola]\n", r"\[task\]: unknown task 'Cola'; known: CoLA, SST-2"),
         ("[task.CoLA]\nrecipes = {}\n", r"\[task.CoLA\]: unknown key 'recipes'"),
         ("[task.CoLA.recipe.quant_9]\n", r"\[task.CoLA.recipe\]: unknown variant 'quant_9'"),
@@ -266,7 +307,7 @@ def test_an_empty_file_limits_nothing(tmp_path: Path) -> None:
         ("[default]\nmax_drop_points = -1\n", r"max_drop_points -1 is out of range; .* between 0 and 100"),
         ("[recipe.quant_1]\nmax_slowdown = 5\n", r"\[recipe.quant_1\]: max_slowdown 5 .* between 0 and 1"),
         ("[task.RTE.recipe.student]\nmin_quantized_share = 1.1\n", r"\[task.RTE.recipe.student\]: min_quant"),
-        ("[default]\nreport_only = true\n", r"report_only must be the reason as a string, not True"),
+        ("[default]\nreport_only = true\n", r"\[default\]: report_only must be a string, not True"),
     ],
     ids=lambda value: value if "\n" in value else "",
 )
@@ -1061,7 +1102,7 @@ def test_a_busy_machine_decides_nothing() -> None:
     busy = replace(recorded(slower), others=0.4, disturbed=True)
     before = gate_record(latency={"quant_2": {"1x128": recorded(steady)}})
     now = gate_record(latency={"quant_2": {"1x128": busy}})
-    table = LimitTable({("default",): {"max_slowdown": 0.05}})
+    table = LimitTable(Tables(Limits(max_slowdown=0.05)))
     (found,) = judge_latency("quant_2", "1x128", now, before, table)
     assert found.kind == "undecided"
     assert found.text.endswith("undecided: other programs used 40 % of the machine now")

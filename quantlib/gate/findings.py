@@ -77,7 +77,7 @@ class Verdict:
         )
 
 
-def held_or_noted(findings: Sequence[Finding], report_only: str) -> list[Finding]:
+def held_or_noted(findings: Sequence[Finding], report_only: str | None) -> list[Finding]:
     """The findings; for a report-only variant, violations become notes with the reason."""
     if not report_only:
         return list(findings)

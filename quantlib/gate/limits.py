@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
-from quantlib.compression.recipes import RECIPES
-from quantlib.compression.variants import COMPILED, QUANTIZED_STUDENT, STUDENT, VariantName
+from quantlib.compression.recipes import RECIPES, Recipe
+from quantlib.compression.variants import BUDGETED, COMPILED, QUANTIZED_STUDENT, STUDENT, VariantName
 from quantlib.data.tasks import TASKS
 from quantlib.support.errors import InputError
+from quantlib.support.typed import WrongValue, parse_values
 
 # The least and the largest value of each limit. A max_slowdown of 5 surely means 5 %, so it is refused.
 _RANGES = {
@@ -23,8 +24,6 @@ _RANGES = {
     "min_speedup": (0.0, math.inf),
     "max_slowdown": (0.0, 1.0),
 }
-
-Table = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,8 @@ class Limits:
     min_quantized_share: quantized MatMul, Gemm and Attention nodes over all with weights, 0 to 1.
     min_speedup: the teacher's time over the variant's.
     max_slowdown: the variant's time in units of the teacher's, against the baseline's; 0.05 is 5 % slower.
-    report_only: why the variant is shown but not held to anything; empty for one that is.
+    report_only: why the variant is shown but not held to anything; "" for one that is, whatever a wider table
+    or the recipe says.
     """
 
     max_drop_points: float | None = None
@@ -46,36 +46,44 @@ class Limits:
     min_quantized_share: float | None = None
     min_speedup: float | None = None
     max_slowdown: float | None = None
-    report_only: str = ""
+    report_only: str | None = None
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
-            wanted = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, float | int):
-                raise ValueError(f"{name} must be a number {wanted}, not {value!r}")
-            if not (low <= value <= high and math.isfinite(value)):
-                raise ValueError(f"{name} {value} is out of range; it must be {wanted}")
-        if not isinstance(self.report_only, str):
-            raise ValueError(f"report_only must be the reason as a string, not {self.report_only!r}")
+            if value is not None and not (low <= value <= high and math.isfinite(value)):
+                raise ValueError(f"{name} {value:g} is out of range; it must be {_range(name)}")
 
 
-_KEYS = tuple(field.name for field in fields(Limits))
+@dataclass(frozen=True)
+class TaskLimits(Limits):
+    """What is said of one task: limits of all variants, and of some by their names."""
+
+    recipe: Mapping[str, Limits] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A limits file: `[default]`, `[recipe.quant_1]`, `[task.CoLA]`, `[task.CoLA.recipe.quant_1]`."""
+
+    default: Limits = Limits()
+    recipe: Mapping[str, Limits] = field(default_factory=dict)
+    task: Mapping[str, TaskLimits] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class LimitTable:
-    """The tables of a limits file, by their path: `("default",)`, `("recipe", "quant_1")`,
-    `("task", "CoLA")`, `("task", "CoLA", "recipe", "quant_1")`; each holds some of the keys of `Limits`.
-    """
+    """The tables of a limits file, and the recipes of which they speak, by name."""
 
-    tables: Mapping[tuple[str, ...], Table]
+    tables: Tables = Tables()
+    recipes: Mapping[str, Recipe] = field(default_factory=lambda: RECIPES)
 
     def __post_init__(self) -> None:
-        for place, table in self.tables.items():
-            _check_table(place, table)
+        _check_variants("[recipe]", self.tables.recipe, self.recipes)
+        for task, limits in self.tables.task.items():
+            if task not in TASKS:
+                raise ValueError(f"[task]: unknown task {task!r}; known: {', '.join(TASKS)}")
+            _check_variants(f"[task.{task}.recipe]", limits.recipe, self.recipes)
 
     def of(self, variant: str, task: str) -> Limits:
         """What `variant` is held to on `task`.
@@ -86,16 +94,31 @@ class LimitTable:
 
         A recipe that is declared report-only stays so, unless a table sets `report_only = ""`.
         """
-        own = [("recipe", name) for name in _namesakes(variant)]
-        places = (("default",), *own, ("task", task), *(("task", task, *place) for place in own))
-        held: dict[str, Any] = {"report_only": _declared_report_only(variant)}
-        for place in places:
-            held.update(self.tables.get(place, {}))
-        return Limits(**held)
+        recipe = self.recipes.get(VariantName.parse(variant).recipe or "")
+        limits = Limits(report_only=recipe.report_only or None if recipe else None)
+        for table in self._tables_of(variant, task):
+            given = {key: getattr(table, key) for key in _KEYS}
+            limits = replace(limits, **{key: value for key, value in given.items() if value is not None})
+        return limits
+
+    def _tables_of(self, variant: str, task: str) -> Iterator[Limits]:
+        """The tables that hold for a variant on a task, the widest first."""
+        names, of_task = _names_of(variant), self.tables.task.get(task, TaskLimits())
+        yield self.tables.default
+        yield from (self.tables.recipe[name] for name in names if name in self.tables.recipe)
+        yield of_task
+        yield from (of_task.recipe[name] for name in names if name in of_task.recipe)
 
 
-def read_limits(path: Path) -> LimitTable:
+_KEYS = tuple(field.name for field in fields(Limits))
+
+
+def read_limits(path: Path, recipes: Sequence[Recipe] = ()) -> LimitTable:
     """Read a limits file.
+
+    Args:
+        path: the file.
+        recipes: those of the run; a limits file may name them as well as those of the table.
 
     Raises:
         InputError: the file is missing or not TOML; an unknown table, key, task or variant; a value of
@@ -108,80 +131,65 @@ def read_limits(path: Path) -> LimitTable:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: not a limits file: {reason}") from error
     try:
-        return LimitTable(dict(_tables(document)))
+        tables = parse_values(Tables, document)
+        return LimitTable(tables, RECIPES | {recipe.name: recipe for recipe in recipes})
+    except WrongValue as error:
+        raise InputError(f"{path}: {_words(error)}") from error
     except ValueError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def _tables(document: Table) -> Iterator[tuple[tuple[str, ...], Table]]:
-    """Every table of limits with its path; `ValueError` for a table that has no place there."""
-    _check_names((), document, ("default", "recipe", "task"), "table")
-    if "default" in document:
-        yield ("default",), document["default"]
-    yield from _variant_tables(("recipe",), document.get("recipe", {}))
-    tasks = _as_table(("task",), document.get("task", {}))
-    _check_names(("task",), tasks, tuple(TASKS), "task")
-    for task, table in tasks.items():
-        own = dict(_as_table(("task", task), table))
-        yield from _variant_tables(("task", task, "recipe"), own.pop("recipe", {}))
-        yield ("task", task), own
+def _words(error: WrongValue) -> str:
+    """What is wrong with a value, with the table that it stands in."""
+    place = [str(part) for part in error.place]
+    if error.problem == "rule":
+        return f"[{'.'.join(place)}]: {error.wanted}"
+    if error.wanted == "an object":
+        return f"[{'.'.join(place)}] must be a table, not {error.value!r}"
+    *table, key = place
+    where = f"[{'.'.join(table)}]: " if table else ""
+    if error.problem == "unknown":
+        known = _KEYS if table else [field.name for field in fields(Tables)]
+        return f"{where}unknown {'key' if table else 'table'} {key!r}; known: {', '.join(known)}"
+    wanted = f"a number {_range(key)}" if key in _RANGES else error.wanted
+    return f"{where}{key} must be {wanted}, not {error.value!r}"
 
 
-def _variant_tables(place: tuple[str, ...], tables: Any) -> Iterator[tuple[tuple[str, ...], Table]]:
-    for variant, table in _as_table(place, tables).items():
-        if variant != QUANTIZED_STUDENT:
-            _check_variant(place, variant)
-        yield (*place, variant), table
+def _range(key: str) -> str:
+    low, high = _RANGES[key]
+    return f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
 
 
-def _check_variant(place: tuple[str, ...], variant: str) -> None:
+def _check_variants(place: str, variants: Mapping[str, Limits], recipes: Mapping[str, Recipe]) -> None:
     """Refuse a misspelled name, which would hold nothing to its limits."""
-    try:
-        recipe = VariantName.parse(variant).recipe
-        known = recipe is None or recipe in RECIPES
-    except InputError:
-        known = False
-    if not known:
+    known = [*recipes, *([] if BUDGETED in recipes else [BUDGETED])]
+    for variant in variants:
+        if variant == QUANTIZED_STUDENT or _is_known(variant, known):
+            continue
         floats = [str(VariantName(*name)) for name in ((0,), (0, COMPILED), (1,), (2,))]
-        names = ", ".join((*floats, QUANTIZED_STUDENT, f"{STUDENT}_RECIPE", *RECIPES))
-        raise ValueError(f"{_shown(place)}: unknown variant {variant!r}; known: {names}")
+        names = [*floats, QUANTIZED_STUDENT, *known]
+        students = [str(VariantName(number, step)) for number in range(1, 10) for step in (COMPILED, *known)]
+        near = get_close_matches(variant, [*names, *students], n=1)
+        guess = f" (did you mean {near[0]!r}?)" if near else ""
+        names.insert(names.index(QUANTIZED_STUDENT) + 1, f"{STUDENT}_RECIPE")
+        raise ValueError(
+            f"{place}: unknown variant {variant!r}{guess}; known: {', '.join(names)}; "
+            "the recipe of a file is known when --recipes names the file"
+        )
 
 
-def _check_table(place: tuple[str, ...], table: Any) -> None:
-    _check_names(place, _as_table(place, table), _KEYS, "key")
+def _is_known(variant: str, recipes: Sequence[str]) -> bool:
     try:
-        Limits(**table)
-    except ValueError as error:
-        raise ValueError(f"{_shown(place)}: {error}") from error
+        name = VariantName.parse(variant)
+    except InputError:
+        return False
+    return name.recipe is None or name.recipe in recipes
 
 
-def _check_names(place: tuple[str, ...], table: Table, known: tuple[str, ...], what: str) -> None:
-    for name in table:
-        if name not in known:
-            where = f"{_shown(place)}: " if place else ""
-            raise ValueError(f"{where}unknown {what} {name!r}; known: {', '.join(known)}")
-
-
-def _as_table(place: tuple[str, ...], value: Any) -> Table:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{_shown(place)} must be a table, not {value!r}")
-    return value
-
-
-def _shown(place: tuple[str, ...]) -> str:
-    return f"[{'.'.join(place)}]"
-
-
-def _namesakes(variant: str) -> list[str]:
+def _names_of(variant: str) -> list[str]:
     """The names whose tables hold for a variant, its own last."""
     name = VariantName.parse(variant)
     if not name.student:
         return [variant]
     every = QUANTIZED_STUDENT if name.recipe else STUDENT
     return list(dict.fromkeys((every, str(replace(name, student=1)), variant)))
-
-
-def _declared_report_only(variant: str) -> str:
-    """What the table of recipes says of the variant's recipe; `student_2_quant_1` has recipe quant_1."""
-    recipe = RECIPES.get(VariantName.parse(variant).recipe or "")
-    return recipe.report_only if recipe else ""
