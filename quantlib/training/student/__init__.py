@@ -1,9 +1,9 @@
-"""Make a student from a teacher, as TinyBERT does (Jiao et al. 2020): it learns what the teacher computes.
+"""Distil a student from a teacher, as TinyBERT does (Jiao et al. 2020).
 
-`students` gives a student its shape and first weights, `mapping` says which layer it learns from,
-`augmentation` varies the rows, `targets` runs the teacher, `losses` compares, `trainee` makes losses and
-scores of a student, `vocabulary` leaves out words that it never reads, `phases` trains, `saved` keeps where
-training stands, `report` tells it, `run` is the straight line through them.
+`run` calls the others in order: `students` makes a student of a shape with its first weights, `mapping`
+assigns layers of the teacher to its layers, `augmentation` varies the rows, `targets` runs the teacher,
+`trainee` and `losses` give losses and scores, `vocabulary` drops unused rows of the embedding table during
+training, `phases` trains, `saved` writes checkpoints of the training, `report` shows its progress.
 """
 
 from quantlib.training.student.augmentation import AugmentationOptions

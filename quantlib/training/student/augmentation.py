@@ -27,8 +27,8 @@ _AT_ONCE = 64
 class AugmentationOptions:
     """How rows are varied; off by default.
 
-    copies: N_a, changed copies of each row; 0 makes none. probability: p_t, of a word to be replaced.
-    candidates: K, the words that one is drawn from.
+    copies: N_a, changed copies of each row; 0 for none. probability: p_t, that a word is replaced.
+    candidates: K, the number of words to draw a replacement from.
 
     Raises:
         InputError: a value out of range.
@@ -54,18 +54,18 @@ def augmented(
     seed: int,
     cache_dir: Path | None = None,
 ) -> list[Feature]:
-    """`options.copies` copies of each row in which words are replaced by likely or similar ones.
+    """`options.copies` copies of each row, with words replaced by likely or similar ones.
 
-    A word is a token of letters that no "##" piece follows or continues; others stay, and so does the label.
-    Candidates are the most likely words where the word is masked, if the checkpoint has a masked-language
-    head; else its nearest neighbours by the cosine of word embeddings.
+    Only words of a single token are replaced: letters, and no "##" piece after them. The label stays. If the
+    checkpoint has a masked-language head, candidates are the words it finds most likely when the word is
+    masked, else the word's nearest neighbours by the cosine of word embeddings.
 
     Args:
         features: rows that were tokenized for the checkpoint.
         checkpoint: a BERT directory with a WordPiece tokenizer.
         options: see `AugmentationOptions`.
-        seed: of what is drawn.
-        cache_dir: where the copies are kept as JSON lines, under a key of all that decides them.
+        seed: of the random draws.
+        cache_dir: where the copies are kept as JSON lines, under a key of everything that decides them.
 
     Returns:
         The first row's copies, then the second's, ...; a copy may equal its row if no word was drawn.
@@ -73,12 +73,12 @@ def augmented(
     if not options.copies:
         return []
     path = None if cache_dir is None else cache_dir / f"{_key(features, checkpoint, options, seed)}.jsonl"
-    found = None if path is None else _read(path, len(features) * options.copies)
-    if found is None:
-        found = list(_copies(features, checkpoint, options, seed))
+    copies = None if path is None else _read(path, len(features) * options.copies)
+    if copies is None:
+        copies = list(_copies(features, checkpoint, options, seed))
         if path is not None:
-            write_text(path, "".join(_line(row) for row in found))
-    return found
+            write_text(path, "".join(_line(row) for row in copies))
+    return copies
 
 
 def _key(features: Sequence[Feature], checkpoint: Path, options: AugmentationOptions, seed: int) -> str:
@@ -119,26 +119,26 @@ def _copies(
 
 
 def word_tokens(vocabulary: Mapping[str, int]) -> npt.NDArray[np.bool_]:
-    """Which token ids are words or their beginnings: letters only, so neither special tokens nor pieces."""
-    found = np.zeros(1 + max(vocabulary.values()), dtype=bool)
-    found[[number for token, number in vocabulary.items() if token.isalpha()]] = True
-    return found
+    """Whether each token id is a word or the start of one: letters only, no special token, no "##" piece."""
+    is_word = np.zeros(1 + max(vocabulary.values()), dtype=bool)
+    is_word[[number for token, number in vocabulary.items() if token.isalpha()]] = True
+    return is_word
 
 
 def word_places(ids: npt.NDArray[np.int64], words: npt.NDArray[np.bool_], pieces: set[int]) -> list[int]:
-    """The places of a row that hold a word of a single piece."""
+    """The positions of a row that hold a word of a single token."""
     following = [*ids[1:].tolist(), -1]
     return [
         place
-        for place, (own, after) in enumerate(zip(ids.tolist(), following, strict=True))
-        if words[own] and after not in pieces
+        for place, (token, after) in enumerate(zip(ids.tolist(), following, strict=True))
+        if words[token] and after not in pieces
     ]
 
 
 def _candidates(
     features: Sequence[Feature], checkpoint: Path, words: npt.NDArray[np.bool_], count: int
 ) -> list[dict[int, list[int]]]:
-    """For each row, what may stand at each of its words' places."""
+    """For each row, the candidates at the position of each of its words."""
     vocabulary = load_tokenizer(checkpoint).get_vocab()
     pieces = {number for token, number in vocabulary.items() if token.startswith("##")}
     places = [word_places(row.input_ids, words, pieces) for row in features]
@@ -146,25 +146,23 @@ def _candidates(
     if model is not None and "[MASK]" in vocabulary:
         mask = vocabulary["[MASK]"]
         return [
-            likely_words(model, row, own, words, mask, count)
-            for row, own in zip(features, places, strict=True)
+            likely_words(model, row, row_places, words, mask, count)
+            for row, row_places in zip(features, places, strict=True)
         ]
-    used = sorted({int(row.input_ids[p]) for row, own in zip(features, places, strict=True) for p in own})
+    pairs = list(zip(features, places, strict=True))
+    used = sorted({int(row.input_ids[place]) for row, row_places in pairs for place in row_places})
     near = nearest_words(_word_embeddings(checkpoint), used, words, count)
-    return [
-        {place: near[int(row.input_ids[place])] for place in own}
-        for row, own in zip(features, places, strict=True)
-    ]
+    return [{place: near[int(row.input_ids[place])] for place in row_places} for row, row_places in pairs]
 
 
 def likely_words(
     model: Any, row: Feature, places: Sequence[int], words: npt.NDArray[np.bool_], mask: int, count: int
 ) -> dict[int, list[int]]:
-    """The `count` words, by place, that a masked-language model finds likeliest where the word is masked."""
+    """For each position, the `count` words that a masked-language model finds most likely there."""
     import torch
 
     allowed = torch.from_numpy(words)
-    found: dict[int, list[int]] = {}
+    likely: dict[int, list[int]] = {}
     for start in range(0, len(places), _AT_ONCE):
         part = torch.tensor(places[start : start + _AT_ONCE])
         ids = torch.from_numpy(row.input_ids).repeat(len(part), 1)
@@ -174,8 +172,8 @@ def likely_words(
             logits = model(input_ids=ids, token_type_ids=types).logits[torch.arange(len(part)), part]
         logits = logits[:, : len(allowed)].masked_fill(~allowed, -torch.inf)
         best = logits.topk(min(count, int(allowed.sum())), dim=1).indices
-        found |= dict(zip(part.tolist(), best.tolist(), strict=True))
-    return found
+        likely |= dict(zip(part.tolist(), best.tolist(), strict=True))
+    return likely
 
 
 def nearest_words(
@@ -193,14 +191,14 @@ def nearest_words(
 
     table = torch.nn.functional.normalize(embeddings[: len(words)].float(), dim=1)
     banned = torch.from_numpy(~words)
-    found: dict[int, list[int]] = {}
+    nearest: dict[int, list[int]] = {}
     count = min(count, int(words.sum()) - 1)
     for start in range(0, len(used), _AT_ONCE):
         part = torch.tensor(used[start : start + _AT_ONCE])
         cosines = (table[part] @ table.T).masked_fill(banned, -torch.inf)
         cosines[torch.arange(len(part)), part] = -torch.inf
-        found |= dict(zip(part.tolist(), cosines.topk(count, dim=1).indices.tolist(), strict=True))
-    return found
+        nearest |= dict(zip(part.tolist(), cosines.topk(count, dim=1).indices.tolist(), strict=True))
+    return nearest
 
 
 def _masked_language_model(checkpoint: Path) -> Any:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def prepare(options: DistillationOptions) -> torch.device:
-    """The device of `options`; from here on torch is repeatable: seeds, thread count, deterministic kernels.
+    """The device of `options`; also makes torch repeatable: seeds, thread count, deterministic kernels.
 
     Raises:
         InputError: there is no such device.
@@ -44,7 +44,7 @@ def prepare(options: DistillationOptions) -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """The block's products in bfloat16, if asked for, or by default where that is faster."""
+    """Compute the block's products in bfloat16 if asked to, or by default where that is faster."""
     import torch
 
     wanted = precision == "bfloat16" or (precision == "auto" and bfloat16_pays(device.type))
@@ -55,8 +55,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 def bfloat16_pays(device_type: str) -> bool:
     """Whether products in bfloat16 are faster: on a CUDA device, and on a CPU with AMX.
 
-    There steps took less than half the time (a MiniLM's half on 2 threads, 16 rows of 128 tokens: 0.166 for
-    0.346 s), on CPUs without it more.
+    With AMX a step took less than half the time (half a MiniLM, 2 threads, 16 rows of 128 tokens: 0.166 s
+    instead of 0.346 s); on CPUs without AMX it took longer.
     """
     return device_type == "cuda" or (device_type == "cpu" and "amx_bf16" in describe().instruction_sets)
 

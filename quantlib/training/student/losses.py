@@ -1,7 +1,7 @@
 """The losses of TinyBERT (Jiao et al. 2020, section 3.2), over real tokens only.
 
-The paper averages over everything; here padded positions are left out, so that a row's loss does not depend
-on the rows beside it. Teacher's tensors are taken as constants where they carry no gradient.
+The paper averages over all positions; here padded ones are left out, so that a row's loss does not depend on
+the other rows of its batch. The teacher's tensors carry no gradient.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class States:
     scores: tuple[torch.Tensor, ...]
 
     def of_layers(self, mapping: Sequence[int]) -> States:
-        """Those of some layers, counted from 1; 0, the embeddings, comes first."""
+        """The states of some layers, counted from 1; those of the embeddings, layer 0, come first."""
         return States(
             tuple(self.hidden[layer] for layer in mapping),
             tuple(self.scores[layer - 1] for layer in mapping[1:]),
@@ -71,7 +71,7 @@ def _masked_mean_square(student: torch.Tensor, teacher: torch.Tensor, mask: torc
     if bool(mask.all()):  # rows of one length: a pass over the scores instead of four
         return functional.mse_loss(student, teacher)
     difference, real = student - teacher, mask.expand_as(student).bool()
-    # Filled, not multiplied: what stands at padded positions never counts, not even infinity.
+    # Filled, not multiplied: padded positions never count, even if they are infinite.
     return difference.masked_fill(~real, 0.0).square().sum() / real.sum()
 
 
@@ -80,25 +80,25 @@ def transformer_loss(
 ) -> torch.Tensor:
     """The sum over layers of hidden loss and attention loss (eq. 11), the embeddings' hidden loss included.
 
-    Attention is compared where both have as many heads; other numbers of heads have nothing in common.
+    Attention is compared only where both have the same number of heads.
 
     Args:
         student: states of a batch.
-        teacher: of the same batch, the layers that the student's learn from (`States.of_layers`).
+        teacher: of the same batch, one layer for each of the student's (`States.of_layers`).
         mask: (rows, tokens), 1 for a real token and 0 for padding.
         project: from the student's width to the teacher's, shared by all layers; None where widths agree.
 
     Raises:
-        ValueError: not as many layers.
+        ValueError: the numbers of layers differ.
     """
     parts = [
-        hidden_loss(own if project is None else project(own), wanted, mask)
-        for own, wanted in zip(student.hidden, teacher.hidden, strict=True)
+        hidden_loss(hidden if project is None else project(hidden), target, mask)
+        for hidden, target in zip(student.hidden, teacher.hidden, strict=True)
     ]
     parts += [
-        attention_loss(own, wanted, mask)
-        for own, wanted in zip(student.scores, teacher.scores, strict=True)
-        if own.shape[1] == wanted.shape[1]
+        attention_loss(scores, target, mask)
+        for scores, target in zip(student.scores, teacher.scores, strict=True)
+        if scores.shape[1] == target.shape[1]
     ]
     import torch
 
@@ -115,7 +115,7 @@ def soft_cross_entropy(
     Args:
         logits: the student's, (rows, labels).
         teacher_logits: the same shape.
-        temperature: what both are divided by; above 1, the teacher's small probabilities count for more.
+        temperature: divides both logits; above 1, the teacher's small probabilities count for more.
     """
     from torch.nn import functional
 
@@ -131,8 +131,8 @@ def mixed_cross_entropy(
 ) -> torch.Tensor:
     """(1 - w)·t²·CE(z_T / t, z_S / t) + w·CE(y, z_S), the mean over rows (Hinton et al. 2015, section 2).
 
-    t² keeps the gradients of the first part as large as they are at t = 1. A row without a label has the
-    first part alone, in full.
+    t² keeps the gradients of the first term as large as at t = 1. A row without a label has the first term
+    only, with weight 1.
 
     Args:
         logits: the student's, (rows, labels).

@@ -8,7 +8,7 @@ MAPPINGS = ("uniform", "last")
 
 
 def layer_mapping(student_layers: int, teacher_layers: int, kind: str = "uniform") -> tuple[int, ...]:
-    """The teacher's layer of each of the student's, both counted from 1; 0, the embeddings, comes first.
+    """The teacher's layer for each of the student's, both counted from 1; 0, the embeddings, comes first.
 
     Args:
         student_layers: M, at least 1.
@@ -25,7 +25,7 @@ def layer_mapping(student_layers: int, teacher_layers: int, kind: str = "uniform
             f"it must have 1 to {teacher_layers}"
         )
     if kind == "uniform":
-        # floor(m·N/M + 1/2) in whole numbers: Python's round would take a half to the even layer.
+        # floor(m·N/M + 1/2) in integers: Python's round would round a half to the even layer.
         return tuple(
             (2 * m * teacher_layers + student_layers) // (2 * student_layers)
             for m in range(student_layers + 1)

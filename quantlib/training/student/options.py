@@ -51,17 +51,17 @@ class DistillationOptions:
     """How a student is trained: both phases, and what they share.
 
     transformer: learns hidden states and attention scores. prediction: learns the teacher's logits.
-    temperature: of the prediction-layer loss. label_weight: the part that the labels have in it, for
-    classification: a teacher that is unsure or wrong where the label is known is the worse one to learn from;
-    0 is TinyBERT's own loss, without labels. dropout: of the student while it is trained; None is the
-    teacher's own. mapping: see `layer_mapping`. held_out: share of the rows that are not trained on, but
-    decide which weights are kept. patience: epochs of a phase without a better held-out score before it ends.
-    precision: "bfloat16" computes products in 16 bits (autocast), "auto" does so where that is faster: on a
-    CUDA device, and on a CPU with AMX. device: "auto" is CUDA where there is one. disk_bytes: the most that
-    the teacher's states may take on disk; beyond that they are computed anew in each epoch. windows: of a row
-    that was cut off, how many windows of what follows are learned from too. augmentation: of the rows that
-    are trained on. checkpoint_steps: steps between two checkpoints, beside that of each epoch's end. threads:
-    CPU threads; part of what decides the weights, since sums are split among them.
+    temperature: of the prediction loss. label_weight: the weight of the labels in it, for classification,
+    since the label is better than a teacher that is unsure or wrong; 0 is TinyBERT's own loss, without
+    labels. dropout: of the student while it is trained; None is the teacher's. mapping: see `layer_mapping`.
+    held_out: share of the rows that are not trained on, but decide which weights are kept. patience: epochs
+    of a phase without a better held-out score before it ends. precision: "bfloat16" computes products in 16
+    bits (autocast), "auto" does so where that is faster: on a CUDA device, and on a CPU with AMX. device:
+    "auto" is CUDA where there is one. disk_bytes: the most that the teacher's states may take on disk; if
+    they need more, they are computed anew in each epoch. windows: of a row that was cut off, how many windows
+    of the text that follows are learned from too. augmentation: of the rows that are trained on.
+    checkpoint_steps: steps between two checkpoints, in addition to the one at each epoch's end. threads: CPU
+    threads; part of what decides the weights, since sums are split among them.
 
     Raises:
         InputError: a value out of range.

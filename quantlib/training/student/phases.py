@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Phase:
-    """What is trained, on what, and how it is judged.
+    """What a phase trains, its loss and its score.
 
-    modules: a ModuleDict of all that is trained. loss: of the rows `index`, whose padded batch is `feed`, to
-    a scalar. score: of the modules in evaluation mode, on held-out rows; None where no row is held out, so
-    that the last weights are kept.
+    modules: a ModuleDict of everything that is trained. loss: of the rows `index`, whose padded batch is
+    `feed`, to a scalar. score: of the modules in evaluation mode, on held-out rows; None if no row is held
+    out; the last weights are kept then.
     """
 
     name: str
@@ -56,7 +56,7 @@ def run_phase(
         features: all rows of the task.
         rows: the indices of those to train on.
         options: see `DistillationOptions`.
-        standing: a new one, or one that `save` was given: then training goes on from there.
+        standing: a new one, or one that was passed to `save`, to continue from there.
         save: called at each epoch's end and every `checkpoint_steps` steps.
         report: called after each step with where training stands and the steps done.
 
@@ -124,7 +124,7 @@ def _step(phase: Phase, optimizer: Any, rate: float, index: Index, feed: dict[st
 
 
 def _judge(phase: Phase, standing: Standing) -> None:
-    """Take the weights as the best ones if held-out rows say so."""
+    """Keep the weights as the best ones if their score on held-out rows is the best so far."""
     if phase.score is None:
         return
     phase.modules.eval()

@@ -1,4 +1,4 @@
-"""What a distillation tells while it runs."""
+"""Progress of a distillation."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Progress = Callable[[int, int, str], None]
 
 
 class Report:
-    """Tells how far a distillation is: batches of the teacher first, then steps of the student.
+    """Reports progress: first batches of the teacher, then steps of the student.
 
-    remark: told with every step, also with the last one.
+    remark: shown with every step, also with the last one.
     """
 
     remark = ""
@@ -28,7 +28,7 @@ class Report:
         self._progress(done, 2 * count, "the teacher's outputs")
 
     def plan(self, steps: list[int]) -> None:
-        """Each phase will take as many steps, or fewer."""
+        """Set the number of steps of each phase, at most."""
         self._steps = steps
 
     def training(self, standing: Standing, steps: int) -> None:
@@ -37,7 +37,7 @@ class Report:
         self._progress(before + steps, self._teacher + sum(self._steps), self._words(standing))
 
     def finish(self, standing: Standing) -> None:
-        """No step will follow, as many as were planned or not."""
+        """Report the end, even if fewer steps were taken than planned."""
         total = self._teacher + sum(self._steps)
         self._progress(total, total, self._words(standing))
 

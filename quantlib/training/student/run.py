@@ -1,4 +1,4 @@
-"""Distil a student: the straight line through this package."""
+"""Distil a student."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from quantlib.data.tasks import Task
 
 STATE_FILE = "training.pt"
-CHECKPOINT_VERSION = 2  # 2: of the words only those that occur
+CHECKPOINT_VERSION = 2  # 2: the embedding table holds only tokens that occur
 MAX_HELD_OUT = 1000
 
 
@@ -50,23 +50,23 @@ def distil(
     """Train a student on what a teacher computes, as TinyBERT (Jiao et al. 2020); save it to `out_dir`.
 
     First its hidden states and attention scores learn from the teacher's, then its logits. Some of the rows
-    are held out: they decide which epoch's weights are kept. What is drawn comes from the seed.
+    are held out: they decide which epoch's weights are kept. All random draws come from the seed.
 
     Args:
         teacher_dir: a fine-tuned BERT classifier.
         task: what it was fine-tuned on.
         features: the rows to train on, tokenized for the teacher; at least one.
-        out_dir: where the student goes, with the teacher's tokenizer.
+        out_dir: where the student is saved, with the teacher's tokenizer.
         options: see `DistillationOptions`.
         progress: called after each step.
         student: its shape and start; by default half of the teacher's layers.
-        further: for each row, what follows where it was cut off (`features.further_windows`): the teacher
-            needs no label to say what it thinks of that. Empty: nothing follows anywhere.
+        further: for each row, windows of the text that was cut off (`features.further_windows`), for which
+            the teacher gives the targets. Empty if nothing was cut off.
         logit_order: the teacher's logit index of each of the task's labels, where the order differs.
-        work_dir: where the teacher's states and checkpoints of the training lie until it is finished; one
-            that was interrupted goes on from there, to the same weights. None: beside `out_dir`, and nothing
-            is kept of a training that is interrupted.
-        cache_dir: where augmented rows are kept; None: nowhere.
+        work_dir: where the teacher's states and checkpoints of the training are kept until it is finished;
+            an interrupted training continues from there, to the same weights. None puts the states beside
+            `out_dir` and keeps no checkpoints.
+        cache_dir: where augmented rows are kept; None keeps none.
 
     Raises:
         InputError: the teacher is no BERT, the student cannot be made from it, there are no rows, or training
@@ -81,22 +81,22 @@ def distil(
     pupil = make_student(teacher, student or StudentConfig(), options.seed, options.mapping)
     depths = pupil.config.num_hidden_layers, teacher.config.num_hidden_layers
     layers = layer_mapping(*depths, options.mapping) if options.transformer.epochs else ()
-    rows, held = hold_out(len(features), options)
-    kept = features
+    rows, held_out = hold_out(len(features), options)
+    labelled = features
     features, rows = with_more(features, rows, further, teacher_dir, options, cache_dir)
     source = Teacher(teacher.to(device), layers, device, options.precision)
     report = Report(progress or (lambda *_: None), task.primary_metric)
     with teacher_targets(source, features, options, work_dir or out_dir.parent, report.teacher) as targets:
-        trainee = Trainee(pupil.to(device), task, features, rows, held, options, len(kept))
+        trainee = Trainee(pupil.to(device), task, features, rows, held_out, options, len(labelled))
         phases = distillation_phases(trainee, teacher.config.hidden_size, targets)
-        # All that decides the weights: only the same training goes on from a checkpoint.
+        # Everything that decides the weights: only the same training continues from a checkpoint.
         job = {
             "checkpoint": CHECKPOINT_VERSION,
             "teacher": sha256_tree(teacher_dir),
             "task": task.name,
-            "rows": features_hash(kept),
+            "rows": features_hash(labelled),
             "further": [features_hash(windows) for windows in further],
-            "labels": labels_array(kept).tolist(),
+            "labels": labels_array(labelled).tolist(),
             "options": asdict(options),
             "bfloat16": bfloat16_pays(device.type),
             "student": asdict(student or StudentConfig()),
@@ -116,25 +116,25 @@ def with_more(
     options: DistillationOptions,
     cache_dir: Path | None,
 ) -> tuple[list[Feature], list[int]]:
-    """All features, behind them the windows and augmented copies of `rows`, and what to train on."""
+    """All features followed by windows and augmented copies of `rows`, and the indices to train on."""
     more = [window for row in rows if further for window in further[row][: options.windows]]
-    own = [features[row] for row in rows]
-    more += augmented(own, checkpoint, options.augmentation, options.seed, cache_dir)
+    originals = [features[row] for row in rows]
+    more += augmented(originals, checkpoint, options.augmentation, options.seed, cache_dir)
     return [*features, *more], [*rows, *range(len(features), len(features) + len(more))]
 
 
 def hold_out(count: int, options: DistillationOptions) -> tuple[list[int], list[int]]:
-    """Which of `count` rows to train on, and which are held out; the same for the same seed."""
+    """The indices of `count` rows to train on, and of those to hold out; the same for the same seed."""
     order = list(range(count))
     random.Random(f"{options.seed} held out").shuffle(order)
-    held = min(round(count * options.held_out), MAX_HELD_OUT, count - 1)
-    return sorted(order[held:]), sorted(order[:held])
+    size = min(round(count * options.held_out), MAX_HELD_OUT, count - 1)
+    return sorted(order[size:]), sorted(order[:size])
 
 
 def run_phases(
     phases: Sequence[Phase], trainee: Trainee, report: Report, state_file: Path | None, job: str
 ) -> None:
-    """Train all phases in order, from where the checkpoint at `state_file` stands."""
+    """Train all phases in order, continuing from the checkpoint at `state_file` if there is one."""
     import torch
 
     options, rows = trainee.options, trainee.rows

@@ -35,7 +35,7 @@ class Standing:
     losses: dict[str, float] = field(default_factory=dict)
 
     def next_phase(self) -> Standing:
-        """The start of the next phase; the random state goes on."""
+        """The start of the next phase; the random state is kept."""
         return Standing(phase=self.phase + 1, losses=self.losses)
 
 
@@ -56,7 +56,7 @@ def restore_random_state(state: list[Any]) -> None:
 
 
 def save_standing(path: Path, job: str, standing: Standing) -> None:
-    """Write where the training `job` stands, whole or not at all.
+    """Write the state of the training `job`, whole or not at all.
 
     Raises:
         InputError: the place cannot be written.

@@ -24,21 +24,25 @@ def run_with_products(
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], list[tuple[torch.Tensor, torch.Tensor]]]:
     """Logits, hidden states, and (query, key), each (rows, tokens, width), of every layer.
 
-    They are taken where the linear layers of the queries and keys give them, so that it does not matter how
-    attention is computed from them: many implementations never hold its scores.
+    Queries and keys are the outputs of their linear layers, so it does not matter how attention is computed
+    from them: many implementations never store its scores.
     """
-    with _captured(model) as found:
+    with _captured(model) as outputs:
         output = model(**feed, output_hidden_states=True)
-    return output.logits, tuple(output.hidden_states), list(zip(found["query"], found["key"], strict=True))
+    return (
+        output.logits,
+        tuple(output.hidden_states),
+        list(zip(outputs["query"], outputs["key"], strict=True)),
+    )
 
 
 @contextmanager
 def _captured(model: Any) -> Iterator[dict[str, list[torch.Tensor]]]:
-    """What the query and key layers of self-attention give within the block, in the order of the layers."""
-    found: dict[str, list[torch.Tensor]] = {"query": [], "key": []}
+    """Collect the outputs of the query and key layers within the block, in the order of the layers."""
+    outputs: dict[str, list[torch.Tensor]] = {"query": [], "key": []}
 
     def keep(kind: str) -> Any:
-        return lambda _module, _inputs, output: found[kind].append(output)
+        return lambda _module, _inputs, output: outputs[kind].append(output)
 
     hooks = [
         module.register_forward_hook(keep(name.rpartition(".")[2]))
@@ -46,7 +50,7 @@ def _captured(model: Any) -> Iterator[dict[str, list[torch.Tensor]]]:
         if name.endswith(("attention.self.query", "attention.self.key"))
     ]
     try:
-        yield found
+        yield outputs
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,4 +1,4 @@
-"""The student: its shape, and the weights it starts from."""
+"""The student's shape and its first weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quantlib.support.errors import InputError
 from quantlib.training.checkpoints import loading_errors, quiet_transformers, read_config, resolve
 from quantlib.training.student.mapping import layer_mapping
 
-# The names of a shape in `StudentConfig` and in BERT's config.json.
+# Fields of `StudentConfig`, and their names in BERT's config.json.
 _FIELDS = {
     "layers": "num_hidden_layers",
     "width": "hidden_size",
@@ -24,11 +24,11 @@ INITS = ("teacher", "random")
 
 @dataclass(frozen=True)
 class StudentConfig:
-    """A student's shape, and where its weights come from before it is trained.
+    """A student's shape, and where its first weights come from.
 
-    layers, width, ffn, heads: None is half of the teacher's layers, else as the teacher has it. init:
-    "teacher", "random", or a checkpoint of just this shape and vocabulary (a general TinyBERT), as a
-    directory or hub id. The vocabulary, positions and token types are always the teacher's.
+    layers, width, ffn, heads: None is the teacher's number (of layers, half of it). init: "teacher",
+    "random", or a checkpoint of exactly this shape and vocabulary (a general TinyBERT), as a directory or hub
+    id. The vocabulary, positions and token types are always the teacher's.
 
     Raises:
         InputError: a number below 1, or a width that the heads do not divide.
@@ -51,7 +51,7 @@ class StudentConfig:
             raise InputError(f"student init is empty; it is {', '.join(INITS)}, a directory or a hub id")
 
     def for_teacher(self, teacher: Mapping[str, Any]) -> StudentConfig:
-        """The same with every number filled in from a teacher's config.json.
+        """This shape with missing numbers filled in from a teacher's config.json.
 
         Raises:
             InputError: the teacher is no BERT, or has too few layers.
@@ -81,21 +81,21 @@ PRESETS: dict[str, StudentConfig] = {
 def parse_student_config(text: str) -> StudentConfig:
     """A `StudentConfig` from a preset's name, or "layers=4,width=312,ffn=1200,heads=12", or both.
 
-    A part that is left out is the teacher's (half of its layers); `init=` names where weights come from:
-    "tinybert-4-312,init=DIR".
+    A part that is left out is as in the teacher (of layers, half as many); `init=` says where the first
+    weights come from: "tinybert-4-312,init=DIR".
 
     Raises:
         InputError: an unknown preset or name, or a value that is no whole number.
     """
     first, comma, rest = text.partition(",")
-    found, parts = StudentConfig(), text.split(",")
+    config, parts = StudentConfig(), text.split(",")
     if "=" not in first:
         if first.strip() not in PRESETS:
             raise InputError(
                 f"unknown student {first.strip()!r}; known: {', '.join(PRESETS)}, or a shape as "
                 "layers=4,width=312,ffn=1200,heads=12"
             )
-        found, parts = PRESETS[first.strip()], rest.split(",") if comma else []
+        config, parts = PRESETS[first.strip()], rest.split(",") if comma else []
     changes: dict[str, Any] = {}
     for part in parts:
         name, _, value = (word.strip() for word in part.partition("="))
@@ -106,18 +106,18 @@ def parse_student_config(text: str) -> StudentConfig:
         if name != "init" and not value.isdecimal():
             raise InputError(f"student {text!r}: {name} must be a whole number, not {value!r}")
         changes[name] = value if name == "init" else int(value)
-    return replace(found, **changes)
+    return replace(config, **changes)
 
 
 def make_student(teacher: Any, config: StudentConfig, seed: int, mapping: str = "uniform") -> Any:
     """A new BERT classifier of that shape, with the teacher's vocabulary, in evaluation mode.
 
-    With init "teacher", each of its tensors whose shape is the teacher's starts as a copy: layer m as the
-    teacher's layer g(m) of `layer_mapping`. The rest is random, as BERT's own initial weights.
+    With init "teacher", each tensor that has the same shape in the teacher starts as a copy, layer m from the
+    teacher's layer g(m) (`layer_mapping`). The rest is random, as BERT initializes its weights.
 
     Args:
         teacher: a loaded BERT classifier of transformers.
-        config: the shape; what is None is filled in from the teacher.
+        config: the shape; None is filled in from the teacher.
         seed: of the random weights.
         mapping: see `layer_mapping`.
 
@@ -143,23 +143,23 @@ def make_student(teacher: Any, config: StudentConfig, seed: int, mapping: str = 
 
 
 def _fitting(student: Any, teacher: Any, sources: tuple[int, ...]) -> dict[str, Any]:
-    """Those of the student's tensors that the teacher has in the same shape, by the student's names."""
+    """The teacher's tensors that have the student's shape, by the student's names."""
     weights = teacher.state_dict()
-    found = {}
-    for name, own in student.state_dict().items():
+    fitting = {}
+    for name, tensor in student.state_dict().items():
         prefix, inside, rest = name.partition("encoder.layer.")
         if inside:
             number, _, tail = rest.partition(".")
             name_there = f"{prefix}{inside}{sources[int(number) + 1] - 1}.{tail}"
         else:
             name_there = name
-        if name_there in weights and weights[name_there].shape == own.shape:
-            found[name] = weights[name_there].clone()
-    return found
+        if name_there in weights and weights[name_there].shape == tensor.shape:
+            fitting[name] = weights[name_there].clone()
+    return fitting
 
 
 def _from_checkpoint(directory: Path, shape: Any, seed: int) -> Any:
-    """A classifier of `shape` with a checkpoint's weights; a head that it lacks is new."""
+    """A classifier of `shape` with a checkpoint's weights; a missing head is initialized anew."""
     import torch
     import transformers
 

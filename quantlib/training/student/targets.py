@@ -1,4 +1,4 @@
-"""What a student learns from: the teacher's logits, and its layers' states, computed once if they fit."""
+"""The targets of a student: the teacher's logits and its layers' states, computed once if they fit."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-_ROWS_AT_ONCE = 16  # as a batch of the student has them, so that memory is no larger
-_BYTES_PER_VALUE = 4  # float32: what is read back is what the teacher computed
+_ROWS_AT_ONCE = 16  # as in a batch of the student, so that memory is no larger
+_BYTES_PER_VALUE = 4  # float32, so that nothing is lost
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher in evaluation mode, the layers to learn from, and how it is run.
+    """A teacher in evaluation mode, the layers to learn from, and how it runs.
 
-    mapping: see `layer_mapping`; empty where no layer is learned from.
+    mapping: see `layer_mapping`; empty if no layer is learned from.
     """
 
     model: Any
@@ -61,7 +61,7 @@ class Teacher:
         return logits.float(), packed
 
     def states(self, packed: torch.Tensor) -> States:
-        """The states of the layers to learn from, out of what `run` gave."""
+        """The states of the layers to learn from, unpacked from `run`'s second result."""
         import torch
 
         parts = torch.split(packed, self.model.config.hidden_size, dim=-1)
@@ -72,7 +72,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Targets:
-    """What the teacher says about rows.
+    """The teacher's logits and states.
 
     logits: float32 (rows, labels). states: of the rows `index`, whose padded batch is `feed`.
     """
@@ -90,16 +90,16 @@ def teacher_targets(
     work_dir: Path,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Iterator[Targets]:
-    """Run the teacher once over the rows. Its states lie in a file in `work_dir` until the block ends.
+    """Run the teacher once over the rows. Its states are in a file in `work_dir` until the block ends.
 
-    Attention scores are made from the queries and keys, which take less room where rows are long. States that
-    would take more than `options.disk_bytes` are computed when they are asked for.
+    Queries and keys are stored instead of attention scores, since they are smaller for long rows. States that
+    would take more than `options.disk_bytes` are computed when they are needed.
 
     Args:
         teacher: what to run.
         features: the rows.
         options: see `DistillationOptions`.
-        work_dir: a directory, made if need be.
+        work_dir: a directory, created if it is missing.
         progress: called after each batch with (batches done, batches in all).
     """
     import torch

@@ -1,4 +1,4 @@
-"""While a student is trained, its table of words has only those that occur in what it reads."""
+"""During training, the student's embedding table holds only tokens that occur."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _PADDING = 0  # the id that `features.pad` fills with
 
 @contextmanager
 def only_words_of(student: Any, features: Sequence[Feature]) -> Iterator[None]:
-    """Within the block the student knows the words of `features` alone; after it, all of them again.
+    """Within the block the embedding table holds only the tokens of `features`; after it, all tokens again.
 
-    A word that never occurs has no gradient, but is clipped and stepped like all others: in a MiniLM's half
-    the table has 11.7 of 17.1 million weights, and where rows are short, it took most of a step's time. What
-    is learned is the same up to rounding, save that words which do not occur are no longer decayed.
+    A token that never occurs has no gradient, but costs time in clipping and in the optimizer's step: in half
+    a MiniLM the table has 11.7 of 17.1 million weights, and on short rows it took most of a step's time. The
+    result is the same up to rounding, except that tokens that do not occur get no weight decay.
 
     Args:
         student: a BERT classifier of transformers.
-        features: all rows that it may be given within the block.
+        features: all rows that the student may read within the block.
     """
     import torch
 
@@ -33,7 +33,7 @@ def only_words_of(student: Any, features: Sequence[Feature]) -> Iterator[None]:
     place = torch.full((full.num_embeddings,), -1, device=words.device)  # -1 is out of range, so an error
     place[words] = torch.arange(len(words), device=words.device)
     padding = None if full.padding_idx is None else int(place[full.padding_idx])
-    if padding == -1:  # it never occurs: no gradient to keep from it
+    if padding == -1:  # padding never occurs, so its row needs no masking
         padding = None
     weight = full.weight.detach()[words]
     used = torch.nn.Embedding(len(words), full.embedding_dim, padding, _weight=weight)
