@@ -10,7 +10,7 @@ from typing import Any
 from quantlib.support.files import atomic_file
 
 Score = tuple[float, float]
-"""A score of weights on held-out rows, higher is better; the second value decides between equal first ones."""
+"""A score on held-out rows, higher is better; the second value decides between equal first ones."""
 
 
 @dataclass
