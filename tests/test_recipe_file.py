@@ -131,6 +131,7 @@ def broken(old: str, new: str) -> str:
         (broken("[nodes]", "op_types = [1]\n[nodes]"), 8, "op_types is [1]; it must be a list of strings"),
         ("nodes = 'qkv'\n" + GOOD.partition("[nodes]")[0], 1, "nodes is 'qkv'; it must be a table"),
         (broken('mode = "static"', 'mode = "statik"'), 3, "mode 'statik' is unknown; known: static, "),
+        (broken('mode = "static"', "mode = 3"), 3, "mode is 3; it must be one of 'static', 'dynamic' or 'w"),
         (broken('"QUInt8"', '"UInt8"'), 5, "activation_type 'UInt8' is unknown; known: QInt8, "),
         (broken('"int16"', '"int32"'), 9, "nodes: ffn_out is 'int32', an unknown precision; known: int16, "),
         (broken('"int16"', "16"), 9, "nodes: ffn_out is 16, an unknown precision"),
@@ -139,7 +140,7 @@ def broken(old: str, new: str) -> str:
     ids=[
         "misspelt", "misspelt_table", "part_of_a_key", "a_number_for_a_name", "a_number_for_a_flag",
         "a_string_for_a_flag", "a_flag_for_a_number", "a_fraction", "a_string_for_a_list", "numbers",
-        "a_string_for_a_table", "a_word_unknown", "a_type_unknown", "a_precision_unknown",
+        "a_string_for_a_table", "a_word_unknown", "no_word", "a_type_unknown", "a_precision_unknown",
         "a_number_for_a_precision", "dots",
     ],
 )  # fmt: skip

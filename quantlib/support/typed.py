@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from quantlib.support.errors import InputError
 
@@ -27,6 +27,7 @@ _WANTED = {
     "float_type": "a number",
     "int_from_float": "a whole number",
     "int_type": "a whole number",
+    "literal_error": "one of {expected}",
     "mapping_type": "an object",
     "string_type": "a string",
     "tuple_type": "a list",
@@ -74,12 +75,14 @@ def parse_json(kind: type[T], text: str | bytes, *, strict_keys: bool = False) -
     from pydantic import ValidationError
 
     try:
-        return _adapter(kind).validate_json(text, strict=True, extra="forbid" if strict_keys else "ignore")
+        adapter: TypeAdapter[T] = _adapter(cast(Any, kind))
+        return adapter.validate_json(text, strict=True, extra="forbid" if strict_keys else "ignore")
     except ValidationError as invalid:
         rank = {"unknown": 0, "missing": 2}
         errors = invalid.errors(include_url=False)
         error = min(errors, key=lambda error: rank.get(_PROBLEMS.get(error["type"], ""), 1))
-        wanted = _WANTED.get(error["type"]) or str(error.get("ctx", {}).get("error", error["msg"]))
+        details = {"error": error["msg"], "expected": ""} | error.get("ctx", {})
+        wanted = _WANTED.get(error["type"], "").format(**details) or str(details["error"])
         problem = _PROBLEMS.get(error["type"], "type")
         raise WrongValue(error["loc"], problem, error["input"], wanted) from invalid
 
@@ -113,7 +116,7 @@ def read_json(kind: type[T], path: Path, what: str) -> T:
 
 
 @cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from quantlib.compression.recipes.recipe import CHOICES, PRECISIONS, Recipe
 from quantlib.support.errors import InputError
 from quantlib.support.files import write_text
-
-_TUPLES = ("op_types",)
-_FLAGS = ("per_channel", "smooth", "reduce_range", "pad_calibration")
+from quantlib.support.typed import WrongValue, parse_values
 
 
 def write_recipe(path: Path, recipe: Recipe, comments: Mapping[str, str] | None = None) -> None:
@@ -60,63 +58,48 @@ def read_recipe(path: Path) -> Recipe:
         raise InputError(f"{path}: no such recipe file")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        found: dict[str, Any] = tomllib.loads(text)
+        values: dict[str, Any] = tomllib.loads(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a TOML file: {error}") from error
-    for key, value in found.items():
-        if problem := _problem(key, value):
-            raise InputError(f"{path}{_line(text, key)}: {problem}")
-    nodes = found.pop("nodes", {})
+    nodes = values.pop("nodes", {})
+    if not isinstance(nodes, dict):
+        raise InputError(f"{path}{_line(text, 'nodes')}: nodes is {nodes!r}; it must be a table")
     for key, precision in nodes.items():
-        if problem := _node_problem(key, precision):
-            raise InputError(f"{path}{_line(text, key)}: {problem}")
-    for field in fields(Recipe):
-        if field.default is MISSING and field.name not in found:
-            raise InputError(f"{path}: the key {field.name!r} is missing")
-    values: dict[str, Any] = {k: tuple(v) if k in _TUPLES else v for k, v in found.items()}
+        if precision not in PRECISIONS:
+            raise InputError(f"{path}{_line(text, key)}: {_node_problem(key, precision)}")
     try:
-        return Recipe(**values, nodes=tuple(nodes.items()))
+        return parse_values(Recipe, values | {"nodes": list(nodes.items())})
+    except WrongValue as error:
+        key = str(error.place[0])
+        line = "" if error.problem == "missing" else _line(text, key)
+        raise InputError(f"{path}{line}: {_problem(key, error, values)}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
 
-def _problem(key: str, value: Any) -> str:
-    """What is wrong with a line, taken by itself; empty if nothing is."""
-    known = [field.name for field in fields(Recipe)]
-    if key not in known:
-        return f"unknown key {key!r}; known: {', '.join(known)}"
-    wanted, words = _wanted(key)
-    strings = key not in _TUPLES or (isinstance(value, list) and all(isinstance(item, str) for item in value))
-    if type(value) is not wanted or not strings:
-        return f"{key} is {value!r}; it must be {words}"
-    if value not in CHOICES.get(key, (value,)):
-        return f"{key} {value!r} is unknown; known: {', '.join(CHOICES[key])}"
-    return ""
+def _problem(key: str, error: WrongValue, values: Mapping[str, Any]) -> str:
+    """What is wrong with the value of a key."""
+    if error.problem == "missing":
+        return f"the key {key!r} is missing"
+    if error.problem == "unknown":
+        return f"unknown key {key!r}; known: {', '.join(field.name for field in fields(Recipe))}"
+    if key in CHOICES and isinstance(error.value, str):
+        return f"{key} {error.value!r} is unknown; known: {', '.join(CHOICES[key])}"
+    wanted = "a list of strings" if key == "op_types" else error.wanted
+    return f"{key} is {values[key]!r}; it must be {wanted}"
 
 
 def _node_problem(key: str, precision: Any) -> str:
-    """What is wrong with a line of [nodes]; empty if nothing is."""
+    """What is wrong with the precision of a line of [nodes]."""
     if isinstance(precision, dict) and precision:
         whole = key
         while isinstance(precision, dict) and precision:
             part, precision = next(iter(precision.items()))
             whole = f"{whole}.{part}"
         return f'nodes: a key with dots needs quotation marks: "{whole}"'
-    if precision not in PRECISIONS:
-        return f"nodes: {key} is {precision!r}, an unknown precision; known: {', '.join(PRECISIONS)}"
-    return ""
-
-
-def _wanted(key: str) -> tuple[type, str]:
-    """The type of a key's value, and in words."""
-    if key in _FLAGS:
-        return bool, "true or false"
-    if key in _TUPLES:
-        return list, "a list of strings"
-    special: dict[str, tuple[type, str]] = {"nodes": (dict, "a table"), "block_size": (int, "a whole number")}
-    return special.get(key, (str, "a string"))
+    return f"nodes: {key} is {precision!r}, an unknown precision; known: {', '.join(PRECISIONS)}"
 
 
 def _line(text: str, key: str) -> str:
