@@ -110,7 +110,7 @@ def main(
     from quantlib.measuring.explain import JSON, read_explanation
     from quantlib.measuring.explain import table as noise_table
     from quantlib.measuring.profile import file_name, read_profile, show
-    from quantlib.report.results import checks_table, front_note, table
+    from quantlib.report.tables import checks_table, front_note, table
 
     optional = {} if threads is None else {"threads": threads}
     options = ExperimentOptions(

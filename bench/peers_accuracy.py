@@ -36,7 +36,7 @@ from quantlib.experiment.measure import evaluate
 from quantlib.machine.sessions import default_threads
 from quantlib.measuring import accuracy
 from quantlib.onnx_model.model import size_bytes
-from quantlib.report.results import BYTES_PER_MB
+from quantlib.report.columns import BYTES_PER_MB
 from quantlib.support.console import plain_table, run_app
 from quantlib.support.errors import InputError
 from quantlib.support.files import atomic_files, copy_file, make_dir, sha256_file, write_json

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from quantlib.measuring.latency import LatencyStats, benchmark_onnx_model
     from quantlib.onnx_model.compile import Compiled, compile_onnx
     from quantlib.onnx_model.export import export_bert_to_onnx
-    from quantlib.report.results import VariantResult
+    from quantlib.report.columns import VariantResult
     from quantlib.support.errors import InputError
 
 __version__ = "0.1.0"
@@ -41,7 +41,7 @@ _MODULE_OF = {
     "Recipe": "compression.recipes.recipe",
     "TASKS": "data.tasks",
     "Task": "data.tasks",
-    "VariantResult": "report.results",
+    "VariantResult": "report.columns",
     "benchmark_onnx_model": "measuring.latency",
     "calibrate_min_max": "compression.calibration",
     "compile_onnx": "onnx_model.compile",

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from quantlib.machine import hardware
 from quantlib.machine.sessions import open_session
 from quantlib.measuring.checks import (
     CHECKED_ROWS,
+    Check,
     Checks,
     Invariance,
     Saturation,
+    Subject,
     check_invariance,
     check_saturation,
     run_checks,
@@ -30,6 +33,7 @@ from quantlib.measuring.checks import (
 from quantlib.measuring.checks.invariance import choose_rows
 from quantlib.measuring.checks.logits import labels_changed, largest_change
 from quantlib.onnx_model.coverage import KEPT, Coverage, NotQuantized
+from quantlib.support.columns import Column
 from quantlib.support.errors import InputError
 
 node = helper.make_node
@@ -359,39 +363,77 @@ def test_all_checks_of_a_quantized_model(tiny_onnx: Path, tiny_rows: list[Featur
     path, kept = tmp_path / "m.onnx", "bert.encoder.layer.1.output.dense/MatMul"
     quantize_dynamic(tiny_onnx, path, nodes_to_exclude=[kept], extra_options={"MatMulConstBOnly": True})
     done: list[int] = []
-    found = run_checks(path, tiny_rows, SST2, quantized=True, kept={kept}, threads=1, progress=done.append)
-    assert found.saturation == check_saturation(path, tiny_rows, SST2)
-    assert found.invariance == check_invariance(path, tiny_rows, SST2)
-    assert found.coverage is not None
-    assert NotQuantized(kept, KEPT) in found.coverage.not_quantized
-    assert found.values() == {
+    subject = Subject(path, tiny_rows, SST2, quantized=True, kept={kept}, threads=1, progress=done.append)
+    checks = run_checks(subject)
+    saturated, varying = checks.get(Saturation), checks.get(Invariance)
+    assert saturated == check_saturation(path, tiny_rows, SST2)
+    assert varying == check_invariance(path, tiny_rows, SST2)
+    covered = checks.get(Coverage)
+    assert covered is not None
+    assert NotQuantized(kept, KEPT) in covered.not_quantized
+    assert saturated is not None
+    assert varying is not None
+    assert checks.values() == {
         "quantized_share": 13 / 14,
-        "saturation_max_diff": found.saturation.max_diff,
-        "saturation_labels_changed": found.saturation.labels_changed,
-        "invariance_max_diff": found.invariance.max_diff,
-        "invariance_labels_changed": found.invariance.labels_changed,
+        "saturation_max_diff": saturated.max_diff,
+        "saturation_labels_changed": saturated.labels_changed,
+        "invariance_max_diff": varying.max_diff,
+        "invariance_labels_changed": varying.labels_changed,
     }
+    assert Checks.from_json(json.loads(json.dumps(checks.to_json()))) == checks
     assert 0 < sum(done) <= CHECKED_ROWS
 
 
 def test_all_checks_of_a_float_model(tiny_onnx: Path, tiny_rows: list[Feature], on_x86: None) -> None:
-    found = run_checks(tiny_onnx, tiny_rows, SST2, quantized=False, threads=1)
-    assert found.coverage is None
-    assert [key for key, value in found.values().items() if value is None] == [
+    checks = run_checks(Subject(tiny_onnx, tiny_rows, SST2, quantized=False, threads=1))
+    assert checks.get(Coverage) is None
+    assert Checks.from_json(json.loads(json.dumps(checks.to_json()))) == checks
+    assert [key for key, value in checks.values().items() if value is None] == [
         "quantized_share",
         "saturation_max_diff",
         "saturation_labels_changed",
     ]
-    assert found.note == "saturation: no products of integers"
+    assert checks.note == "saturation: no products of integers"
 
 
 def test_what_deserves_a_word() -> None:
-    quiet = Checks(Saturation(True, 64, 0.0, 0), Invariance(32, 0.1, 0.2, 0), Coverage(2))
+    quiet = Checks((Saturation(True, 64, 0.0, 0), Invariance(32, 0.1, 0.2, 0), Coverage(2)))
     assert quiet.note == ""
-    loud = Checks(Saturation(False, 64, 9.0, 5), Invariance(32, 0.1, 0.2, 1), Coverage(2))
+    loud = Checks((Saturation(False, 64, 9.0, 5), Invariance(32, 0.1, 0.2, 1), Coverage(2)))
     assert loud.note == ("5 of 64 labels change by saturation, 1 of 32 labels change with the batch")
-    score = Checks(Saturation(False, 64, 9.0, None), Invariance(32, 0.1, 0.2, None))
+    score = Checks((Saturation(False, 64, 9.0, None), Invariance(32, 0.1, 0.2, None)))
     assert score.note == ""
+    failed = [checks.failed(dynamic=dynamic) for checks in (quiet, loud, score) for dynamic in (True, False)]
+    assert failed == [False, False, False, True, False, False], "ranges of a dynamic recipe follow the batch"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The result of a check that counts rows."""
+
+    count: int
+
+
+def test_one_more_check_is_one_row(
+    tiny_onnx: Path, tiny_rows: list[Feature], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counting = Check(
+        "counting",
+        Rows,
+        lambda subject: Rows(len(subject.rows)),
+        (Column("rows", "how many", lambda result: result.count, heading="rows", cell=str),),
+        read=lambda values: Rows(**values),
+        remarks=lambda result: [f"{result.count} rows"],
+        failed=lambda result, dynamic: result.count > 1,
+    )
+    monkeypatch.setattr("quantlib.measuring.checks.CHECKS", (counting,))
+    checks = run_checks(Subject(tiny_onnx, tiny_rows[:2], SST2, quantized=False))
+    assert checks.values() == {"rows": 2}
+    assert checks.cells() == ["Rows(count=2)"]
+    assert checks.note == "2 rows"
+    assert checks.failed(dynamic=False)
+    assert checks.to_json() == {"counting": {"count": 2}}
+    assert Checks.from_json({"counting": {"count": 2}}) == checks
 
 
 @pytest.mark.parametrize("check", [check_saturation, check_invariance])

@@ -40,7 +40,7 @@ from quantlib.measuring.explain import (
 )
 from quantlib.measuring.explain import noise as formulas
 from quantlib.measuring.explain.noise import Input, decibels, share, weight_noise
-from quantlib.report.results import VariantResult
+from quantlib.report.columns import VariantResult
 from quantlib.support.errors import InputError
 from quantlib.support.progress import Steps
 

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.text import Annotation, Text
 
 from quantlib.measuring.latency import LatencyStats
+from quantlib.report.columns import VariantResult
 from quantlib.report.plots import draw, figure_of, model_of
-from quantlib.report.results import VariantResult, compare
 
 # Name, score, MB, median in ms, and what beats it.
 ROWS = (
@@ -29,13 +29,14 @@ ROWS = (
 
 def results(rows: tuple[tuple[str, float, int, float, str | None], ...] = ROWS) -> list[VariantResult]:
     return [
-        compare(
+        VariantResult(
             name,
             metrics={"accuracy": score, "f1": 0.5},
             eval_loss=0.1,
             size_bytes=size * 2**20,
             latency=LatencyStats((median, median), warmup_runs=0),
-            extra={"beaten_by": by},
+            on_front=by is None,
+            beaten_by=by,
         )
         for name, score, size, median, by in rows
     ]

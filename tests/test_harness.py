@@ -124,7 +124,7 @@ import importlib
 
 from quantlib.measuring.checks import Checks, Invariance, Saturation
 
-found = Checks(Saturation(True, why_not="not asked"), Invariance(32, 1.0, 0.5, labels_changed=2))
+found = Checks((Saturation(True, why_not="not asked"), Invariance(32, 1.0, 0.5, labels_changed=2)))
 measure = importlib.import_module("quantlib.experiment.measure")
 measure.check = lambda built, *_: {variant.name: found for variant in built.variants}
 """

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantlib.report.front import Worth, beaten_by
+from quantlib.report.front import Score, beaten_by
 
 WORTHS = st.builds(
-    Worth,
-    score=st.sampled_from([0.5, 0.897, 0.9]),
+    Score,
+    metric=st.sampled_from([0.5, 0.897, 0.9]),
     median_ms=st.sampled_from([1.0, 2.0, 2.02, 3.0]),
     size_bytes=st.sampled_from([100, 200, 201]),
 )
@@ -19,11 +19,11 @@ VARIANTS = st.dictionaries(st.text("abcdef", min_size=1, max_size=3), WORTHS, mi
 
 def test_a_variant_that_is_worse_in_all_three_is_beaten() -> None:
     variants = {
-        "teacher": Worth(0.90, 15.0, 90),
-        "compiled": Worth(0.90, 11.0, 90),
-        "quant": Worth(0.89, 4.0, 23),
-        "slow_quant": Worth(0.88, 6.0, 24),
-        "student": Worth(0.85, 2.0, 60),
+        "teacher": Score(0.90, 15.0, 90),
+        "compiled": Score(0.90, 11.0, 90),
+        "quant": Score(0.89, 4.0, 23),
+        "slow_quant": Score(0.88, 6.0, 24),
+        "student": Score(0.85, 2.0, 60),
     }
     assert beaten_by(variants) == {
         "teacher": "compiled",
@@ -35,11 +35,11 @@ def test_a_variant_that_is_worse_in_all_three_is_beaten() -> None:
 
 
 def test_equals_do_not_beat_each_other() -> None:
-    assert beaten_by({"a": Worth(0.9, 1.0, 1), "b": Worth(0.9, 1.0, 1)}) == {"a": None, "b": None}
+    assert beaten_by({"a": Score(0.9, 1.0, 1), "b": Score(0.9, 1.0, 1)}) == {"a": None, "b": None}
 
 
 @given(VARIANTS)
-def test_who_beats_is_on_the_front(variants: dict[str, Worth]) -> None:
+def test_who_beats_is_on_the_front(variants: dict[str, Score]) -> None:
     found = beaten_by(variants)
     assert list(found) == list(variants)
     assert None in found.values(), "the front is never empty"
@@ -53,14 +53,14 @@ def test_who_beats_is_on_the_front(variants: dict[str, Worth]) -> None:
 @pytest.mark.parametrize(
     ("better", "beaten"),
     [
-        (Worth(0.901, 1.0, 100), None),
-        (Worth(0.91, 1.0, 100), "better"),
-        (Worth(0.9, 0.99, 100), None),
-        (Worth(0.9, 0.9, 100), "better"),
-        (Worth(0.9, 1.0, 100), None),
-        (Worth(0.9, 1.0, 98), "better"),
-        (Worth(0.899, 0.5, 50), None),
+        (Score(0.901, 1.0, 100), None),
+        (Score(0.91, 1.0, 100), "better"),
+        (Score(0.9, 0.99, 100), None),
+        (Score(0.9, 0.9, 100), "better"),
+        (Score(0.9, 1.0, 100), None),
+        (Score(0.9, 1.0, 98), "better"),
+        (Score(0.899, 0.5, 50), None),
     ],
 )
-def test_what_is_within_noise_does_not_beat(better: Worth, beaten: str | None) -> None:
-    assert beaten_by({"better": better, "it": Worth(0.9, 1.0, 100)})["it"] == beaten
+def test_what_is_within_noise_does_not_beat(better: Score, beaten: str | None) -> None:
+    assert beaten_by({"better": better, "it": Score(0.9, 1.0, 100)})["it"] == beaten

@@ -42,7 +42,7 @@ from quantlib.measuring.profile import (
 )
 from quantlib.measuring.profile.operations import Tensor, count
 from quantlib.measuring.profile.operators import read_trace
-from quantlib.report.results import VariantResult
+from quantlib.report.columns import VariantResult
 from quantlib.support.errors import InputError
 
 ONE = SessionConfig(1)

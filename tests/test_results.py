@@ -18,19 +18,14 @@ from quantlib.measuring.checks import Checks, Invariance, Saturation
 from quantlib.measuring.latency import LatencyStats
 from quantlib.measuring.throughput import Throughput
 from quantlib.onnx_model.coverage import KEPT, TWO_ACTIVATIONS, Coverage, NotQuantized
-from quantlib.report.results import (
-    SCHEMA_VERSION,
-    VariantResult,
-    checks_table,
-    compare,
-    read_results,
-    table,
-    write_results,
-    write_run,
-)
+from quantlib.report.columns import COLUMNS, VariantResult
+from quantlib.report.results import SCHEMA_VERSION, read_results, write_results, write_run
+from quantlib.report.tables import checks_table, columns_markdown, table
+from quantlib.support.columns import Column
 from quantlib.support.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden"
+COLUMNS_PAGE = Path(__file__).parents[1] / "docs" / "columns.md"
 
 
 def throughput(seconds: float) -> Throughput:
@@ -44,7 +39,7 @@ def latency(median_ms: float) -> LatencyStats:
 
 
 def teacher() -> VariantResult:
-    return compare(
+    return VariantResult(
         "teacher",
         metrics={"f1": 0.9, "accuracy": 0.86},
         eval_loss=0.3125,
@@ -55,7 +50,7 @@ def teacher() -> VariantResult:
 
 
 def some_results() -> list[VariantResult]:
-    student = compare(
+    student = VariantResult(
         "student",
         metrics={"f1": 0.88, "accuracy": 0.84},
         eval_loss=0.4,
@@ -65,7 +60,7 @@ def some_results() -> list[VariantResult]:
         agreement=0.96,
         teacher=teacher(),
     )
-    quantized = compare(
+    quantized = VariantResult(
         "quant_1",
         metrics={"f1": 0.905, "accuracy": 0.865},
         eval_loss=1 / 3,
@@ -81,7 +76,7 @@ def some_results() -> list[VariantResult]:
 
 
 def checked(name: str, checks: Checks | None, metric: str = "accuracy") -> VariantResult:
-    return compare(
+    return VariantResult(
         name, metrics={metric: 0.9}, eval_loss=0.1, size_bytes=8, latency=latency(1.0), checks=checks
     )
 
@@ -89,14 +84,14 @@ def checked(name: str, checks: Checks | None, metric: str = "accuracy") -> Varia
 def some_checks() -> list[VariantResult]:
     kept = NotQuantized("pooler", KEPT), NotQuantized("scores", TWO_ACTIVATIONS)
     return [
-        checked("teacher", Checks(Saturation(True, why_not="float"), Invariance(32, 0.0, 1.5e-6, 0))),
-        checked("quant_1", Checks(Saturation(True, 64, 0.0, 0), Invariance(32, 0.0, 0.0, 0), Coverage(38))),
+        checked("teacher", Checks((Saturation(True, why_not="float"), Invariance(32, 0.0, 1.5e-6, 0)))),
+        checked("quant_1", Checks((Saturation(True, 64, 0.0, 0), Invariance(32, 0.0, 0.0, 0), Coverage(38)))),
         checked(
             "dynamic",
-            Checks(Saturation(False, 64, 2.344, 7), Invariance(32, 0.5, 0.75, 1), Coverage(37, kept)),
+            Checks((Saturation(False, 64, 2.344, 7), Invariance(32, 0.5, 0.75, 1), Coverage(37, kept))),
         ),
         checked(
-            "score", Checks(Saturation(True, 64, 0.0, None), Invariance(32, 0.25, 0.5, None), Coverage(9))
+            "score", Checks((Saturation(True, 64, 0.0, None), Invariance(32, 0.25, 0.5, None), Coverage(9)))
         ),
         checked("unchecked", None),
     ]
@@ -130,11 +125,6 @@ def test_throughput_is_written_beside_latency() -> None:
     assert not written.keys() & checked("teacher", None).values().keys()
 
 
-def test_throughput_is_whole_or_absent() -> None:
-    with pytest.raises(ValueError, match="tokens_per_s, padded_rows_per_s must all be given, or none"):
-        replace(teacher(), tokens_per_s=None)
-
-
 def test_results_from_before_there_was_throughput_are_read() -> None:
     found = read_results(GOLDEN / "results_without_throughput.json")
     assert list(found) == ["teacher", "student", "quant_1"]
@@ -142,7 +132,9 @@ def test_results_from_before_there_was_throughput_are_read() -> None:
 
 
 def test_model_size_is_mebibytes() -> None:
-    one = compare("teacher", metrics={"a": 1.0}, eval_loss=0.0, size_bytes=3 * 2**19, latency=latency(1.0))
+    one = VariantResult(
+        "teacher", metrics={"a": 1.0}, eval_loss=0.0, size_bytes=3 * 2**19, latency=latency(1.0)
+    )
     assert one.values()["model_size"] == 1.5
 
 
@@ -175,7 +167,7 @@ def test_written_results_are_read_back(tmp_path: Path) -> None:
 
 
 def test_numpy_scalars_become_plain_numbers() -> None:
-    one = compare(
+    one = VariantResult(
         "teacher",
         metrics={"a": np.float32(0.5)},  # type: ignore[dict-item]
         eval_loss=np.float32(0.25),  # type: ignore[arg-type]
@@ -209,14 +201,51 @@ def test_wrong_values_are_refused(changes: dict[str, Any], words: str) -> None:
         "latency": latency(1.0),
     }
     with pytest.raises(ValueError, match=words):
-        compare(**(arguments | changes))
+        VariantResult(**(arguments | changes))
 
 
 def test_another_primary_metric_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="primary metric accuracy, but the teacher's is f1"):
-        compare(
+        VariantResult(
             "x", metrics={"accuracy": 1}, eval_loss=0, size_bytes=1, latency=latency(1), teacher=teacher()
         )
+
+
+def write_columns() -> None:
+    """Write the table of docs/columns.md anew."""
+    page = COLUMNS_PAGE.read_text(encoding="utf-8")
+    before, after = page.split(marked(page))
+    COLUMNS_PAGE.write_text(before + columns_markdown() + after, encoding="utf-8")
+
+
+def marked(page: str) -> str:
+    return page.split("<!-- columns", 1)[1].split("-->\n", 1)[1].split("<!-- end of columns -->")[0]
+
+
+def test_the_documentation_lists_every_column() -> None:
+    """If not, call `write_columns` as the top of this file calls `write_goldens`."""
+    assert marked(COLUMNS_PAGE.read_text(encoding="utf-8")) == columns_markdown()
+
+
+def test_one_more_column_is_one_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = Column[VariantResult](
+        "runs",
+        "timed runs",
+        lambda result: len(result.latency.times_ms),
+        required=True,
+        heading="runs",
+        cell=lambda result: str(len(result.latency.times_ms)),
+        place=9,
+    )
+    for module in ("columns", "results", "tables"):
+        monkeypatch.setattr(f"quantlib.report.{module}.COLUMNS", (*COLUMNS, runs))
+    write_results(tmp_path, some_results())
+    assert [values["runs"] for values in read_results(tmp_path / "results.json").values()] == [3, 3, 3]
+    assert ",runs," in (tmp_path / "results.csv").read_text().splitlines()[0]
+    assert table(some_results()).columns[-1]._cells == ["3", "3", "3"]
+    assert "| `runs` | runs | timed runs |" in columns_markdown()
+    with pytest.raises(InputError, match="teacher: 'runs' is missing"):
+        read_results(GOLDEN / "results.json")
 
 
 @pytest.mark.parametrize("order", [[1, 0], [0, 1, 1], [1], []], ids=str)
@@ -322,7 +351,7 @@ def test_the_table() -> None:
     ids=str,
 )
 def test_many_rows_are_shown_in_thousands(seconds: float, shown: str) -> None:
-    one = replace(teacher(), rows_per_s=throughput(seconds).rows_per_s)
+    one = replace(teacher(), throughput=throughput(seconds))
     assert table([one]).columns[-1]._cells == [shown]
 
 
@@ -368,7 +397,7 @@ def test_colour_marks_labels_that_change() -> None:
 
 
 def test_a_drop_shown_as_one_point_is_not_coloured() -> None:
-    one = compare(
+    one = VariantResult(
         "v",
         metrics={"f1": 0.89, "accuracy": 0.8},
         eval_loss=0,

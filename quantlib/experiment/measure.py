@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.work import Variant
 from quantlib.machine import hardware
 from quantlib.measuring import accuracy
-from quantlib.measuring.checks import CHECKED_ROWS, Checks, Invariance, Saturation, run_checks
+from quantlib.measuring.checks import CHECKED_ROWS, Checks, Subject, run_checks
 from quantlib.measuring.latency import LatencyStats, benchmark_onnx_model
 from quantlib.measuring.throughput import Throughput, measure_throughput
-from quantlib.onnx_model.coverage import Coverage, NotQuantized, coverage
+from quantlib.onnx_model.coverage import coverage
 from quantlib.onnx_model.model import size_bytes
-from quantlib.report import front, results
+from quantlib.report import front
+from quantlib.report.columns import VariantResult
 from quantlib.support.cache import Cache, code_key, open_cache, versions_key
 from quantlib.support.files import place_errors, sha256_file, write_json
 from quantlib.support.progress import Steps
@@ -131,7 +132,7 @@ def _check(variant: Variant, built: Built, options: ExperimentOptions, cache: Ca
     with steps.step(f"check {variant.name}", total=CHECKED_ROWS) as step:
 
         def run(directory: Path) -> None:
-            found = run_checks(
+            subject = Subject(
                 variant.path,
                 variant.rows,
                 built.task,
@@ -140,13 +141,13 @@ def _check(variant: Variant, built: Built, options: ExperimentOptions, cache: Ca
                 threads=options.threads,
                 progress=step.advance,
             )
-            write_json(directory / "checks.json", asdict(found))
+            write_json(directory / "checks.json", run_checks(subject).to_json())
 
         entry = cache.get("checks", key, run)
         step.cached = entry.hit
-        found = _read_checks(entry.path / "checks.json")
-        step.note = found.note
-    return found
+        checks = Checks.from_json(json.loads((entry.path / "checks.json").read_text(encoding="utf-8")))
+        step.note = checks.note
+    return checks
 
 
 def _kept(variant: Variant) -> set[str]:
@@ -156,17 +157,6 @@ def _kept(variant: Variant) -> set[str]:
         return set()
     in_float = coverage(variant.path).in_float
     return {name for name in in_float if recipe.precision(name) == "float"}
-
-
-def _read_checks(path: Path) -> Checks:
-    found = json.loads(path.read_text(encoding="utf-8"))
-    covered = found["coverage"]
-    return Checks(
-        Saturation(**found["saturation"]),
-        Invariance(**found["invariance"]),
-        covered
-        and Coverage(covered["quantized"], tuple(NotQuantized(**one) for one in covered["not_quantized"])),
-    )
 
 
 def _time(variant: Variant, options: ExperimentOptions, steps: Steps) -> LatencyStats:
@@ -201,40 +191,40 @@ def _throughput(variant: Variant, options: ExperimentOptions, steps: Steps) -> T
     return found
 
 
-def compare(built: Built, measured: dict[str, Measured]) -> list[results.VariantResult]:
+def compare(built: Built, measured: dict[str, Measured]) -> list[VariantResult]:
     """The results of all variants against the teacher, in their order, the teacher first.
 
-    `beaten_by` names, for a variant, one that is at least as accurate, fast and small.
+    Of each one it says whether it is on the front, or which one beats it.
     """
+    sizes = {variant.name: size_bytes(variant.path) for variant in built.variants}
+    beaten_by = front.beaten_by(
+        {
+            name: front.Score(
+                each.evaluation.metrics[built.task.primary_metric], each.latency.median_ms, sizes[name]
+            )
+            for name, each in measured.items()
+        }
+    )
     reference = measured[TEACHER].evaluation
-    compared: list[results.VariantResult] = []
+    compared: list[VariantResult] = []
     for variant in built.variants:
-        found = measured[variant.name]
-        evaluation, latency = found.evaluation, found.latency
-        low, high = scores.drop_interval(built.task, evaluation.logits, reference.logits, evaluation.labels)
+        each = measured[variant.name]
         compared.append(
-            results.compare(
+            VariantResult(
                 variant.name,
-                metrics=evaluation.metrics,
-                eval_loss=evaluation.eval_loss,
-                size_bytes=size_bytes(variant.path),
-                latency=latency,
-                throughput=found.throughput,
-                agreement=scores.agreement(built.task, evaluation.logits, reference.logits),
+                metrics=each.evaluation.metrics,
+                eval_loss=each.evaluation.eval_loss,
+                size_bytes=sizes[variant.name],
+                latency=each.latency,
+                throughput=each.throughput,
+                agreement=scores.agreement(built.task, each.evaluation.logits, reference.logits),
                 teacher=compared[0] if compared else None,
                 recipe=variant.recipe.summary if variant.recipe else None,
-                extra={
-                    "logit_error": scores.logit_error(evaluation.logits, reference.logits),
-                    "drop_low": low,
-                    "drop_high": high,
-                    "standard_error_ms": latency.standard_error_ms,
-                },
-                checks=found.checks,
+                task=built.task,
+                evaluation=each.evaluation,
+                on_front=beaten_by[variant.name] is None,
+                beaten_by=beaten_by[variant.name],
+                checks=each.checks,
             )
         )
-    worths = {
-        found.name: front.Worth(found.metrics[found.primary_metric], found.median_ms, found.size_bytes)
-        for found in compared
-    }
-    beaten = front.beaten_by(worths)
-    return [replace(found, extra={**found.extra, "beaten_by": beaten[found.name]}) for found in compared]
+    return compared

@@ -20,7 +20,9 @@ from quantlib.machine.hardware import on_x86
 from quantlib.machine.unsigned import count_signed
 from quantlib.measuring.profile import write_profile
 from quantlib.onnx_model.compile import Compiled
+from quantlib.onnx_model.coverage import Coverage
 from quantlib.report import plots, results
+from quantlib.report.columns import VariantResult
 from quantlib.support.files import atomic_files, copy_file, make_dir, sha256_file
 from quantlib.support.progress import Steps
 
@@ -31,7 +33,7 @@ _PACKAGES: tuple[str, ...] = ("torch", "transformers", "tokenizers", "onnx", "on
 _PACKAGES += ("numpy", "scipy", "scikit-learn")
 
 
-def run(options: ExperimentOptions, console: Console | None = None) -> list[results.VariantResult]:
+def run(options: ExperimentOptions, console: Console | None = None) -> list[VariantResult]:
     """Build and measure every variant, write it all under OUTPUT_DIR/TASK/, and return the results.
 
     Nothing is written there before everything has been measured, and then either all of it or nothing.
@@ -99,16 +101,21 @@ def _report(compiled: Compiled) -> dict[str, Any]:
 
 def _checked(measured: Mapping[str, Measured]) -> dict[str, Any]:
     """What run.json says of the checks, and of the matrix products that quantized variants leave in float."""
-    checks = {name: found.checks for name, found in measured.items()}
+    checks = {name: each.checks for name, each in measured.items()}
+    coverage = {name: each.get(Coverage) for name, each in checks.items()}
     return {
         "checks": {
-            name: {"saturation": asdict(found.saturation), "invariance": asdict(found.invariance)}
-            for name, found in checks.items()
+            name: {
+                check.name: None if result is None else asdict(result)
+                for check, result in each
+                if check.in_run_json
+            }
+            for name, each in checks.items()
         },
         "not_quantized": {
-            name: [asdict(product) for product in found.coverage.not_quantized]
-            for name, found in checks.items()
-            if found.coverage is not None
+            name: [asdict(product) for product in counted.not_quantized]
+            for name, counted in coverage.items()
+            if counted is not None
         },
     }
 

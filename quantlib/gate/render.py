@@ -10,7 +10,7 @@ from quantlib.gate.findings import Kind, Verdict
 from quantlib.gate.latency import interval
 from quantlib.gate.record import GateRecord, LatencyRecord
 from quantlib.gate.slowdown import CONFIDENCE, estimate_speedup
-from quantlib.report.results import BYTES_PER_MB
+from quantlib.report.columns import BYTES_PER_MB
 
 # From worst to best, with the words of one finding and of several.
 _KINDS: dict[Kind, tuple[str, str]] = {

@@ -9,7 +9,7 @@ from quantlib.compression.variants import TEACHER
 from quantlib.gate.findings import Finding, apart, held_or_noted
 from quantlib.gate.limits import Limits, LimitTable
 from quantlib.gate.record import GateRecord, VariantRecord
-from quantlib.report.results import BYTES_PER_MB
+from quantlib.report.columns import BYTES_PER_MB
 
 # Names and metadata in a file change its size a little from one version of a library to the next.
 SIZE_TOLERANCE = 0.005

@@ -11,39 +11,39 @@ CLEAR_SCORE, CLEAR_TIME, CLEAR_SIZE = 0.005, 0.05, 0.01
 
 
 @dataclass(frozen=True)
-class Worth:
+class Score:
     """What a variant is judged by: the task's primary metric (more is better), latency and size (less is)."""
 
-    score: float
+    metric: float
     median_ms: float
     size_bytes: int
 
-    def beats(self, other: Worth) -> bool:
+    def beats(self, other: Score) -> bool:
         """Whether this is at least as good in all three, and clearly better in one."""
         as_good = (
-            self.score >= other.score
+            self.metric >= other.metric
             and self.median_ms <= other.median_ms
             and self.size_bytes <= other.size_bytes
         )
         return as_good and (
-            self.score >= other.score + CLEAR_SCORE
+            self.metric >= other.metric + CLEAR_SCORE
             or self.median_ms <= other.median_ms * (1 - CLEAR_TIME)
             or self.size_bytes <= other.size_bytes * (1 - CLEAR_SIZE)
         )
 
 
-def beaten_by(variants: Mapping[str, Worth]) -> dict[str, str | None]:
+def beaten_by(variants: Mapping[str, Score]) -> dict[str, str | None]:
     """{variant: the fastest one that beats it}; None for a variant on the front.
 
     The one named is on the front itself: among those that beat a variant, the fastest, then the most
     accurate, then the smallest one is beaten by none.
     """
-    found: dict[str, str | None] = {}
-    for name, worth in variants.items():
-        rivals = [rival for rival, other in variants.items() if other.beats(worth)]
-        found[name] = min(rivals, key=lambda rival: _preference(variants[rival]), default=None)
-    return found
+    fastest: dict[str, str | None] = {}
+    for name, score in variants.items():
+        rivals = [rival for rival, other in variants.items() if other.beats(score)]
+        fastest[name] = min(rivals, key=lambda rival: _preference(variants[rival]), default=None)
+    return fastest
 
 
-def _preference(worth: Worth) -> tuple[float, float, int]:
-    return worth.median_ms, -worth.score, worth.size_bytes
+def _preference(score: Score) -> tuple[float, float, int]:
+    return score.median_ms, -score.metric, score.size_bytes

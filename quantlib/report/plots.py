@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantlib.compression.variants import VariantName
-from quantlib.report.results import VariantResult
+from quantlib.report.columns import VariantResult
 from quantlib.support.plotting import new_figure
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _PLACES = tuple(
 def draw(path: Path, results: Sequence[VariantResult]) -> None:
     """Write a PNG: median latency across, the primary metric upwards, the marker's area the file's size.
 
-    A filled marker with a name is on the front (`beaten_by` is null); a hollow one is beaten.
+    A filled marker with a name is on the front (no other variant beats it); a hollow one is beaten.
     """
     figure_of(results).savefig(path, format="png")
 
@@ -80,7 +80,7 @@ def _points(axes: Axes, results: Sequence[VariantResult], model: str, number: in
 
     colour, marker = _STYLES[number % len(_STYLES)]
     for front in (False, True):
-        shown = [result for result in results if _on_the_front(result) == front]
+        shown = [result for result in results if result.on_front == front]
         axes.scatter(
             [result.median_ms for result in shown],
             [result.metrics[result.primary_metric] for result in shown],
@@ -90,10 +90,6 @@ def _points(axes: Axes, results: Sequence[VariantResult], model: str, number: in
             edgecolors=colour,
         )
     axes.scatter([], [], s=_IN_LEGEND, marker=marker, color=colour, label=model)
-
-
-def _on_the_front(result: VariantResult) -> bool:
-    return result.extra.get("beaten_by", "") is None
 
 
 def _names(figure: Figure, axes: Axes, results: Sequence[VariantResult]) -> None:
@@ -108,7 +104,7 @@ def _names(figure: Figure, axes: Axes, results: Sequence[VariantResult]) -> None
         for x, y in (axes.transData.transform(point) for point in points.values())
     ]
     for result in results:
-        if not _on_the_front(result):
+        if not result.on_front:
             continue
         for number, (dx, dy, ha, va) in enumerate(_PLACES, start=1):
             name = axes.annotate(

@@ -46,3 +46,8 @@ def plain_table(caption: str | None = None) -> Table:
     return Table(
         box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False, caption=caption, caption_justify="left"
     )
+
+
+def red(text: str, on: bool) -> str:
+    """The text in rich's markup, red if `on`."""
+    return f"[red]{text}[/red]" if on else text

@@ -2,84 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
-from quantlib.data.features import Feature
-from quantlib.data.tasks import Task
-from quantlib.measuring.checks.invariance import INVARIANCE_ROWS, Invariance, check_invariance
-from quantlib.measuring.checks.logits import Progress
-from quantlib.measuring.checks.saturation import SATURATION_ROWS, Saturation, check_saturation
-from quantlib.onnx_model.coverage import Coverage, coverage
+from quantlib.measuring.checks.check import Check, Subject
+from quantlib.measuring.checks.coverage import COVERAGE
+from quantlib.measuring.checks.invariance import INVARIANCE, Invariance, check_invariance
+from quantlib.measuring.checks.saturation import SATURATION, Saturation, check_saturation
+from quantlib.support.columns import Value
 
 __all__ = [
-    "CHECKED_ROWS", "Checks", "Invariance", "Saturation",
+    "CHECKED_ROWS", "CHECKS", "Check", "Checks", "Invariance", "Saturation", "Subject",
     "check_invariance", "check_saturation", "run_checks",
 ]  # fmt: skip
 
+R = TypeVar("R")
+
+# In the order of their columns.
+CHECKS: tuple[Check[Any], ...] = (COVERAGE, SATURATION, INVARIANCE)
 # The rows that all checks together compare, at most.
-CHECKED_ROWS = SATURATION_ROWS + INVARIANCE_ROWS
+CHECKED_ROWS = sum(check.rows for check in CHECKS)
 
 
 @dataclass(frozen=True)
 class Checks:
-    """What was checked of one variant. coverage: None for a float model."""
+    """What was checked of one variant: the results of checks, one of a class; others did not arise."""
 
-    saturation: Saturation
-    invariance: Invariance
-    coverage: Coverage | None = None
+    results: tuple[Any, ...]
+
+    def get(self, result: type[R]) -> R | None:
+        """The result of that class: `checks.get(Saturation)`."""
+        return next((each for each in self.results if isinstance(each, result)), None)
+
+    def __iter__(self) -> Iterator[tuple[Check[Any], Any]]:
+        """Every check with its result, or with None where the question does not arise."""
+        return ((check, self.get(check.result)) for check in CHECKS)
 
     @property
     def note(self) -> str:
         """What deserves a word: labels that change, and why saturation was not checked."""
-        saturation, invariance = self.saturation, self.invariance
-        notes = [f"saturation: {saturation.why_not}"] if saturation.why_not else []
-        if saturation.labels_changed:
-            notes.append(f"{saturation.labels_changed} of {saturation.rows} labels change by saturation")
-        if invariance.labels_changed:
-            notes.append(f"{invariance.labels_changed} of {invariance.rows} labels change with the batch")
-        return ", ".join(notes)
+        return ", ".join(
+            word for check, result in self if result is not None for word in check.remarks(result)
+        )
 
-    def values(self) -> dict[str, float | int | None]:
+    def failed(self, *, dynamic: bool) -> bool:
+        """Whether the variant fails; `dynamic`: its activations get their ranges from the batch."""
+        return any(check.failed(result, dynamic) for check, result in self if result is not None)
+
+    def values(self) -> dict[str, Value]:
         """What results.json and results.csv hold of it; None where a question does not arise."""
         return {
-            "quantized_share": None if self.coverage is None else self.coverage.share,
-            "saturation_max_diff": self.saturation.max_diff,
-            "saturation_labels_changed": self.saturation.labels_changed,
-            "invariance_max_diff": self.invariance.max_diff,
-            "invariance_labels_changed": self.invariance.labels_changed,
+            column.key: None if result is None else column.value(result)
+            for check, result in self
+            for column in check.columns
         }
 
+    def cells(self) -> list[str]:
+        """The row of the table of checks, empty where a question does not arise."""
+        return [
+            "" if result is None else column.cell(result)
+            for check, result in self
+            for column in check.columns
+            if column.heading
+        ]
 
-def run_checks(
-    onnx_path: Path,
-    rows: Sequence[Feature],
-    task: Task,
-    *,
-    quantized: bool,
-    kept: Collection[str] = (),
-    threads: int | None = None,
-    progress: Progress | None = None,
-) -> Checks:
+    def to_json(self) -> dict[str, Any]:
+        """All results by the name of the check, as JSON can hold them."""
+        return {check.name: None if result is None else asdict(result) for check, result in self}
+
+    @classmethod
+    def from_json(cls, results: Mapping[str, Any]) -> Checks:
+        """What `to_json` gave."""
+        return cls(tuple(c.read(results[c.name]) for c in CHECKS if results[c.name] is not None))
+
+
+def run_checks(subject: Subject) -> Checks:
     """Run every check on a model.
-
-    Args:
-        onnx_path: the model.
-        rows: the evaluation rows, at least one; a few of them are used.
-        task: says how many logits a row must get.
-        quantized: whether the model is meant to be, so that what it leaves in float needs a reason.
-        kept: the names of the nodes that its recipe keeps in float.
-        threads: of the sessions; None for the physical cores.
-        progress: called with the number of rows that were just compared, at most `CHECKED_ROWS` in all.
 
     Raises:
         InputError: no rows, a missing or corrupt model, one that cannot take the rows or has another number
             of logits than the task has labels, logits that are not finite, or a quantized model without
             weights to multiply by.
     """
-    return Checks(
-        check_saturation(onnx_path, rows, task, threads=threads, progress=progress),
-        check_invariance(onnx_path, rows, task, threads=threads, progress=progress),
-        coverage(onnx_path, kept) if quantized else None,
-    )
+    results = (check.run(subject) for check in CHECKS)
+    return Checks(tuple(result for result in results if result is not None))

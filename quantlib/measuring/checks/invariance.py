@@ -11,7 +11,9 @@ import numpy as np
 from quantlib.data.features import Feature, pad
 from quantlib.data.tasks import Task
 from quantlib.machine.sessions import open_session
+from quantlib.measuring.checks.check import Check, changed_cell
 from quantlib.measuring.checks.logits import Progress, labels_changed, largest_change, need_rows, predict
+from quantlib.support.columns import Column
 
 INVARIANCE_ROWS = 32
 # A batch holds as many short rows, which are checked, as long ones, to whose length they are padded.
@@ -53,7 +55,7 @@ def check_invariance(
     edge. Dynamic int8 takes its ranges from the whole batch, padding included, and changes with it.
 
     Args:
-        onnx_path, rows, task, threads, progress: as for `quantlib.measuring.checks.run_checks`.
+        onnx_path, rows, task, threads, progress: as for `quantlib.measuring.checks.Subject`.
         seed: of the draw of rows; see `choose_rows`.
 
     Raises:
@@ -106,3 +108,38 @@ def _shortened(row: Feature, length: int) -> Feature:
         return row
     kept = np.r_[: length - 1, len(row) - 1]
     return Feature(row.input_ids[kept], row.token_type_ids[kept], row.label)
+
+
+def _remarks(result: Invariance) -> list[str]:
+    changed = f"{result.labels_changed} of {result.rows} labels change with the batch"
+    return [changed] if result.labels_changed else []
+
+
+INVARIANCE = Check(
+    "invariance",
+    Invariance,
+    lambda subject: check_invariance(
+        subject.onnx_path, subject.rows, subject.task, threads=subject.threads, progress=subject.progress
+    ),
+    (
+        Column(
+            "invariance_max_diff",
+            "the largest change of a logit of a row with longer rows in its batch, or with padding",
+            lambda result: result.max_diff,
+            heading="invariance",
+            cell=lambda result: f"{result.max_diff:.2g}",
+        ),
+        Column(
+            "invariance_labels_changed",
+            "the number of rows whose label that changes; null for regression",
+            lambda result: result.labels_changed,
+            heading="labels",
+            cell=lambda result: changed_cell(result.labels_changed, result.rows),
+            justify="left",
+        ),
+    ),
+    read=lambda values: Invariance(**values),
+    rows=INVARIANCE_ROWS,
+    remarks=_remarks,
+    failed=lambda result, dynamic: bool(result.labels_changed) and not dynamic,
+)

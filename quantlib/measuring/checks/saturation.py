@@ -14,8 +14,10 @@ from quantlib.data.features import Feature, batches
 from quantlib.data.tasks import Task
 from quantlib.machine import hardware
 from quantlib.machine.sessions import open_session
+from quantlib.measuring.checks.check import Check, changed_cell
 from quantlib.measuring.checks.logits import Progress, labels_changed, largest_change, need_rows, predict
 from quantlib.onnx_model.coverage import has_integer_products
+from quantlib.support.columns import Column
 from quantlib.support.errors import InputError
 from quantlib.support.files import place_errors
 
@@ -112,3 +114,41 @@ def _unshared(onnx_path: Path, copy_path: Path) -> Path:
         return onnx_path
     onnx.save(model, copy_path)
     return copy_path
+
+
+def _remarks(result: Saturation) -> list[str]:
+    if result.why_not:
+        return [f"saturation: {result.why_not}"]
+    changed = f"{result.labels_changed} of {result.rows} labels change by saturation"
+    return [changed] if result.labels_changed else []
+
+
+SATURATION = Check(
+    "saturation",
+    Saturation,
+    lambda subject: check_saturation(
+        subject.onnx_path, subject.rows, subject.task, threads=subject.threads, progress=subject.progress
+    ),
+    (
+        Column(
+            "saturation_max_diff",
+            "the largest change of a logit on kernels whose sums cannot overflow; null where none can",
+            lambda result: result.max_diff,
+            heading="saturation",
+            cell=lambda result: "" if result.max_diff is None else f"{result.max_diff:.2g}",
+        ),
+        Column(
+            "saturation_labels_changed",
+            "the number of rows with another label on those kernels; null for regression too",
+            lambda result: result.labels_changed,
+            heading="labels",
+            cell=lambda result: (
+                "n/a" if result.max_diff is None else changed_cell(result.labels_changed, result.rows)
+            ),
+            justify="left",
+        ),
+    ),
+    read=lambda values: Saturation(**values),
+    rows=SATURATION_ROWS,
+    remarks=_remarks,
+)

@@ -1,0 +1,70 @@
+"""What a check is: a row that says how it is run, and what is shown of its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from quantlib.data.features import Feature
+from quantlib.data.tasks import Task
+from quantlib.measuring.checks.logits import Progress
+from quantlib.support.columns import Column
+from quantlib.support.console import red
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that is checked, and the rows on which it is.
+
+    onnx_path: the model.
+    rows: the evaluation rows, at least one; checks use a few of them.
+    task: says how many logits a row must get.
+    quantized: whether the model is meant to be, so that what it leaves in float needs a reason.
+    kept: the names of the nodes that its recipe keeps in float.
+    threads: of the sessions; None for the physical cores.
+    progress: called with the number of rows that were just compared.
+    """
+
+    onnx_path: Path
+    rows: Sequence[Feature]
+    task: Task
+    quantized: bool
+    kept: Collection[str] = ()
+    threads: int | None = None
+    progress: Progress | None = None
+
+
+@dataclass(frozen=True)
+class Check(Generic[R]):
+    """One check; `R` is the frozen dataclass of its results.
+
+    name: its key in run.json and in cached results.
+    result: the class `R`.
+    run: gives None where the question does not arise.
+    read: makes a result from what `dataclasses.asdict` made of it, as JSON gives it back.
+    columns: what results files and the table of checks show of a result.
+    rows: how many rows it compares, at most.
+    remarks: what deserves a word.
+    failed: whether a variant fails with this result; the flag says that its activations are quantized
+        dynamically, so that their ranges depend on the batch.
+    in_run_json: whether run.json lists whole results.
+    """
+
+    name: str
+    result: type[R]
+    run: Callable[[Subject], R | None]
+    columns: tuple[Column[R], ...]
+    read: Callable[[Mapping[str, Any]], R]
+    rows: int = 0
+    remarks: Callable[[R], list[str]] = lambda _: []
+    failed: Callable[[R, bool], bool] = lambda _, __: False
+    in_run_json: bool = True
+
+
+def changed_cell(changed: int | None, rows: int) -> str:
+    """The rows whose label changes, of all that were compared; nothing for regression."""
+    return "" if changed is None else red(f"{changed}/{rows}{' change' if changed else ''}", changed > 0)

@@ -1,0 +1,331 @@
+"""The result of a variant, and its columns: a row each, of which files, tables and documentation are made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from quantlib.data import scores
+from quantlib.data.metrics import Array
+from quantlib.data.tasks import Task
+from quantlib.measuring.accuracy import Evaluation
+from quantlib.measuring.checks import Checks
+from quantlib.measuring.latency.stats import LatencyStats
+from quantlib.measuring.throughput import Throughput
+from quantlib.support.columns import Column, Value
+from quantlib.support.console import red
+
+BYTES_PER_MB = 2**20
+METRIC_HELP = "the task's metrics on the evaluation rows; the first one is primary"
+# A drop of more points than this is red in the table.
+_LARGE_DROP = 1.0
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    """What was measured of one variant, and of the teacher beside it; `values` gives its columns.
+
+    metrics: the task's metrics by name, the primary one first. eval_loss: cross-entropy or MSE.
+    size_bytes: external data included. agreement: the share of rows with the teacher's label; for regression
+    the correlation with the teacher's scores. teacher: its result; None for the teacher itself.
+    recipe: how it was quantized, None for a float model. task, evaluation: the predictions, if they are at
+    hand. on_front: no other variant beats it. beaten_by: one that does. Neither is so until variants are
+    compared. extra: further values, written after the columns. checks: what was checked, written last.
+    """
+
+    name: str
+    metrics: Mapping[str, float]
+    eval_loss: float
+    size_bytes: int
+    latency: LatencyStats
+    throughput: Throughput | None = None
+    agreement: float = 1.0
+    teacher: VariantResult | None = field(default=None, repr=False)
+    recipe: str | None = None
+    task: Task | None = field(default=None, repr=False)
+    evaluation: Evaluation | None = field(default=None, repr=False)
+    on_front: bool = False
+    beaten_by: str | None = None
+    extra: Mapping[str, Value] = field(default_factory=dict)
+    checks: Checks | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or not self.metrics or self.size_bytes < 1:
+            raise ValueError(f"variant {self.name!r} needs a name, a metric and a size")
+        if self.reference.primary_metric != self.primary_metric:
+            raise ValueError(
+                f"{self.name}: primary metric {self.primary_metric}, but the teacher's is "
+                f"{self.reference.primary_metric}"
+            )
+        given = ["variant", *self.metrics, *(c.key for c in COLUMNS if c.when(self)), *self.extra]
+        given += [] if self.checks is None else self.checks.values()
+        clashes = sorted({key for key in given if given.count(key) > 1})
+        if clashes:
+            raise ValueError(f"{self.name}: names given twice: {', '.join(clashes)}")
+        for key, value in self.values().items():
+            if not isinstance(value, float | int | str | None):
+                raise ValueError(f"{self.name}: {key} is a {type(value).__name__}, not a plain JSON value")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{self.name}: {key} is {value}, not a finite number")
+
+    def values(self) -> dict[str, Value]:
+        """What is written of this variant, in the order in which it is written."""
+        columns = (*metric_columns([self]), *COLUMNS)
+        checked = {} if self.checks is None else self.checks.values()
+        return {c.key: c.value(self) for c in columns if c.when(self)} | {**self.extra, **checked}
+
+    @property
+    def reference(self) -> VariantResult:
+        """The result that this one is compared with: the teacher's, or the teacher itself."""
+        return self.teacher or self
+
+    @property
+    def primary_metric(self) -> str:
+        """The metric in which the drop is measured."""
+        return next(iter(self.metrics))
+
+    @property
+    def model_size_mb(self) -> float:
+        """The size in MB of 2^20 bytes."""
+        return self.size_bytes / BYTES_PER_MB
+
+    @property
+    def median_ms(self) -> float:
+        """The median latency."""
+        return self.latency.median_ms
+
+    @property
+    def compression_ratio(self) -> float:
+        """The teacher's bytes over the variant's."""
+        return self.reference.size_bytes / self.size_bytes
+
+    @property
+    def speedup(self) -> float:
+        """The teacher's median latency over the variant's."""
+        return self.reference.median_ms / self.median_ms
+
+    @property
+    def accuracy_drop(self) -> float:
+        """Teacher minus variant in the primary metric, as a fraction."""
+        primary = self.primary_metric
+        return float(self.reference.metrics[primary] - self.metrics[primary])
+
+    @property
+    def logits(self) -> Array:
+        """The logits for the evaluation rows: float32, (rows, labels).
+
+        Raises:
+            ValueError: the predictions are not at hand.
+        """
+        if self.evaluation is None:
+            raise ValueError(f"{self.name}: the result was made without predictions")
+        return self.evaluation.logits
+
+    @cached_property
+    def drop_interval(self) -> tuple[float, float]:
+        """The 95 % interval of the drop; see `quantlib.data.scores.drop_interval`.
+
+        Raises:
+            ValueError: the predictions are not at hand.
+        """
+        if self.evaluation is None or self.task is None:
+            raise ValueError(f"{self.name}: the result was made without predictions")
+        return scores.drop_interval(self.task, self.logits, self.reference.logits, self.evaluation.labels)
+
+
+def metric_columns(results: Sequence[VariantResult]) -> list[Column[VariantResult]]:
+    """A column for each metric of the results, the primary one first."""
+    names = list(dict.fromkeys(name for result in results for name in result.metrics))
+    return [_metric_column(name, number) for number, name in enumerate(names)]
+
+
+def _metric_column(name: str, number: int) -> Column[VariantResult]:
+    return Column(
+        name,
+        METRIC_HELP,
+        lambda result: float(result.metrics[name]),
+        when=lambda result: name in result.metrics,
+        heading=name,
+        cell=lambda result: f"{result.metrics[name]:z.4f}",
+        narrow=2 if number else None,
+    )
+
+
+def _drop_cell(result: VariantResult) -> str:
+    points = round(100 * result.accuracy_drop, 2)  # as it is shown, so that colour and number agree
+    return red(f"{points:z.2f}", points > _LARGE_DROP)
+
+
+def _speedup_cell(result: VariantResult) -> str:
+    speedup = round(result.speedup, 2)
+    return red(f"{speedup:.2f}x", speedup < 1)
+
+
+def _throughput(result: VariantResult) -> Throughput:
+    assert result.throughput is not None
+    return result.throughput
+
+
+def _rows_cell(result: VariantResult) -> str:
+    """At most four characters up to a million rows, so that the table keeps its width."""
+    rate = _throughput(result).rows_per_s
+    return f"{rate:.0f}" if rate < 9999.5 else f"{rate / 1000:.0f}k"
+
+
+def _timed(result: VariantResult) -> bool:
+    return result.throughput is not None
+
+
+def _predicted(result: VariantResult) -> bool:
+    return result.evaluation is not None
+
+
+def _compared(result: VariantResult) -> bool:
+    return result.on_front or result.beaten_by is not None
+
+
+# In the order in which they are written.
+COLUMNS: tuple[Column[VariantResult], ...] = (
+    Column(
+        "eval_loss",
+        "cross-entropy in nats, or mean squared error",
+        lambda result: float(result.eval_loss),
+        required=True,
+    ),
+    Column(
+        "model_size",
+        "MB of 2^20 bytes, external data included",
+        lambda result: float(result.model_size_mb),
+        required=True,
+        heading="size\nMB",
+        cell=lambda result: f"{result.model_size_mb:.1f}",
+        place=3,
+    ),
+    Column(
+        "mean_ms",
+        "mean latency: runs of one shape on real rows, each variant alone in a process",
+        lambda result: result.latency.mean_ms,
+        required=True,
+    ),
+    Column(
+        "std_ms",
+        "standard deviation of these runs",
+        lambda result: result.latency.std_ms,
+        required=True,
+    ),
+    Column("min_ms", "the fastest run", lambda result: result.latency.min_ms, required=True),
+    Column("max_ms", "the slowest run", lambda result: result.latency.max_ms, required=True),
+    Column(
+        "median_ms",
+        "the median of the runs",
+        lambda result: result.median_ms,
+        required=True,
+        heading="median\nms",
+        cell=lambda result: f"{result.median_ms:.2f}",
+        place=5,
+    ),
+    Column(
+        "compression_ratio",
+        "the teacher's bytes over the variant's",
+        lambda result: float(result.compression_ratio),
+        required=True,
+        heading="size\nratio",
+        cell=lambda result: f"{result.compression_ratio:.2f}x",
+        place=4,
+        narrow=3,
+    ),
+    Column(
+        "speedup",
+        "the teacher's median over the variant's; red below 1",
+        lambda result: result.speedup,
+        required=True,
+        heading="speed\nup",
+        cell=_speedup_cell,
+        place=6,
+    ),
+    Column(
+        "accuracy_drop",
+        "teacher minus variant in the primary metric: a fraction in the files, points in the table",
+        lambda result: result.accuracy_drop,
+        required=True,
+        heading="drop\npoints",
+        cell=_drop_cell,
+        place=1,
+    ),
+    Column(
+        "agreement",
+        "the share of rows with the teacher's label, percent in the table; for regression the correlation "
+        "with the teacher's scores",
+        lambda result: float(result.agreement),
+        required=True,
+        heading="agree\n%",
+        cell=lambda result: f"{100 * result.agreement:z.1f}",
+        place=2,
+        narrow=4,
+    ),
+    Column(
+        "rows_per_s",
+        "throughput on evaluation rows as long as they are",
+        lambda result: _throughput(result).rows_per_s,
+        when=_timed,
+        numeric=True,
+        heading="rows\n/s",
+        cell=_rows_cell,
+        place=7,
+        narrow=1,
+    ),
+    Column(
+        "tokens_per_s",
+        "the same in tokens, without padding",
+        lambda result: _throughput(result).tokens_per_s,
+        when=_timed,
+        numeric=True,
+    ),
+    Column(
+        "padded_rows_per_s",
+        "rows in a second with every row padded to `--seq-len`: what padding costs",
+        lambda result: _throughput(result).padded_rows_per_s,
+        when=_timed,
+        numeric=True,
+    ),
+    Column(
+        "recipe",
+        "how the variant was quantized, in words; missing for a float model",
+        lambda result: result.recipe,
+        when=lambda result: result.recipe is not None,
+    ),
+    Column(
+        "logit_error",
+        "mean absolute difference to the teacher's logits",
+        lambda result: scores.logit_error(result.logits, result.reference.logits),
+        when=_predicted,
+    ),
+    Column(
+        "drop_low",
+        "the lower end of the drop's paired bootstrap 95 % interval",
+        lambda result: result.drop_interval[0],
+        when=_predicted,
+    ),
+    Column(
+        "drop_high",
+        "its upper end; small dev sets make wide intervals",
+        lambda result: result.drop_interval[1],
+        when=_predicted,
+    ),
+    Column(
+        "standard_error_ms",
+        "standard error of the mean latency; a run that is too noisy is reported while it runs",
+        lambda result: result.latency.standard_error_ms,
+        when=_predicted,
+    ),
+    Column(
+        "beaten_by",
+        "a variant that is at least as accurate, fast and small, and clearly better in one (half a point, "
+        "5 % of the time, 1 % of the size); null for a variant worth shipping, which "
+        "the table marks with a star",
+        lambda result: result.beaten_by,
+        when=_compared,
+    ),
+)
