@@ -122,7 +122,10 @@ def compare(
         for part in (splits.train, splits.evaluation)
     )
     further = features.further_windows(splits.train, rows, seq_len, tokenizer)
-    ways = {DISTILLED: partial(distil, further=further), FINE_TUNED: fine_tune_alone}
+    ways: dict[str, Callable[..., object]] = {
+        DISTILLED: partial(distil, further=further),
+        FINE_TUNED: fine_tune_alone,
+    }
     labels = features.labels_array(judged)
     with steps.step("evaluate the teacher"):
         model = checkpoints.load_classifier(teacher_dir)

@@ -253,12 +253,14 @@ def fit_cost(shapes: Sequence[tuple[int, int]], times_ms: Sequence[float]) -> Co
         return None
     found = nnls(relative / scale, np.ones(len(batch)))[0] / scale
     error = np.median(np.abs(relative @ found - 1))
-    return Cost(*map(float, found), error=float(error))
+    fixed_ms, token_us, pair_ns = map(float, found)
+    return Cost(fixed_ms, token_us, pair_ns, error=float(error))
 
 
 def exponents(lengths: Sequence[int], times_ms: Sequence[float]) -> list[float]:
     """The growth exponent from each length to the next: d log ms / d log length; 1 is linear."""
-    return (np.diff(np.log(times_ms)) / np.diff(np.log(lengths))).tolist()
+    growth: list[float] = (np.diff(np.log(times_ms)) / np.diff(np.log(lengths))).tolist()
+    return growth
 
 
 def costs(points: Sequence[Point]) -> dict[Series, Cost]:

@@ -179,7 +179,7 @@ def save_graph(
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    shape = ["rows", "tokens", width]
+    shape: list[str | int] = ["rows", "tokens", width]
     graph = helper.make_graph(
         list(nodes),
         "tiny",

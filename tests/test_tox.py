@@ -1,0 +1,93 @@
+"""tox's environments and the steps of the example workflow get as far as they can without a network.
+
+tox makes each environment and installs what its configuration lists, but not this package: the environment
+sees the packages beside this interpreter. Commands end after their help; the tools of lint only print their
+arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+WORKFLOW = ROOT / ".github" / "workflows" / "quantization.yml"
+ENVIRONMENTS = ("tests", "lint", "demo", "bench", "gate")
+TOOLS = {
+    "ruff": "echo ruff $*",
+    "mypy": "echo mypy $*",
+    "lint-imports": "echo lint-imports $*",
+    # Behind `--` of the step's own, or behind one that is added.
+    "tox": f'[[ " $* " == *" -- "* ]] || set -- "$@" --\nexec "{sys.executable}" -m tox "$@" --help',
+}
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Variables for tox and for steps of the workflow: TOX_X stands for tox's option --x."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, script in TOOLS.items():
+        (tools / name).write_text(f"#!/usr/bin/env bash\n{script}\n", encoding="utf-8")
+        (tools / name).chmod(0o755)
+    packages = f"{ROOT}{os.pathsep}{sysconfig.get_path('purelib')}"
+    inherited = {name: value for name, value in os.environ.items() if not re.match("TOX|PYTEST|COV", name)}
+    return inherited | {
+        "PATH": f"{tools}{os.pathsep}{inherited['PATH']}",
+        "TOX_CONFIG_FILE": str(ROOT / "tox.ini"),
+        "TOX_WORK_DIR": str(tmp_path / "environments"),
+        "TOX_SKIP_PKG_INSTALL": "1",
+        "TOX_OVERRIDE": f"testenv.set_env+=PYTHONPATH={packages};testenv.allowlist_externals=*",
+        "PIP_NO_INDEX": "1",
+        "NO_COLOR": "1",
+    }
+
+
+def run(command: str, directory: Path, environment: dict[str, str]) -> str:
+    """What a step prints, run as GitHub's runner does; it has to succeed."""
+    done = subprocess.run(
+        ["bash", "-e", "-c", command],
+        cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout
+
+
+def test_every_environment_gets_to_its_commands(tmp_path: Path, environment: dict[str, str]) -> None:
+    output = run(f"tox -e {','.join(ENVIRONMENTS)}", tmp_path, environment)
+    sections = re.findall(r"^\[testenv:(\w+)\]", (ROOT / "tox.ini").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(sections) == sorted(ENVIRONMENTS)
+    for name in ENVIRONMENTS:
+        assert re.search(rf"^  {name}: OK", output, re.MULTILINE), name
+    for words in ("ruff check", "ruff format --check", "lint-imports", "mypy", "mypy tests"):
+        assert re.search(rf"^{words}$", output, re.MULTILINE), words
+    assert "--gate-update" in output, "bench/ and its options are loaded"
+    assert "quantization_experiments.py [OPTIONS]" in output
+
+
+def steps() -> dict[str, list[str]]:
+    """{job: its `run:` steps} of the example workflow."""
+    jobs = yaml.safe_load(WORKFLOW.read_text(encoding="utf-8"))["jobs"]
+    return {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
+
+
+@pytest.mark.parametrize("job", steps())
+def test_steps_of_the_example_workflow(job: str, tmp_path: Path, environment: dict[str, str]) -> None:
+    """All but `pip install tox`, which needs a network, and the actions (`uses:`), which are GitHub's own."""
+    commands = [command for command in steps()[job] if command != "pip install tox"]
+    assert len(commands) == len(steps()[job]) - 1
+    shutil.copy(ROOT / "tox.ini", tmp_path)
+    (tmp_path / "gate.md").write_text("the gate's table\n", encoding="utf-8")  # help leaves none
+    summary = tmp_path / "summary.md"
+    outputs = [run(c, tmp_path, environment | {"GITHUB_STEP_SUMMARY": str(summary)}) for c in commands]
+    assert "congratulations" in outputs[0]
+    if job == "gate":
+        assert summary.read_text(encoding="utf-8") == "the gate's table\n"
