@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -62,6 +61,7 @@ def run(command: str, directory: Path, environment: dict[str, str]) -> str:
 
 
 def test_every_environment_gets_to_its_commands(tmp_path: Path, environment: dict[str, str]) -> None:
+    files = set(ROOT.iterdir())
     output = run(f"tox -e {','.join(ENVIRONMENTS)}", tmp_path, environment)
     sections = re.findall(r"^\[testenv:(\w+)\]", (ROOT / "tox.ini").read_text(encoding="utf-8"), re.MULTILINE)
     assert sorted(sections) == sorted(ENVIRONMENTS)
@@ -71,6 +71,7 @@ def test_every_environment_gets_to_its_commands(tmp_path: Path, environment: dic
         assert re.search(rf"^{words}$", output, re.MULTILINE), words
     assert "--gate-update" in output, "bench/ and its options are loaded"
     assert "quantization_experiments.py [OPTIONS]" in output
+    assert not {ROOT / ".venv", ROOT / ".tox"} & (set(ROOT.iterdir()) - files), "the repository is left alone"
 
 
 def steps() -> dict[str, list[str]]:
@@ -84,7 +85,6 @@ def test_steps_of_the_example_workflow(job: str, tmp_path: Path, environment: di
     """All but `pip install tox`, which needs a network, and the actions (`uses:`), which are GitHub's own."""
     commands = [command for command in steps()[job] if command != "pip install tox"]
     assert len(commands) == len(steps()[job]) - 1
-    shutil.copy(ROOT / "tox.ini", tmp_path)
     (tmp_path / "gate.md").write_text("the gate's table\n", encoding="utf-8")  # help leaves none
     summary = tmp_path / "summary.md"
     outputs = [run(c, tmp_path, environment | {"GITHUB_STEP_SUMMARY": str(summary)}) for c in commands]
