@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+from processes import other_process
 
+from quantlib.support import eviction
 from quantlib.support.cache import Cache, default_cache_dir, open_cache, versions_key
 from quantlib.support.errors import InputError
 
@@ -133,6 +138,129 @@ def test_a_file_that_a_build_cannot_read_is_not_called_a_problem_of_the_cache(ca
 
     with pytest.raises(InputError, match=r"^cannot open /data/train.tsv: permission denied$"):
         cache.get("teacher", KEY, read)
+
+
+# Size
+
+
+def kilobyte(directory: Path) -> None:
+    (directory / "x").write_bytes(bytes(1024))
+
+
+@pytest.fixture
+def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The root of a cache of three entries of past runs: a, b, c, used an hour after one another, c first."""
+    monkeypatch.setattr(eviction, "_runs", {})
+    cache = Cache(tmp_path / "cache")
+    for hour, name in enumerate("cba"):
+        used = 1_000_000 + 3600 * hour
+        os.utime(cache.get("models", {"name": name}, kilobyte).path / "entry.json", (used, used))
+    return cache.root
+
+
+def kept(root: Path) -> str:
+    """The names of the entries in a cache, in the order of their use."""
+    records = [json.loads((entry.path / "entry.json").read_text()) for entry in eviction.stored(root)]
+    return "".join(record["key"]["name"] for record in records)
+
+
+def test_what_is_stored(full: Path) -> None:
+    assert kept(full) == "cba"
+    assert all(entry.size_bytes > 1024 for entry in eviction.stored(full))
+    (full / "student").mkdir()
+    (full / "student" / "1.unfinished").mkdir()
+    (full / "student" / "1.unfinished" / "training.pt").write_bytes(bytes(2048))
+    newest = eviction.stored(full)[-1]
+    assert newest.path.name == "1.unfinished"
+    assert newest.size_bytes > 2048
+
+
+def test_the_entry_that_was_not_used_for_longest_goes_first(full: Path) -> None:
+    size = sum(entry.size_bytes for entry in eviction.stored(full))
+    assert eviction.shrink(full, size) == 0
+    assert eviction.shrink(full, size - 1) > 1024
+    assert kept(full) == "ba"
+    assert Cache(full).get("models", {"name": "b"}, kilobyte).hit
+    assert kept(full) == "ab", "a hit is a use"
+    eviction.shrink(full, size / 3 + 1)
+    assert kept(full) == "b"
+
+
+def test_building_keeps_the_cache_below_its_limit(full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = sum(entry.size_bytes for entry in eviction.stored(full))
+    monkeypatch.setenv("QUANTLIB_CACHE_GIB", str(size / 2**30))
+    cache = open_cache(full)
+    assert cache.get("models", {"name": "a"}, kilobyte).hit
+    assert not cache.get("models", {"name": "d"}, kilobyte).hit
+    assert kept(full) == "bad"
+    monkeypatch.setenv("QUANTLIB_CACHE_GIB", "0")
+    open_cache(full).get("models", {"name": "e"}, kilobyte)
+    assert kept(full) == "ade", "what this run used stays, however large it is"
+
+
+def test_clearing_leaves_what_a_living_run_used(full: Path) -> None:
+    other = """
+from pathlib import Path
+from quantlib.support.cache import open_cache
+open_cache(Path(sys.argv[1])).get("models", {"name": "c"}, None)
+wait()
+"""
+    with other_process(other, full):
+        assert eviction.shrink(full, 0) > 0
+        assert kept(full) == "c"
+    assert eviction.shrink(full, 0) > 0
+    assert kept(full) == ""
+    assert eviction.shrink(full, 0) == 0
+
+
+def test_an_entry_that_is_being_built_or_used_meanwhile_is_left(full: Path) -> None:
+    oldest, second, _ = eviction.stored(full)
+    with FileLock(eviction.lock_of(oldest.path)):
+        eviction.shrink(full, 0)
+    assert kept(full) == "c"
+    os.utime(oldest.path / "entry.json")
+    assert not eviction._remove(oldest), "it was used since it was listed"
+    assert not eviction._remove(second), "another process removed it"
+    assert kept(full) == "c"
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"), [("0.5", 2**29), ("0", 0), ("inf", math.inf), (None, 10 * 2**30)], ids=str
+)
+def test_the_limit(text: str | None, limit: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QUANTLIB_CACHE_GIB", raising=False)
+    if text is not None:
+        monkeypatch.setenv("QUANTLIB_CACHE_GIB", text)
+    assert open_cache(tmp_path).limit_bytes == limit
+
+
+@pytest.mark.parametrize("text", ["ten", "-1", "nan", ""])
+def test_a_limit_that_is_no_number(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUANTLIB_CACHE_GIB", text)
+    with pytest.raises(
+        InputError, match=f"^QUANTLIB_CACHE_GIB: '{text}' is not a number of GiB, such as 10$"
+    ):
+        open_cache(tmp_path)
+
+
+def test_an_interrupted_build_goes_on_until_it_is_finished(cache: Cache) -> None:
+    unfinished = cache.unfinished("student", KEY)
+
+    def build(directory: Path) -> None:
+        unfinished.mkdir(parents=True, exist_ok=True)
+        (unfinished / "state").touch()
+        if len(list(unfinished.iterdir())) == 1:
+            (unfinished / "interrupted").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.get("student", KEY, build)
+    assert unfinished.is_dir()
+    assert not cache.get("student", KEY, build).hit
+    assert not unfinished.exists()
+
+
+# The place
 
 
 def test_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from quantlib.data.tasks import TASKS
 from quantlib.machine import hardware
 from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_file
+from quantlib.support.scratch import scratch_dir
 from quantlib.training.checkpoints import check_for_task, load_classifier, read_config
 from quantlib.training.student import DistillationOptions, PhaseOptions, StudentConfig, distil
 from quantlib.training.student.device import bfloat16_pays, feed_of, prepare
@@ -444,14 +445,15 @@ def test_the_file_of_states_is_closed_before_its_directory_goes(
 
     refused: list[str] = []
 
-    class Scratch(TemporaryDirectory[str]):
-        def __exit__(self, *_: Any) -> None:
+    @contextmanager
+    def scratch(parent: Path) -> Iterator[Path]:
+        with scratch_dir(parent) as path:
+            yield path
             with pytest.raises(ValueError, match="closed file") as caught:
                 targets.states(np.array([0]), feed)
             refused.append(str(caught.value))
-            self.cleanup()
 
-    monkeypatch.setattr("quantlib.training.student.targets.TemporaryDirectory", Scratch)
+    monkeypatch.setattr("quantlib.training.student.targets.scratch_dir", scratch)
     device = torch.device("cpu")
     teacher = Teacher(load_classifier(tiny_teacher), (0, 2), device, "float32")
     feed = feed_of(rows, np.array([0]), device)

@@ -307,7 +307,7 @@ def test_sha256_of_json_ignores_the_order_of_keys_only() -> None:
 
 
 def test_sha256_of_a_tree(tmp_path: Path) -> None:
-    hashes = []
+    hashes: list[str] = []
     for name, text in (("a", "1"), ("sub/a", "1"), ("a", "2")):
         path = tmp_path / str(len(hashes)) / name
         path.parent.mkdir(parents=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -180,7 +179,7 @@ def _distilled(work: Work, teacher: Path) -> Path:
     }
     if student.init not in INITS:
         key["init"] = sha256_tree(checkpoints.resolve(student.init, STUDENT))
-    unfinished = work.cache.root / STUDENT / f"{sha256_json(key)[:24]}.unfinished"
+    unfinished = work.cache.unfinished(STUDENT, key)
 
     def train(directory: Path, step: Step) -> None:
         rows = tokenize(work, work.splits.train, teacher)
@@ -198,7 +197,6 @@ def _distilled(work: Work, teacher: Path) -> Path:
             work_dir=unfinished,
             cache_dir=work.cache.root / "augmented",
         )
-        shutil.rmtree(unfinished, ignore_errors=True)
 
     return cached(work, "train the student", STUDENT, key, train)
 

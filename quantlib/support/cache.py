@@ -1,14 +1,17 @@
 """Results of expensive steps, kept between runs under a key of everything that decides them.
 
 An entry is a directory with an `entry.json` that names its key and the SHA-256 of each of its files. A
-lookup checks both, so a stale hit is impossible and a damaged entry is found and built again.
+lookup checks both, so a stale hit is impossible and a damaged entry is built again. The cache has an upper
+size, see `eviction`.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,7 @@ from typing import Any
 
 from quantlib.support.code import code_key
 from quantlib.support.errors import InputError
+from quantlib.support.eviction import RECORD, begin_run, lock_of, shrink
 from quantlib.support.files import atomic_dir, make_dir, place_errors, sha256_file, sha256_json, write_json
 
 __all__ = [
@@ -28,7 +32,8 @@ __all__ = [
     "versions_key",
 ]
 
-ENVIRONMENT_VARIABLE = "QUANTLIB_CACHE_DIR"
+ENVIRONMENT_VARIABLE, SIZE_VARIABLE = "QUANTLIB_CACHE_DIR", "QUANTLIB_CACHE_GIB"
+DEFAULT_GIB = 10
 
 
 def default_cache_dir() -> Path:
@@ -46,7 +51,7 @@ def versions_key(*packages: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished entry: its directory, and whether it was found (or had to be built)."""
+    """A finished entry: its directory, and whether it was there before."""
 
     path: Path
     hit: bool
@@ -54,9 +59,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Cache:
-    """A directory of entries, safe to share between processes (one builds, the others wait)."""
+    """A directory of entries, safe to share between processes (one builds, the others wait).
+
+    After a build, entries that were not used for longest are removed until at most `limit_bytes` are left.
+    """
 
     root: Path
+    limit_bytes: float = math.inf
 
     def get(self, kind: str, key: Mapping[str, Any], build: Callable[[Path], object]) -> Entry:
         """The entry for `key`, built by `build(directory)` if it is missing or damaged.
@@ -68,38 +77,66 @@ class Cache:
         """
         from filelock import FileLock
 
-        name = sha256_json({"kind": kind, "key": key})[:24]
-        path = make_dir(self.root / kind) / name
-        lock = path.with_suffix(".lock")
-        with place_errors(path, scratch=lock), FileLock(lock):
+        path = self._path(kind, key)
+        make_dir(path.parent)
+        with place_errors(path, scratch=lock_of(path)), FileLock(lock_of(path)):
             if _is_whole(path, key):
+                os.utime(path / RECORD)
                 return Entry(path, hit=True)
             with atomic_dir(path) as scratch:
                 build(scratch)
-                write_json(scratch / "entry.json", {"key": dict(key), "files": _file_hashes(scratch)})
+                write_json(scratch / RECORD, {"key": dict(key), "files": _file_hashes(scratch)})
+            shutil.rmtree(self.unfinished(kind, key), ignore_errors=True)
+        if self.limit_bytes < math.inf:
+            shrink(self.root, self.limit_bytes)
         return Entry(path, hit=False)
+
+    def unfinished(self, kind: str, key: Mapping[str, Any]) -> Path:
+        """A directory that the build of an entry may use to go on after an interruption.
+
+        It is there until the entry is finished.
+        """
+        return self._path(kind, key).with_suffix(".unfinished")
+
+    def _path(self, kind: str, key: Mapping[str, Any]) -> Path:
+        return self.root / kind / sha256_json({"kind": kind, "key": key})[:24]
 
 
 def open_cache(root: Path | None) -> Cache:
-    """The cache at `root`, or at the default place.
+    """The cache at `root`, or at the default place; what killed runs left there is removed.
 
     Raises:
-        InputError: the place cannot be written.
+        InputError: the place cannot be written, or its size is not a number.
     """
+    limit_bytes = _limit_bytes()
     try:
-        return Cache(make_dir(root or default_cache_dir()))
+        directory = make_dir(root or default_cache_dir())
+        with place_errors(directory):
+            begin_run(directory.absolute())
     except InputError as error:
         raise InputError(f"{error}; name another cache directory with {ENVIRONMENT_VARIABLE}") from error
+    return Cache(directory, limit_bytes)
+
+
+def _limit_bytes() -> float:
+    text = os.environ.get(SIZE_VARIABLE, str(DEFAULT_GIB))
+    try:
+        limit = float(text) * 2**30
+    except ValueError:
+        limit = math.nan
+    if not limit >= 0:
+        raise InputError(f"{SIZE_VARIABLE}: {text!r} is not a number of GiB, such as {DEFAULT_GIB}")
+    return limit
 
 
 def _file_hashes(directory: Path) -> dict[str, str]:
-    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != "entry.json")
+    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != RECORD)
     return {p.relative_to(directory).as_posix(): sha256_file(p) for p in files}
 
 
 def _is_whole(path: Path, key: Mapping[str, Any]) -> bool:
     try:
-        entry = json.loads((path / "entry.json").read_text(encoding="utf-8"))
+        entry = json.loads((path / RECORD).read_text(encoding="utf-8"))
         return bool(
             sha256_json(entry["key"]) == sha256_json(dict(key)) and entry["files"] == _file_hashes(path)
         )

@@ -36,7 +36,9 @@ DECIDE_NOTHING = frozenset(
         "support.code",
         "support.console",
         "support.errors",
+        "support.eviction",
         "support.progress",
+        "support.scratch",
     }
 )
 ROOT = Path(__file__).parents[1]

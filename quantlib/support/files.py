@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from quantlib.support.errors import InputError
+from quantlib.support.scratch import scratch_dir
 
 # What the file system says when the user's place is the problem, with the words a user needs.
 _PLACE_ERRORS = {
@@ -93,13 +94,8 @@ def make_dir(path: Path) -> Path:
 def _scratch_for(path: Path, parent: Path) -> Iterator[Path]:
     """A temporary directory in `parent`, on the disk of `path`; errors of the place name `path`."""
     make_dir(parent)
-    prefix = f".{path.name}."
-    with (
-        place_errors(parent),
-        tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as scratch,
-        place_errors(path, scratch=Path(scratch)),
-    ):
-        yield Path(scratch)
+    with place_errors(parent), scratch_dir(parent) as scratch, place_errors(path, scratch=scratch):
+        yield scratch
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from quantlib.data.features import Feature
 from quantlib.support.files import make_dir, place_errors
+from quantlib.support.scratch import scratch_dir
 from quantlib.training.student.device import autocast, feed_of
 from quantlib.training.student.losses import States
 from quantlib.training.student.options import DistillationOptions
@@ -109,8 +109,8 @@ def teacher_targets(
     fits = bool(teacher.mapping) and sum(lengths) * token_bytes <= options.disk_bytes
     logits = torch.empty(len(features), teacher.model.config.num_labels)
     starts, parts = np.zeros(len(features), dtype=np.int64), list(_by_length(lengths))
-    with place_errors(make_dir(work_dir)), TemporaryDirectory(prefix="states.", dir=work_dir) as scratch:
-        path, end = Path(scratch) / "states", 0
+    with place_errors(make_dir(work_dir)), scratch_dir(work_dir) as scratch:
+        path, end = scratch / "states", 0
         with path.open("wb") as file:
             for number, index in enumerate(parts, start=1):
                 feed = feed_of(features, index, teacher.device)

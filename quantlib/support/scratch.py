@@ -1,0 +1,90 @@
+"""Temporary directories that the next run removes if their process was killed.
+
+Beside each lies a lock file that its process holds: `.quantlib-TOKEN` and `.quantlib-TOKEN.lock`. The system
+releases a lock when a process ends in any way, so a lock that can be had belongs to no living process. A
+process id would not tell: ids are used again, and containers that share a directory have their own.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+PREFIX = ".quantlib-"
+ASIDE = "aside"
+
+
+@contextmanager
+def scratch_dir(parent: Path) -> Iterator[Path]:
+    """A new directory in `parent`, removed at the end; those of killed processes there are removed first."""
+    remove_stale(parent)
+    lock = hold(parent)
+    path = Path(lock.lock_file).with_suffix("")
+    try:
+        path.mkdir()
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        give_up(lock)
+
+
+def hold(parent: Path) -> BaseFileLock:
+    """A lock of a new name in `parent`, held until it is given up or this process ends."""
+    from filelock import FileLock, Timeout
+
+    while True:
+        lock = FileLock(parent / f"{PREFIX}{secrets.token_hex(6)}.lock")
+        with suppress(Timeout):  # another process takes it for stale before it is held
+            lock.acquire(timeout=0)
+            if os.path.lexists(lock.lock_file):
+                return lock
+            lock.release()
+
+
+def give_up(lock: BaseFileLock) -> None:
+    """Release a lock and remove its file."""
+    with suppress(OSError):  # Windows removes no file that is open: there the release does
+        Path(lock.lock_file).unlink()
+    lock.release()
+
+
+def locks(parent: Path) -> Iterator[tuple[Path, BaseFileLock | None]]:
+    """The lock files in `parent`, each with the lock if it could be had, so its process has ended."""
+    from filelock import FileLock, Timeout
+
+    for file in sorted(parent.glob(f"{PREFIX}*.lock")):
+        lock = FileLock(file)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield file, None
+        except FileNotFoundError:
+            continue
+        except PermissionError:  # of another user, who may be alive
+            yield file, None
+        else:
+            yield file, lock
+
+
+def remove_stale(parent: Path) -> None:
+    """Remove temporary directories in `parent` whose process has ended.
+
+    What such a process had put aside and did not replace is put back first.
+    """
+    for file, lock in locks(parent):
+        if lock is None:
+            continue
+        scratch = file.with_suffix("")
+        for old in scratch.glob(f"{ASIDE}/*"):
+            if not (parent / old.name).exists():
+                old.rename(parent / old.name)
+        shutil.rmtree(scratch, ignore_errors=True)
+        give_up(lock)

@@ -1,0 +1,23 @@
+"""Other processes, for tests of what is shared between them and of what killed ones leave."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def other_process(code: str, *arguments: Path) -> Iterator[None]:
+    """A process that has run `code` up to a call of `wait()` in it; it is killed at the end of the block."""
+    code = f"import sys\ndef wait():\n    print('there', flush=True)\n    sys.stdin.read()\n{code}"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"there\n"
+        try:
+            yield
+        finally:
+            process.kill()
