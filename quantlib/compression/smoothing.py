@@ -1,8 +1,8 @@
 """SmoothQuant: move the outliers of activations into the weights, where a scale for each channel holds them.
 
-A product X·W is also (X / s)·(s·W), with a factor s for each input channel (Xiao et al., 2023, eq. 3). Where
-some channels of X are much wider than others, an 8-bit scale for the whole of X serves them badly; X / s is
-more even, and W has a scale for each output channel in any case. The model computes the same as before.
+X·W equals (X / s)·(s·W), with a factor s for each input channel (Xiao et al., 2023, eq. 3). If some channels
+of X are much wider than others, one 8-bit scale is too coarse for the narrow ones. The channels of X / s are
+more alike, and W has a scale for each output channel in any case. The model computes the same as before.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 MARK = "quantlib.smoothed"
-# How far the factors go, from balancing nothing to giving every channel of the activation the same width.
+# Migration strengths to try; at 1 every channel of the activation gets the same width.
 ALPHAS = (0.4, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
-# Less than this is not worth a node at run time.
+# A smaller gain is not worth a node at run time.
 WORTHWHILE_DB = 1.0
-# A channel that is narrower than this says nothing of how wide it may get.
+# The width of a channel narrower than this is not known from the calibration rows.
 _SMALLEST_WIDTH = np.float32(1e-5)
 
 
 @dataclass(frozen=True, eq=False)
 class Smoothing:
-    """The factors of one activation, and what they win.
+    """The factors of one activation, and their gain.
 
-    alpha: the migration strength that was chosen. gain_db: the error of the quantized products that take the
+    alpha: the chosen migration strength. gain_db: the error of the quantized products that read the
     activation, before over after, in decibels. factors: float32, (channels,), with a geometric mean of 1.
     """
 
@@ -53,12 +53,12 @@ def search_smoothing(
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Smoothing]:
-    """The best smoothing of each activation that products with a weight take, on calibration rows.
+    """The best smoothing of each input of the products with a weight, on calibration rows.
 
     For each of `ALPHAS` the factors are s_j = max|X_j|^alpha / max|W_j|^(1 - alpha) (Xiao et al., 2023,
-    eq. 4; W_j over all products that take X). The products are then computed from 8-bit activations and
-    weights on a sample of positions, and the alpha with the smallest squared error is taken. An activation
-    for which that wins less than `WORTHWHILE_DB` is left out.
+    eq. 4; W_j over all products that read X). The products are then computed from 8-bit activations and
+    weights on a sample of positions, and the alpha with the smallest squared error is chosen. Activations
+    that gain less than `WORTHWHILE_DB` are left out.
 
     Args:
         onnx_path: the FP32 model.
@@ -73,22 +73,22 @@ def search_smoothing(
     if not layers_of:
         raise InputError(f"{onnx_path}: no MatMul or Gemm with a weight to smooth")
     channels = collect_channels(onnx_path, feeds, list(layers_of), threads=threads, progress=progress)
-    found = {name: _search(channels[name], layers) for name, layers in layers_of.items()}
-    return {name: smoothing for name, smoothing in found.items() if smoothing.gain_db >= WORTHWHILE_DB}
+    searched = {name: _search(channels[name], layers) for name, layers in layers_of.items()}
+    return {name: smoothing for name, smoothing in searched.items() if smoothing.gain_db >= WORTHWHILE_DB}
 
 
 def smooth_onnx(onnx_path: Path, out_path: Path, smoothing: Mapping[str, Smoothing]) -> Path:
     """Write a model that computes the same and whose activations are smooth; the model itself is left alone.
 
-    Factors are folded into the LayerNormalization before, or into the values that attention averages; where
-    there is neither (after GELU), the activation is multiplied. What else takes a LayerNormalization's output
-    (a residual sum) gets it back as it was.
+    Factors are folded into the LayerNormalization before the activation, or into the values that attention
+    averages; where there is neither (after GELU), a Mul is added. For other consumers of a
+    LayerNormalization's output (a residual sum) the scaling is undone.
 
     Returns:
         out_path.
 
     Raises:
-        InputError: the model cannot be read, is smoothed already, or has no product that takes one of the
+        InputError: the model cannot be read, is smoothed already, or has no product that reads one of the
             activations.
     """
     import onnx_ir as ir
@@ -99,11 +99,11 @@ def smooth_onnx(onnx_path: Path, out_path: Path, smoothing: Mapping[str, Smoothi
     if is_smoothed(model):
         raise InputError(f"{onnx_path}: this model is smoothed already")
     layers = find_linears(model)
-    layers_of = layers_by_input(layers)  # before any of them is given another input
-    for name, one in smoothing.items():
+    layers_of = layers_by_input(layers)  # before any input is replaced
+    for name, chosen in smoothing.items():
         if name not in layers_of:
             raise InputError(f"{onnx_path}: no product takes the activation {name!r}")
-        scale_input(model.graph, layers_of[name], layers, one.factors)
+        scale_input(model.graph, layers_of[name], layers, chosen.factors)
     model.metadata_props[MARK] = "1"
     with atomic_file(out_path) as scratch:
         ir.save(model, scratch)
@@ -116,7 +116,7 @@ def is_smoothed(model: ir.Model) -> bool:
 
 
 def _search(channels: Channels, layers: Sequence[Linear]) -> Smoothing:
-    """The best alpha for an activation and the layers that take it."""
+    """The best alpha for an activation and the layers that read it."""
     weights = [layer.weight for layer in layers]
     width = _widths(np.maximum(np.abs(channels.low), np.abs(channels.high)))
     widest = _widths(np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0))
@@ -134,10 +134,10 @@ def _search(channels: Channels, layers: Sequence[Linear]) -> Smoothing:
 
 
 def _widths(largest: FloatArray) -> FloatArray:
-    """The largest number of each channel; a typical one for channels that are zero.
+    """The width of each channel; a typical width for channels that are zero.
 
-    Behind a ReLU some are on all calibration rows. Taken as they are they would be spread so far that any
-    other value is clipped to nothing.
+    After a ReLU some channels are zero on all calibration rows. Their factors would be so extreme that any
+    other value in these channels is lost.
     """
     live = largest > _SMALLEST_WIDTH
     typical = _geometric_mean(largest[live]) if live.any() else 1.0
@@ -151,7 +151,7 @@ def _geometric_mean(values: FloatArray) -> float:
 def _error(
     channels: Channels, weights: Sequence[FloatArray], exact: Sequence[FloatArray], factors: FloatArray
 ) -> float:
-    """The squared error of the products when both of their factors are in 8 bits."""
+    """The squared error of the products with activations and weights in 8 bits."""
     low, high = float((channels.low / factors).min()), float((channels.high / factors).max())
     activation = levels(channels.sample / factors, activation_grid(low, high, signed=False))
     total = 0.0

@@ -1,4 +1,4 @@
-"""How much of a model is really quantized, and why the rest is not."""
+"""Which products of a model are quantized, and why the others are not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _INTEGER_FACTORS = {
 # The weight is stored in integers, the other factor stays in float.
 _WEIGHT_ONLY_FACTORS = {"MatMulNBits": (0, 1)}
 _FACTORS = _FLOAT_FACTORS | _INTEGER_FACTORS | _WEIGHT_ONLY_FACTORS
-# These hand the numbers of their first input on, in another order or type.
+# Operators that pass on the values of their first input, in another order or type.
 _PASS_ON = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast"})
 _QUANTIZERS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
@@ -48,7 +48,7 @@ _HALF_DONE = "the {} factor is not quantized"
 class NotQuantized:
     """A matrix product in float.
 
-    node: its name; its first output's where it has none. reason: why, in words.
+    node: its name, or that of its first output if it has none. reason: why, in words.
     """
 
     node: str
@@ -59,7 +59,7 @@ class NotQuantized:
 class Coverage:
     """How many of the nodes that multiply by a constant weight matrix are quantized.
 
-    not_quantized: the matrix products that are not, in the order of the graph, those of two activations too.
+    not_quantized: the other matrix products, in graph order, including those of two activations.
     """
 
     quantized: int
@@ -72,7 +72,7 @@ class Coverage:
     @property
     def in_float(self) -> tuple[str, ...]:
         """The names of the nodes with a weight that are not quantized."""
-        return tuple(found.node for found in self.not_quantized if found.reason != TWO_ACTIVATIONS)
+        return tuple(product.node for product in self.not_quantized if product.reason != TWO_ACTIVATIONS)
 
     @property
     def total(self) -> int:
@@ -91,8 +91,8 @@ def coverage(model: Model | Path, kept: Collection[str] = ()) -> Coverage:
     A weight is an initializer or a Constant, also behind Transpose, Reshape, Cast and the like, or behind
     QuantizeLinear and DequantizeLinear. Operators on integers (MatMulInteger, QLinearMatMul, QAttention, ...)
     count as quantized, and so does MatMulNBits, for its weights. In the QDQ format a float operator counts if
-    both of its factors come from DequantizeLinear, because only then the runtime replaces it by one on
-    integers; a bias may stay in float.
+    both of its factors come from DequantizeLinear: only then does the runtime replace it by one on integers.
+    A bias may stay in float.
 
     A product of two activations (attention scores, their product with the values) is not counted, quantized
     or not: it has no weight to store in 8 bits, recipes leave it in float on purpose, and its number does not
@@ -100,7 +100,7 @@ def coverage(model: Model | Path, kept: Collection[str] = ()) -> Coverage:
 
     Args:
         model: the model, or its path.
-        kept: the names of the nodes that its recipe keeps in float; they are given that reason.
+        kept: the names of nodes that the recipe keeps in float, which is then their reason.
 
     Raises:
         InputError: the file is missing or not ONNX, or no node multiplies by a weight.
@@ -130,7 +130,7 @@ def has_integer_products(model: Model | Path) -> bool:
 
 
 class _Graph:
-    """A graph that can be walked against its edges."""
+    """A graph that can be walked from a tensor back to its sources."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.nodes = list(graph.node)
@@ -161,7 +161,7 @@ class _Graph:
         return _FLOAT_WEIGHT
 
     def _sources(self, name: str) -> Iterator[tuple[str, str]]:
-        """The tensor, then those it was handed on from, each with the type of the node that made it."""
+        """The tensor, then those it was passed on from, each with the type of the node that computed it."""
         while True:
             made_by = self._producer.get(name)
             kind = made_by.op_type if made_by is not None else ""

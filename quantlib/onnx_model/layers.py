@@ -1,8 +1,8 @@
 """The layers worth quantizing: products with a constant weight matrix, and embedding tables.
 
-In a BERT they hold nearly all bytes and nearly all time. Softmax, mask arithmetic, residual sums, GELU and
-LayerNorm lose accuracy in 8 bits and win no time, and so do products of two activations, so no recipe of
-quantlib's own touches them.
+In a BERT these take nearly all bytes and nearly all time. Softmax, mask arithmetic, residual sums, GELU,
+LayerNorm and products of two activations lose accuracy in 8 bits and win no time, so quantlib's own recipes
+leave them in float.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ FloatArray = npt.NDArray[np.float32]
 class Linear:
     """A product of an activation and a constant matrix, with its bias if it has one.
 
-    name: of the MatMul or Gemm. weight_name: of the initializer, which holds the weight (in, out) as
-    (out, in) if `transposed`. bias: the constant (out,), or None. node: the product. last: the node whose
-    output is product + bias (the product itself, or an Add). A fused Attention is one too, with the weights
-    of query, key and value side by side, (in, 3 * hidden): it is both `node` and `last`, and gives out what
-    it makes of the product.
+    name: of the MatMul or Gemm. weight_name: of the initializer, which holds the weight (in, out) as (out,
+    in) if `transposed`. bias: the constant (out,), or None. node: the product. last: the node whose output is
+    product + bias (the product itself, or an Add). A fused Attention is a Linear too, with the weights of
+    query, key and value side by side, (in, 3 * hidden): it is both `node` and `last`, and its output is that
+    of the attention, not of the product.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Linear:
 
     @property
     def input(self) -> ir.Value:
-        """The activation, (..., in), as the graph stands now: a layer before may have been rewritten."""
+        """The activation, (..., in), in the present graph: a layer before may have been rewritten."""
         value = self.node.inputs[0]
         assert value is not None
         return value
@@ -124,18 +124,18 @@ def find_linears(model: ir.Model) -> list[Linear]:
     A Gemm is left out if it scales its factors, transposes the first one, or adds anything but a bias (out,).
     """
     kinds = ("MatMul", "Gemm", "Attention")
-    found = (_linear(node) for node in model.graph if node.op_type in kinds)
-    return [linear for linear in found if linear is not None]
+    linears = (_linear(node) for node in model.graph if node.op_type in kinds)
+    return [linear for linear in linears if linear is not None]
 
 
 def find_embeddings(model: ir.Model) -> list[Embedding]:
     """Every Gather of rows of a constant float matrix, in graph order."""
-    found = []
+    embeddings = []
     for node in model.graph:
         source = node.inputs[0] if node.op_type == "Gather" else None
         if source is not None and is_matrix(source) and integer(node, "axis", 0) == 0:
-            found.append(Embedding(_name(node), str(source.name), node))
-    return found
+            embeddings.append(Embedding(_name(node), str(source.name), node))
+    return embeddings
 
 
 def names(model: ir.Model) -> list[str]:
@@ -144,7 +144,7 @@ def names(model: ir.Model) -> list[str]:
 
 
 def layers_by_input(layers: Sequence[Linear]) -> dict[str, list[Linear]]:
-    """{activation: the layers that take it}, both in the order given; query, key and value share one."""
+    """{activation: the layers that read it}, in the order of `layers`; query, key and value share one."""
     by_input: dict[str, list[Linear]] = {}
     for layer in layers:
         by_input.setdefault(str(layer.input.name), []).append(layer)
@@ -159,7 +159,7 @@ def constant(value: ir.Value | None) -> npt.NDArray[Any] | None:
 
 
 def integer(node: ir.Node, name: str, default: int) -> int:
-    """An attribute of a node, or where it is not written what the operator takes for it."""
+    """An integer attribute of a node, or the operator's default if it is not set."""
     attribute = node.attributes.get(name)
     return default if attribute is None else int(attribute.as_int())
 
@@ -203,7 +203,7 @@ def _added(node: ir.Node, width: int) -> tuple[ir.Value | None, ir.Node]:
 
 
 def is_bias(value: ir.Value | None, width: int) -> bool:
-    """Whether a constant holds one float for each output channel (and is not one that is broadcast)."""
+    """Whether a value is a constant with one float for each output channel, not one that is broadcast."""
     return _is_float(value) and dimensions(value) == (width,)
 
 

@@ -1,6 +1,6 @@
-"""Where the error comes from: the signal-to-quantization-noise ratio of each layer's weights and input.
+"""Which layers lose accuracy: the signal-to-quantization-noise ratio of each layer's weights and input.
 
-Nothing is quantized for it: the ratios come from the weights, and from the histograms that calibration keeps.
+Nothing is quantized: the ratios come from the weights and from the histograms of calibration.
 """
 
 from quantlib.measuring.explain.files import JSON, NAMES, read_explanation, table, write_explanation

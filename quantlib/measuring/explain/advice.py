@@ -8,10 +8,10 @@ from dataclasses import replace
 from quantlib.compression.calibration import Statistics, derive
 from quantlib.measuring.explain.noise import FloatArray, Input, decibels
 
-# The noise has a thousandth of the signal's power, 3 % of its amplitude. Values that are spread like a bell
-# have some 40 dB in 8 bits.
+# At this ratio the noise has a thousandth of the signal's power, 3 % of its amplitude. Normally distributed
+# values have some 40 dB in 8 bits.
 FINE_DB = 30.0
-# Half of the noise; less is no reason for another recipe.
+# Half of the noise; a smaller gain is no reason for another recipe.
 _WORTHWHILE_DB = 3.0
 _METHODS = ("MinMax", "MSE", "Percentile:99.99")
 _FAR = 2.0
@@ -20,8 +20,8 @@ _FAR = 2.0
 def on_input(grid: Input, inner: tuple[float, float]) -> str:
     """What would help an activation; empty if it is fine.
 
-    Another range is proposed where it halves the noise. Often none does, however far outliers reach: they
-    carry the signal, and clipping them costs more than finer steps win.
+    Another range is proposed if it halves the noise. Often none does, however far outliers reach: they carry
+    the signal, and clipping them costs more than finer steps win.
 
     Args:
         inner: the range of the middle 99.99 % of the values.
@@ -60,15 +60,15 @@ def _poor(sqnr_db: float | None) -> bool:
 
 
 def _other(grid: Input, method: str, sqnr_db: float) -> tuple[float, str, Input]:
-    """What the range of a calibration method wins, in dB; the method; the grid."""
+    """The gain of a calibration method's range in dB, the method, and its grid."""
     low, high = derive(Statistics({"": grid.tensor}), method, symmetric=grid.symmetric).of[""]
     other = replace(grid, low=low, high=high)
-    found = decibels(other.noise())
-    return (math.inf if found is None else found - sqnr_db), method, other
+    other_db = decibels(other.noise())
+    return (math.inf if other_db is None else other_db - sqnr_db), method, other
 
 
 def _outliers(grid: Input, inner: tuple[float, float]) -> str:
-    """How far they reach: beyond the middle 99.99 %, or, where there are more of them, beyond the rms."""
+    """How far outliers reach beyond the middle 99.99 %, or, if they are more than that, beyond the rms."""
     low, high = inner
     width = 2 * max(-low, high) if grid.symmetric else high - low
     times = (grid.high - grid.low) / width

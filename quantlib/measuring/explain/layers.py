@@ -28,18 +28,18 @@ _BITS = (2, 16)
 
 @dataclass(frozen=True)
 class LayerNoise:
-    """What rounding its weights and its input costs a layer: signal-to-quantization-noise ratios in dB.
+    """The noise from rounding a layer's weights and input: signal-to-quantization-noise ratios in dB.
 
-    A ratio is None where there is no noise, because all values are equal or lie on the grid.
+    A ratio is None if there is no noise, because all values are equal or lie on the grid.
 
-    name: of the node. label: the same in words. group: the layers that a recipe treats alike.
+    name: of the node. label: the name for people. group: the layers that a recipe treats alike.
     weight_bits, input_bits: of the grids.
     weight_sqnr_db: with a scale for each output channel; of an embedding table, for each row.
     weight_per_tensor_sqnr_db: with one scale for all weights.
-    input: the activation. It is None for an embedding table, as is all that follows.
+    input: the activation. It and all that follow are None for an embedding table.
     input_sqnr_db: on the grid of low..high. low, high: the range, zero included.
     inner_low, inner_high: the range of the middle 99.99 % of the values, zero included.
-    advice: what to do, or that a tensor is constant; empty if all is well.
+    advice: what to do, or that a tensor is constant; empty if the layer is fine.
     """
 
     name: str
@@ -61,8 +61,8 @@ class LayerNoise:
     def noise(self) -> float:
         """Noise power over signal power, the shares of weights and input added.
 
-        (W + dW)(x + dx) - Wx = dW x + W dx, but for a product of two errors. The errors have nothing to do
-        with one another, so powers add, each relative to the factor that it disturbs.
+        (W + dW)(x + dx) - Wx = dW x + W dx, up to the product of both errors. The errors are independent, so
+        their powers add, each relative to its own factor.
         """
         return share(self.weight_sqnr_db) + share(self.input_sqnr_db)
 
@@ -130,19 +130,19 @@ def explain(
         lacking = [name for name in names if name not in known]
         if lacking:
             raise InputError(f"{onnx_path}: the {what} lack {lacking[0]}; they are those of another model")
-    # Query, key and value take the same activation: it is looked at once.
+    # Query, key and value share an activation, which is examined once.
     inputs = {
         name: _input(name, statistics.of[name], ranges.of[name], input_bits, symmetric) for name in names
     }
-    found = [_table(table.name, table.table, weight_bits) for table in find_embeddings(model)]
-    found += [_linear(linear, inputs[str(linear.input.name)], weight_bits) for linear in linears]
-    return sorted(found, key=lambda layer: layer.noise, reverse=True)
+    noises = [_table(table.name, table.table, weight_bits) for table in find_embeddings(model)]
+    noises += [_linear(linear, inputs[str(linear.input.name)], weight_bits) for linear in linears]
+    return sorted(noises, key=lambda layer: layer.noise, reverse=True)
 
 
 def _input(
     name: str, tensor: TensorStatistics, pair: tuple[float, float], bits: int, symmetric: bool
 ) -> dict[str, Any]:
-    """The fields of `LayerNoise` that an input decides."""
+    """The fields of `LayerNoise` that depend on the input."""
     inner = derive(Statistics({name: tensor}), f"Percentile:{INNER_PERCENT}").of[name]
     grid = Input(tensor, *pair, bits, symmetric)
     return {
@@ -157,20 +157,20 @@ def _input(
     }
 
 
-def _linear(linear: Linear, given: dict[str, Any], bits: int) -> LayerNoise:
+def _linear(linear: Linear, of_input: dict[str, Any], bits: int) -> LayerNoise:
     layer = _weights(linear.name, linear.weight.T, bits)
-    told = given["advice"], advice.on_matrix(linear.weight, layer.weight_sqnr_db)
-    return replace(layer, **given | {"advice": "; ".join(filter(None, told))})
+    both = of_input["advice"], advice.on_matrix(linear.weight, layer.weight_sqnr_db)
+    return replace(layer, **of_input | {"advice": "; ".join(filter(None, both))})
 
 
 def _table(name: str, table: FloatArray, bits: int) -> LayerNoise:
     layer = _weights(name, table, bits)
-    told = advice.on_table(table, layer.weight_sqnr_db, layer.weight_per_tensor_sqnr_db)
-    return replace(layer, advice=told)
+    on_table = advice.on_table(table, layer.weight_sqnr_db, layer.weight_per_tensor_sqnr_db)
+    return replace(layer, advice=on_table)
 
 
 def _weights(name: str, channels: FloatArray, bits: int) -> LayerNoise:
-    """A layer of which the weights alone are known; they are (channels, values)."""
+    """The noise of a layer's weights, (channels, values); the input is filled in later."""
     per_channel, per_tensor = (weight_noise(channels, bits, per_channel=each) for each in (True, False))
     return LayerNoise(name, label(name), group(name), bits, decibels(per_channel), decibels(per_tensor))
 

@@ -1,4 +1,4 @@
-"""Formulas: what rounding to a grid costs, as noise power over signal power."""
+"""Formulas for the noise of rounding to a grid, as noise power over signal power."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from quantlib.compression.calibration.search import squared_errors
 
 FloatArray = npt.NDArray[np.float32]
 
-# -120 dB. Below it the rounding of float32 itself is all there is; 16 bits reach -98.
+# -120 dB, where float32's own rounding begins; 16 bits reach -98 dB.
 _NO_NOISE = 2.0**-40
-# Values that are widened to float64 at once: all of BERT-base's words would take half a gigabyte.
+# Values converted to float64 at once: all word embeddings of BERT-base would take half a gigabyte.
 _BLOCK = 1 << 20
 
 
@@ -33,7 +33,8 @@ def share(sqnr_db: float | None) -> float:
 def weight_noise(channels: FloatArray, bits: int, *, per_channel: bool) -> float:
     """sum (w - Q(w))^2 / sum w^2 of weights on a symmetric grid; 0 for weights that are zero everywhere.
 
-    Q(w) = scale * round(w / scale), scale = max|w| / (2^(bits-1) - 1); the largest of a channel or of all.
+    Q(w) = scale * round(w / scale), scale = max|w| / (2^(bits-1) - 1), with the maximum of a channel or of
+    all.
 
     Args:
         channels: (channels, values): the columns of a matrix (in, out), or the rows of a table.
@@ -59,11 +60,11 @@ def _blocks(channels: int, width: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Input:
-    """An activation, and the grid that it is to be rounded to.
+    """An activation and the grid to round it to.
 
     tensor: with a histogram.
-    low, high: the range; it is widened to hold zero, and if symmetric to -t..t.
-    bits: the grid has 2^bits levels, a symmetric one a level less.
+    low, high: the range; it is widened to contain zero, and if symmetric to -t..t.
+    bits: the grid has 2^bits levels, a symmetric grid one less.
     """
 
     tensor: TensorStatistics
@@ -92,12 +93,12 @@ class Input:
     def noise(self) -> float:
         """E[(x - Q(x))^2] / E[x^2], rounding and clipping; 0 for a constant.
 
-        The error is that of `calibration.search.squared_errors`, which holds for bins of the histogram that
-        are wider than a step and for narrower ones. The power is that of the values themselves. A constant is
-        an end of its own range, which the grid holds exactly; its only bin would lend it a width.
+        The error comes from `calibration.search.squared_errors`, which is right whether bins of the histogram
+        are wider or narrower than a step; the power comes from the values themselves. A constant is an end of
+        its own range and so on the grid, but its only bin has a width, hence the special case.
 
-        As any ratio of powers it speaks of the large values first: where a few outliers hold nearly all of
-        the power, it is small although all others may have been rounded to zero.
+        Like any ratio of powers it is dominated by large values: if a few outliers have nearly all of the
+        power, it is small even if all other values are rounded to zero.
         """
         if self.constant:
             return 0.0
@@ -112,5 +113,5 @@ class Input:
             levels=2**self.bits,
             extremes=(self.tensor.low, self.tensor.high),
         )
-        # Zero is a level, so no value is nearer to zero than to its own; a bin's width may say otherwise.
+        # Zero is a level, so rounding to zero bounds the error; the width of a bin may suggest more.
         return min(float(error) * self.tensor.count / self.tensor.squares, 1.0)

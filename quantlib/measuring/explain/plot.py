@@ -16,7 +16,7 @@ from quantlib.support.plotting import new_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, told apart with any colour vision; markers say the same without colour.
+# Okabe and Ito's colours, distinct with any colour vision; markers are distinct without colour.
 _STYLES = (
     ("#0072B2", "o"),
     ("#56B4E9", "v"),
@@ -64,38 +64,38 @@ def _order(layer: LayerNoise) -> tuple[int, int, int, str]:
 
 
 def _place(layer: LayerNoise) -> tuple[str, str]:
-    """(place, what): ("4", "FFN output"); of one without a number ("pooler", "")."""
-    found = _IN_LAYER.fullmatch(layer.label)
-    return (found[1], found[2]) if found else (layer.label, "")
+    """(place, what): ("4", "FFN output"), or ("pooler", "") for a layer without a number."""
+    match = _IN_LAYER.fullmatch(layer.label)
+    return (match[1], match[2]) if match else (layer.label, "")
 
 
 def _inputs(layers: Sequence[LayerNoise], places: Sequence[str]) -> Series:
-    """What several products take, as query, key and value do, is one point."""
-    takers: dict[str, list[LayerNoise]] = {}
+    """The points of the inputs; one that several products share (query, key and value) is one point."""
+    layers_of: dict[str, list[LayerNoise]] = {}
     for layer in layers:
         if layer.input is not None:
-            takers.setdefault(layer.input, []).append(layer)
-    found: Series = {}
-    for first, *others in takers.values():
+            layers_of.setdefault(layer.input, []).append(layer)
+    series: Series = {}
+    for first, *others in layers_of.values():
         place, what = _place(first)
         if first.input_sqnr_db is not None:
             what = _JOINED.join([what, *(_place(other)[1] for other in others)])
-            found.setdefault(what, []).append((places.index(place), first.input_sqnr_db))
-    return found
+            series.setdefault(what, []).append((places.index(place), first.input_sqnr_db))
+    return series
 
 
 def _weights(layers: Sequence[LayerNoise], places: Sequence[str]) -> Series:
-    found: Series = {}
+    series: Series = {}
     for layer in layers:
         place, what = _place(layer)
         if layer.weight_sqnr_db is not None:
-            found.setdefault(what, []).append((places.index(place), layer.weight_sqnr_db))
-    return found
+            series.setdefault(what, []).append((places.index(place), layer.weight_sqnr_db))
+    return series
 
 
 def _panel(axes: Axes, series: Series, styles: Mapping[str, tuple[str, str]], title: str) -> None:
     for what, points in series.items():
-        # What is one point for several takes the colour of the first of them.
+        # A point that several layers share has the colour of the first one.
         colour, marker = styles.get(what.split(_JOINED)[0], _OUTSIDE)
         line, legend = ("-", what) if what else ("", "outside of layers")
         x, y = zip(*points, strict=True)

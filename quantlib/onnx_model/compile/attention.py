@@ -1,4 +1,4 @@
-"""Attention as one node: com.microsoft Attention with one weight for query, key and value."""
+"""Fuse attention into one node: com.microsoft Attention with one weight for query, key and value."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def fuse_attention(model: ir.Model) -> tuple[int, list[str]]:
 
 
 def _as_integers(graph: ir.Graph, mask: ir.Value) -> ir.Value:
-    """The mask as the fused nodes take it; the Cast is removed later if none does."""
+    """The mask as int32 for the fused nodes; the Cast is removed later if none uses it."""
     import onnx_ir as ir
 
     cast = ir.node("Cast", [mask], {"to": ir.DataType.INT32}, name="attention_mask/Cast")
@@ -57,9 +57,10 @@ def _as_integers(graph: ir.Graph, mask: ir.Value) -> ir.Value:
 
 @dataclass(eq=False)
 class _Fusion:
-    """The rule, with what it knows of the graph. Its arguments are the values that the pattern names.
+    """The rewrite rule. The arguments of its methods are the values that the pattern names.
 
-    refused: {name of a Softmax: why its attention was not fused}. paddings: what was found out of each mask.
+    refused: {name of a Softmax: why its attention was not fused}. paddings: for each mask the number it adds
+    to padding, or why it is no padding mask.
     """
 
     attention_mask: ir.Value | None
@@ -99,12 +100,12 @@ class _Fusion:
         return not reason
 
     def rewrite(self, op: Any, x: Any, heads: Any, scale: Any, mask: Any, joined: Any, **values: Any) -> Any:
-        """The one node."""
+        """The fused node."""
         name = f"{module(joined)}.qkv"
         _, _, count, size = heads.shape
-        # The number for padding is the one that the model itself adds. Float's smallest, which exports have,
-        # swallows every score, so that a row of nothing but padding averages all positions evenly; the
-        # operator's own -10000 would let the scores decide.
+        # The number for padding is the one that the model itself adds. Exports have float's smallest, which
+        # absorbs every score, so that a row of padding only averages all positions evenly; with the
+        # operator's default, -10000, the scores would still matter.
         attributes = {"num_heads": count, "mask_filter_value": self.paddings[mask]}
         factor = float(np.asarray(constant(scale)).item())
         if not math.isclose(factor, 1 / math.sqrt(size), rel_tol=1e-6):
@@ -124,8 +125,8 @@ class _Fusion:
                 self.paddings[mask] = padding_value(mask, self.attention_mask)
             except NotPaddingError as error:
                 self.paddings[mask] = error
-        found = self.paddings[mask]
-        return str(found) if isinstance(found, NotPaddingError) else ""
+        padding = self.paddings[mask]
+        return str(padding) if isinstance(padding, NotPaddingError) else ""
 
 
 def _form(*, heads: ir.Value, scale: ir.Value, **values: ir.Value) -> str:
@@ -146,7 +147,7 @@ def _form(*, heads: ir.Value, scale: ir.Value, **values: ir.Value) -> str:
 
 
 def _join(op: Any, name: str, values: Sequence[ir.Value], axis: int) -> Any:
-    """Constants side by side, as one."""
+    """Constants side by side, as one initializer."""
     import onnx_ir as ir
 
     arrays = [np.asarray(constant(value)) for value in values]

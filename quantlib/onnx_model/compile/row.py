@@ -1,4 +1,4 @@
-"""The last layer for the one row that the classifier reads."""
+"""Compute the last layer only for the row that the classifier reads."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from quantlib.onnx_model.layers import FloatArray, constant, initializer, is_mat
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# What they give out for a row depends on that row alone, if all they take is rows and constants for all rows.
+# Operators whose output for a row depends on that row alone, if their inputs are rows and constants.
 _ELEMENTWISE = frozenset(
     {"Add", "Div", "Erf", "FastGelu", "Gelu", "Identity", "Mul", "Pow", "Relu", "Sqrt", "Sub", "Tanh"}
 )
 
 
 def cut_to_row(model: ir.Model) -> tuple[int, list[str]]:
-    """Compute for one row what the classifier reads one row of, in place.
+    """Compute the row that the classifier reads, and no others, as far back as possible, in place.
 
-    The Gather of that row moves up from the classifier through everything that is computed row by row, and
-    stops at attention, which mixes rows. What it passes works on (batch, 1, width) from then on.
+    The Gather of that row moves from the classifier towards the inputs, past everything that is computed row
+    by row, and stops at attention, which mixes rows. The nodes it passes then work on (batch, 1, width).
 
     Returns:
-        How many nodes it passed, and, where it passed none, why.
+        How many nodes it passed, and the reason if it passed none.
     """
     readers = [node for node in model.graph if _reads_a_row(node)]
     if len(readers) != 1:
@@ -36,8 +36,8 @@ def cut_to_row(model: ir.Model) -> tuple[int, list[str]]:
     inside: list[ir.Node] = []
     for node in reversed(model.graph):
         users = {use.node for output in node.outputs for use in output.uses()}
-        wanted = any(output.is_graph_output() for output in node.outputs)
-        if users and users <= {reader, *inside} and not wanted and _is_row_wise(node):
+        is_output = any(output.is_graph_output() for output in node.outputs)
+        if users and users <= {reader, *inside} and not is_output and _is_row_wise(node):
             inside.append(node)
     if not inside:
         return 0, [f"the last layer is not cut: what {reader.name} reads is not computed row by row"]
@@ -46,7 +46,7 @@ def cut_to_row(model: ir.Model) -> tuple[int, list[str]]:
 
 
 def attend_from_row(model: ir.Model) -> int:
-    """Replace an attention of which one row is read by one that asks for that row alone, in place.
+    """Replace an attention of which only one row is read by an attention with one query, in place.
 
     Keys and values are one product, (in, 2 * hidden), for all rows; the query is a product for one row;
     com.microsoft MultiHeadAttention joins them.
@@ -69,7 +69,7 @@ def _is_cut(node: ir.Node) -> bool:
 
 
 def _reads_a_row(node: ir.Node) -> bool:
-    """Whether a node takes one place of the sequence: (batch, sequence, width) to (batch, width)."""
+    """Whether a node reads one position of the sequence: (batch, sequence, width) to (batch, width)."""
     axis = node.attributes.get("axis")
     if node.op_type != "Gather" or axis is None or axis.as_int() != 1:
         return False
@@ -97,12 +97,12 @@ def _by_row(value: ir.Value | None, shape: ir.Shape) -> bool:
     array = constant(value)
     if array is not None:
         return array.ndim < 2
-    given = None if value is None else value.shape
-    return given is not None and len(given) == 3 and list(given)[:2] == list(shape)[:2]
+    value_shape = None if value is None else value.shape
+    return value_shape is not None and len(value_shape) == 3 and list(value_shape)[:2] == list(shape)[:2]
 
 
 def _gather_before(graph: ir.Graph, inside: Sequence[ir.Node], reader: ir.Node) -> None:
-    """Gather the row of whatever some nodes take from outside; the reader then reads the only row."""
+    """Gather the row of every input that nodes `inside` read from outside; the reader reads the only row."""
     index = np.asarray(constant(reader.inputs[1])).item()
     place = initializer(graph, f"{reader.name}/row", np.array([index]))
     made = {output for node in inside for output in node.outputs}
@@ -116,7 +116,7 @@ def _gather_before(graph: ir.Graph, inside: Sequence[ir.Node], reader: ir.Node) 
 
 
 def _row_of(graph: ir.Graph, value: ir.Value, place: ir.Value) -> ir.Value:
-    """One row of a value, (batch, 1, width); of one value there is one."""
+    """One row of a value, (batch, 1, width); made once for each value."""
     for use in value.uses():
         if use.node.op_type == "Gather" and use.node.inputs[1] is place:
             return use.node.outputs[0]
@@ -129,7 +129,7 @@ def _row_of(graph: ir.Graph, value: ir.Value, place: ir.Value) -> ir.Value:
 
 
 def _split_attention(graph: ir.Graph, attention: ir.Node, reader: ir.Node) -> None:
-    """One node for all rows becomes two products and an attention for the row that is read."""
+    """Replace a fused attention by two products and an attention for the row that is read."""
     x, weight, bias, mask_index = attention.inputs
     place = reader.inputs[1]
     assert x is not None and place is not None
@@ -162,13 +162,13 @@ def _shape(value: ir.Value, rows: int | None = None, width: int | None = None) -
 
 @dataclass(frozen=True)
 class _Writer:
-    """Adds float nodes to a graph, before one that is there."""
+    """Adds float nodes to a graph, before a given node."""
 
     graph: ir.Graph
     before: ir.Node
 
     def product(self, x: ir.Value, name: str, weight: FloatArray, bias: FloatArray) -> ir.Value:
-        """x · weight + bias, the weight (in, out), of the module of this name."""
+        """x · weight + bias, with a weight (in, out), named after a module."""
         constants = [
             initializer(self.graph, f"{name}.{part}", np.ascontiguousarray(array))
             for part, array in (("weight", weight), ("bias", bias))
