@@ -1,4 +1,4 @@
-"""Accuracy, judged on the drop. Predictions are deterministic, so every one that changed is shown."""
+"""Accuracy, judged by the drop. Predictions are deterministic, so every changed one is reported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from quantlib.compression.variants import TEACHER
 from quantlib.data.scores import drop_interval
 from quantlib.data.tasks import TASKS, Task
-from quantlib.gate.findings import Finding, Kind, apart, held_or_noted
+from quantlib.gate.findings import Finding, Kind, apply_report_only, rounded
 from quantlib.gate.limits import Limits, LimitTable
 from quantlib.gate.record import GateRecord, VariantRecord, check_comparable
 
@@ -25,9 +25,9 @@ Rows = Sequence[float]
 def judge_accuracy(
     variant: str, current: GateRecord, baseline: GateRecord | None, limits: LimitTable
 ) -> list[Finding]:
-    """Hold a variant's score to the teacher's, and its predictions to the baseline's.
+    """Compare a variant's score with the teacher's, and its predictions with the baseline's.
 
-    The teacher itself is held to the baseline's teacher: one that got worse would hide every drop.
+    The teacher itself is compared with the baseline's teacher: a worse teacher would hide every drop.
 
     Args:
         variant: a name in `current`; it may be missing from the baseline.
@@ -39,45 +39,45 @@ def judge_accuracy(
         KeyError: `current` has no such variant.
         InputError: the baseline is of another task or of other rows.
     """
-    ours, held = current.variants[variant], limits.of(variant, current.task)
+    ours, limit = current.variants[variant], limits.of(variant, current.task)
     before = None
     if baseline is not None:
         check_comparable(current, baseline)
         before = baseline.variants.get(variant)
     findings = []
     if variant != TEACHER:
-        findings += _against_teacher(variant, ours, current, held)
+        findings += _against_teacher(variant, ours, current, limit)
     elif before is not None:
-        findings += _teacher_against_baseline(ours, before, current, held)
+        findings += _teacher_against_baseline(ours, before, current, limit)
     if before is not None and ours.predictions != before.predictions:
         text = changed_predictions(TASKS[current.task], ours.predictions, before.predictions, current.labels)
         findings.append(Finding("changed", "accuracy", variant, "predictions", None, f"{variant}: {text}"))
-    return held_or_noted(findings, held.report_only)
+    return apply_report_only(findings, limit.report_only)
 
 
-def _against_teacher(variant: str, ours: VariantRecord, current: GateRecord, held: Limits) -> list[Finding]:
+def _against_teacher(variant: str, ours: VariantRecord, current: GateRecord, limits: Limits) -> list[Finding]:
     task, teacher = TASKS[current.task], current.variants[TEACHER]
     what = f"{variant}: {task.primary_metric}"
-    found = [_drop(variant, what, task, ours, teacher, current.labels, held.max_drop_points)]
-    if held.min_relative_score is not None:
-        least = held.min_relative_score * teacher.score
+    findings = [_drop(variant, what, task, ours, teacher, current.labels, limits.max_drop_points)]
+    if limits.min_relative_score is not None:
+        least = limits.min_relative_score * teacher.score
         kind: Kind = "violation" if ours.score < least - TOLERANCE else "note"
         text = (
-            f"{what} {apart(ours.score, least, 4)}, limit {least:.4f} "
-            f"({100 * held.min_relative_score:g} % of the teacher's {teacher.score:.4f})"
+            f"{what} {rounded(ours.score, least, 4)}, limit {least:.4f} "
+            f"({100 * limits.min_relative_score:g} % of the teacher's {teacher.score:.4f})"
         )
-        found.append(Finding(kind, "accuracy", variant, "relative_score", None, text))
-    return found
+        findings.append(Finding(kind, "accuracy", variant, "relative_score", None, text))
+    return findings
 
 
 def _teacher_against_baseline(
-    ours: VariantRecord, before: VariantRecord, current: GateRecord, held: Limits
+    ours: VariantRecord, before: VariantRecord, current: GateRecord, limits: Limits
 ) -> list[Finding]:
     if ours.predictions == before.predictions:
         return []
     task = TASKS[current.task]
     what = f"{TEACHER}: {task.primary_metric} {ours.score:.4f}, baseline {before.score:.4f}:"
-    return [_drop(TEACHER, what, task, ours, before, current.labels, held.max_drop_points)]
+    return [_drop(TEACHER, what, task, ours, before, current.labels, limits.max_drop_points)]
 
 
 def _drop(
@@ -91,7 +91,7 @@ def _drop(
 ) -> Finding:
     points = 100 * (reference.score - ours.score)
     low, high = _interval(task, ours.predictions, reference.predictions, labels)
-    shown = f"{points:z.2f}" if limit is None else apart(points, limit)
+    shown = f"{points:z.2f}" if limit is None else rounded(points, limit)
     text = f"{what} drop {shown} points [{low:z.2f}, {high:z.2f}]"
     text += ", no limit" if limit is None else f", limit {limit:.2f}"
     if task.output_mode == "classification":
@@ -117,7 +117,7 @@ def _as_logits(task: Task, predictions: Rows) -> npt.NDArray[Any]:
 def mcnemar_p(ours: Rows, reference: Rows, labels: Rows) -> float:
     """The two-sided p-value of McNemar's exact test: could both be right equally often?
 
-    Of the rows on which one of two classifiers alone is right, each has half if they are equally good
+    If both are equally good, each is right on half of the rows on which only one of them is right
     (McNemar 1947; exact binomial form: Fagerland et al. 2013). Without such a row the answer is 1.
 
     Args:

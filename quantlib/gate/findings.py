@@ -77,7 +77,7 @@ class Verdict:
         )
 
 
-def held_or_noted(findings: Sequence[Finding], report_only: str | None) -> list[Finding]:
+def apply_report_only(findings: Sequence[Finding], report_only: str | None) -> list[Finding]:
     """The findings; for a report-only variant, violations become notes with the reason."""
     if not report_only:
         return list(findings)
@@ -94,7 +94,7 @@ def held_or_noted(findings: Sequence[Finding], report_only: str | None) -> list[
     ]
 
 
-def apart(value: float, limit: float, digits: int = 2) -> str:
+def rounded(value: float, limit: float, digits: int = 2) -> str:
     """The value with enough decimals that it does not look equal to a limit from which it differs."""
     while abs(value - limit) > 1e-9 and f"{value:.{digits}f}" == f"{limit:.{digits}f}":
         digits += 1

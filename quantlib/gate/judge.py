@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quantlib.compression.variants import TEACHER
 from quantlib.gate.accuracy import judge_accuracy
-from quantlib.gate.findings import Finding, Verdict, held_or_noted
+from quantlib.gate.findings import Finding, Verdict, apply_report_only
 from quantlib.gate.latency import judge_latency
 from quantlib.gate.limits import LimitTable
 from quantlib.gate.record import GateRecord, check_comparable, machine_differences, settings_differences
@@ -60,13 +60,13 @@ def judge_presence(current: GateRecord, baseline: GateRecord | None, limits: Lim
         findings.append(Finding("violation", "presence", "", "presence", None, text))
     before = baseline or current
     for variant in dict.fromkeys((*before.variants, *current.variants)):
-        held = limits.of(variant, current.task)
-        found = _missing_variant(variant, current, before) or _missing_shapes(variant, current, before)
+        limit = limits.of(variant, current.task)
+        missing = _missing_variant(variant, current, before) or _missing_shapes(variant, current, before)
         timed = current.latency.get(variant) or variant == TEACHER or variant not in current.variants
-        if not found and not timed and (held.min_speedup is not None or held.max_slowdown is not None):
+        if not missing and not timed and (limit.min_speedup is not None or limit.max_slowdown is not None):
             text = f"{variant}: there is a limit on its latency, but no shape of it was timed"
-            found = [Finding("violation", "presence", variant, "presence", None, text)]
-        findings += held_or_noted(found, held.report_only)
+            missing = [Finding("violation", "presence", variant, "presence", None, text)]
+        findings += apply_report_only(missing, limit.report_only)
     return findings
 
 

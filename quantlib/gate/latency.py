@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from quantlib.gate.findings import Finding, Kind, held_or_noted
+from quantlib.gate.findings import Finding, Kind, apply_report_only
 from quantlib.gate.limits import LimitTable
 from quantlib.gate.record import GateRecord, LatencyRecord, machine_differences
 from quantlib.gate.slowdown import decide, estimate_slowdown, estimate_speedup
@@ -49,7 +49,7 @@ def judge_latency(
     if not findings:
         text = f"{_what(variant, shape)} {interval(estimate_speedup(ours))}"
         findings.append(Finding("note", "latency", variant, "speedup", shape, text))
-    return held_or_noted(findings, limit.report_only)
+    return apply_report_only(findings, limit.report_only)
 
 
 def _as_undecided(finding: Finding, busy: LatencyRecord, now: bool) -> Finding:

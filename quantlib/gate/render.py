@@ -39,10 +39,10 @@ def markdown(verdict: Verdict, current: GateRecord, baseline: GateRecord | None)
         *(_row(cells) for cells in _table(verdict, current, baseline)),
     ]
     for kind, (_, heading) in _KINDS.items():
-        found = verdict.of_kind(kind)
-        if found:
+        findings = verdict.of_kind(kind)
+        if findings:
             lines += ["", f"### {heading.capitalize()}", ""]
-            lines += [f"- {_escape(finding.text)}" for finding in found]
+            lines += [f"- {_escape(finding.text)}" for finding in findings]
     return "\n".join(lines) + "\n"
 
 
@@ -80,14 +80,14 @@ def _speedup(latency: LatencyRecord | None) -> str:
 
 
 def _worst(verdict: Verdict, variant: str, shape: str) -> str:
-    """The worst that was found of the variant as a whole and at the shape."""
-    found = [f for f in verdict.findings if f.variant == variant and f.shape in (None, shape)]
-    kinds = {finding.kind for finding in found}
+    """The worst finding about the variant as a whole or at the shape."""
+    findings = [f for f in verdict.findings if f.variant == variant and f.shape in (None, shape)]
+    kinds = {finding.kind for finding in findings}
     if "violation" in kinds:
         return "**fail**"
     if "undecided" in kinds:
         return "undecided"
-    return "report only" if any(finding.report_only for finding in found) else "pass"
+    return "report only" if any(finding.report_only for finding in findings) else "pass"
 
 
 def _counts(verdict: Verdict) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from quantlib.compression.variants import TEACHER
-from quantlib.gate.findings import Finding, apart, held_or_noted
+from quantlib.gate.findings import Finding, apply_report_only, rounded
 from quantlib.gate.limits import Limits, LimitTable
 from quantlib.gate.record import GateRecord, VariantRecord
 from quantlib.report.columns import BYTES_PER_MB
@@ -33,26 +33,26 @@ def judge_size(
     Raises:
         KeyError: `current` has no such variant.
     """
-    ours, held = current.variants[variant], limits.of(variant, current.task)
+    ours, limit = current.variants[variant], limits.of(variant, current.task)
     before = baseline.variants.get(variant) if baseline else None
-    findings = [] if variant == TEACHER else _against_limits(variant, ours, held)
+    findings = [] if variant == TEACHER else _against_limits(variant, ours, limit)
     if before is not None:
         findings += _bytes(variant, ours.size_bytes, before.size_bytes) + _share(variant, ours, before)
-    return held_or_noted(findings, held.report_only)
+    return apply_report_only(findings, limit.report_only)
 
 
-def _against_limits(variant: str, ours: VariantRecord, held: Limits) -> list[Finding]:
+def _against_limits(variant: str, ours: VariantRecord, limits: Limits) -> list[Finding]:
     violation = partial(Finding, "violation", "size", variant)
-    found = []
-    least, ratio = held.min_compression_ratio, ours.compression_ratio
+    findings = []
+    least, ratio = limits.min_compression_ratio, ours.compression_ratio
     if least is not None and ratio < least:
-        text = f"{variant}: compression ratio {apart(ratio, least)}, limit {least:.2f}"
-        found.append(violation("compression_ratio", None, text))
-    least, share = held.min_quantized_share, ours.quantized_share
+        text = f"{variant}: compression ratio {rounded(ratio, least)}, limit {least:.2f}"
+        findings.append(violation("compression_ratio", None, text))
+    least, share = limits.min_quantized_share, ours.quantized_share
     if least is not None and share is not None and share < least - _SHARE_TOLERANCE:
-        text = f"{variant}: {apart(100 * share, 100 * least, 1)} % of the nodes with weights are quantized"
-        found.append(violation("quantized_share", None, f"{text}, limit {100 * least:.1f} %"))
-    return found
+        text = f"{variant}: {rounded(100 * share, 100 * least, 1)} % of the nodes with weights are quantized"
+        findings.append(violation("quantized_share", None, f"{text}, limit {100 * least:.1f} %"))
+    return findings
 
 
 def _bytes(variant: str, ours: int, before: int) -> list[Finding]:
@@ -75,7 +75,7 @@ def _share(variant: str, ours: VariantRecord, before: VariantRecord) -> list[Fin
     if wanted is None or share >= wanted - _SHARE_TOLERANCE:
         return []
     text = (
-        f"{variant}: {apart(100 * share, 100 * wanted, 1)} % of the nodes with weights are quantized, "
+        f"{variant}: {rounded(100 * share, 100 * wanted, 1)} % of the nodes with weights are quantized, "
         f"baseline {100 * wanted:.1f} %; {_changed_counts(ours.op_counts, before.op_counts)}"
     )
     return [Finding("violation", "size", variant, "quantized_share", None, text)]

@@ -104,7 +104,7 @@ class Recipe:
 
     def _contradictions(self) -> Iterable[tuple[bool, str]]:
         """(whether it holds, what is wrong then)."""
-        static, own = self.mode == "static", self.quantizer == "quantlib"
+        static, ours = self.mode == "static", self.quantizer == "quantlib"
         weights = self.mode == "weight_only"
         types = (self.activation_type, self.weight_type)
         keys = [key for key, _ in self.nodes]
@@ -124,7 +124,7 @@ class Recipe:
                 "dynamic quantization is QOperator with QUInt8 or QUInt16 activations",
             ),
             (
-                weights and (self.format != "QOperator" or self.activation_type != "Float" or not own),
+                weights and (self.format != "QOperator" or self.activation_type != "Float" or not ours),
                 "weight-only quantization is quantlib's, QOperator with Float activations",
             ),
             (not weights and self.activation_type == "Float", "Float activations are for weight_only"),
@@ -142,22 +142,22 @@ class Recipe:
                 "S8 activations with U8 weights are nothing that ONNX Runtime can run",
             ),
             (
-                own and self.weight_type == "QUInt8",
+                ours and self.weight_type == "QUInt8",
                 "quantlib's weights are symmetric: QInt8 or QInt4",
             ),
             (
-                self.activation_type == "QUInt16" and (not own or self.format != "QOperator"),
+                self.activation_type == "QUInt16" and (not ours or self.format != "QOperator"),
                 "QUInt16 activations are quantlib's, QOperator",
             ),
             (self.format == "QDQ" and sixteen, "int16 nodes are QOperator"),
             (weights and sixteen, "int16 nodes are for static and dynamic"),
             (len(set(keys)) < len(keys), "nodes: a key is given twice"),
             (
-                not own and (self.smooth or bool(self.nodes) or self.embeddings != "per_row"),
+                not ours and (self.smooth or bool(self.nodes) or self.embeddings != "per_row"),
                 "smooth, nodes and embeddings are quantlib's; the quantizer is onnxruntime",
             ),
             (self.smooth and weights, "a weight_only recipe has no activations to smooth"),
-            (own and self.op_types is not None, "op_types are for the quantizer onnxruntime"),
+            (ours and self.op_types is not None, "op_types are for the quantizer onnxruntime"),
             (self.op_types == (), "op_types is empty; nothing would be quantized"),
             (weights and self.reduce_range, "weight_only multiplies in float; reduce_range is for int8"),
             (
@@ -186,8 +186,8 @@ class Recipe:
                     if names
                     else f"recipe {self.name}: nothing to quantize"
                 )
-        found = {name: self.precision(name) for name in names}
-        return {name: precision for name, precision in found.items() if precision is not None}
+        precisions = {name: self.precision(name) for name in names}
+        return {name: precision for name, precision in precisions.items() if precision is not None}
 
     def file_key(self) -> dict[str, Any]:
         """What decides the model file, for cache keys: every field but those that are for people."""
