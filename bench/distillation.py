@@ -21,13 +21,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
 from typer import Option
 
+from quantlib.cli.app import new_app, run_app
 from quantlib.data import features, tasks
 from quantlib.data.scores import agreement, compute_metrics
 from quantlib.machine.sessions import default_threads
-from quantlib.support.console import plain_table, run_app
+from quantlib.support.console import plain_table
 from quantlib.support.errors import InputError
 from quantlib.support.files import make_dir, sha256_tree, write_json
 from quantlib.support.progress import Steps
@@ -180,7 +180,7 @@ def as_table(task: tasks.Task, results: Sequence[Result]) -> Table:
 
 # The command
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = new_app()
 _DEFAULTS = DistillationOptions()
 
 

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-import typer
 from typer import Option
 
-from quantlib.compression.recipes import DEFAULT_RECIPES, RECIPES, split_names
+from quantlib.cli.app import new_app, run_app
+from quantlib.compression.recipes import DEFAULT_RECIPES, RECIPES
 from quantlib.compression.variants import TEACHER
 from quantlib.data import features, scores, tasks
 from quantlib.experiment import ExperimentOptions
@@ -37,9 +37,10 @@ from quantlib.machine.sessions import default_threads
 from quantlib.measuring import accuracy
 from quantlib.onnx_model.model import size_bytes
 from quantlib.report.columns import BYTES_PER_MB
-from quantlib.support.console import plain_table, run_app
+from quantlib.support.console import plain_table
 from quantlib.support.errors import InputError
 from quantlib.support.files import atomic_files, copy_file, make_dir, sha256_file, write_json
+from quantlib.support.options import split_names
 from quantlib.support.progress import Steps
 from quantlib.training import checkpoints
 
@@ -355,7 +356,7 @@ def as_json(compared: Compared) -> dict[str, Any]:
 
 # The command
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = new_app()
 
 
 @app.command()

@@ -26,10 +26,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-import typer
 from typer import Argument, Option
 
-from quantlib.compression.recipes import split_names
+from quantlib.cli.app import new_app, run_app
 from quantlib.data.tasks import TASKS
 from quantlib.experiment import ExperimentOptions
 from quantlib.experiment.build import build
@@ -38,9 +37,10 @@ from quantlib.machine.sessions import SessionConfig, default_threads
 from quantlib.measuring.latency import TimedProcess, take_turns
 from quantlib.measuring.latency.others import MAX_OTHERS, watch_others
 from quantlib.measuring.latency.stats import WAKE_SECONDS, Clock
-from quantlib.support.console import plain_table, run_app
+from quantlib.support.console import plain_table
 from quantlib.support.errors import InputError
 from quantlib.support.files import atomic_files, make_dir, write_json, write_text
+from quantlib.support.options import split_names
 from quantlib.support.plotting import new_figure
 from quantlib.support.progress import Step, Steps
 
@@ -466,7 +466,7 @@ def write(out_dir: Path, found: Sweep, grid: Grid) -> None:
 
 # The command
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = new_app()
 
 
 @app.command()

@@ -20,12 +20,11 @@ from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-import typer
 from typer import Argument, Option
 
+from quantlib.cli.app import new_app, run_app
 from quantlib.data import features, tasks
 from quantlib.machine.sessions import default_threads
-from quantlib.support.console import run_app
 from quantlib.support.errors import InputError
 from quantlib.support.files import atomic_files, make_dir
 from quantlib.support.progress import Steps
@@ -288,7 +287,7 @@ def _lines(pairs: Sequence[Pair], values: Sequence[float]) -> Iterator[str]:
 
 # The command
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = new_app()
 
 
 @app.command()

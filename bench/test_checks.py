@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 
-def test_labels_do_not_depend_on_the_batch(quantized, checks, record_property):
-    found = checks[quantized.name]
+def test_labels_do_not_depend_on_the_batch(candidate, checks, record_property):
+    found = checks[candidate.name]
     for name, value in found.values().items():
         record_property(name, value)
     # A dynamic recipe takes its ranges from the batch, so its labels may; the property tells how many.
-    dynamic = quantized.recipe is not None and quantized.recipe.mode == "dynamic"
+    dynamic = candidate.recipe is not None and candidate.recipe.mode == "dynamic"
     if found.failed(dynamic=dynamic):
-        pytest.fail(f"{quantized.name}: {found.note}", pytrace=False)
+        pytest.fail(f"{candidate.name}: {found.note}", pytrace=False)

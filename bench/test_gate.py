@@ -30,9 +30,9 @@ def test_size(variant, verdict, gated):
     fail_on(verdict.of("size", variant.name))
 
 
-def test_latency(quantized, shape, verdict, gated, pytestconfig, record_property):
+def test_latency(candidate, shape, verdict, gated, harness_options, record_property):
     gated("latency")
-    findings = verdict.of("latency", quantized.name, "{}x{}".format(*shape))
+    findings = verdict.of("latency", candidate.name, "{}x{}".format(*shape))
     for finding in findings:
         record_property(finding.metric, finding.text)
-    fail_on(findings, strict=pytestconfig.getoption("gate_strict"))
+    fail_on(findings, strict=harness_options.gate_strict)

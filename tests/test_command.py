@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import os
 import shutil
@@ -15,10 +16,13 @@ import pytest
 import tiny
 
 import quantization_experiments
+from quantlib.cli import run as run_command
 from quantlib.compression.recipes import DEFAULT_RECIPES
 from quantlib.data.tasks import TASKS
 from quantlib.experiment import ExperimentOptions
 from quantlib.support.errors import InputError
+from quantlib.support.options import COMMAND as COMMAND_LINE
+from quantlib.support.options import from_flags, options_of
 
 COMMAND = Path(quantization_experiments.__file__)
 
@@ -505,31 +509,21 @@ def test_a_corrupt_model_in_the_cache_is_built_again(case: Case, finished: Finis
 # Help
 
 
-RENAMED = {"students": "--student", "compile": "--no-compile"}
-
-
 def test_help_explains_every_option(capfd: pytest.CaptureFixture[str]) -> None:
     assert quantization_experiments.cli(["--help"]) == 0
     text = " ".join(capfd.readouterr().out.split())
-    for name in ExperimentOptions.__dataclass_fields__:
-        option = RENAMED.get(name, f"--{name.replace('_', '-')}")
-        assert f"{option} " in text, option
+    for item in options_of(ExperimentOptions):
+        assert f"{item.flag} " in text, item.flag
+        assert item.help.split()[0] in text
+    assert {"--student", "--no-compile", "--seq-len"} <= {item.flag for item in options_of(ExperimentOptions)}
     assert all(name in text for name in TASKS)
     assert "Quantize a teacher, measure every variant" in text
 
 
 def test_defaults_are_those_of_the_library() -> None:
-    import inspect
-
-    given = inspect.signature(quantization_experiments.main).parameters
-    defaults = ExperimentOptions()
-    for name in ("task", "seq_len", "opset", "batch_size", "calibration_samples", "warmup_runs", "num_runs"):
-        assert given[name].default == getattr(defaults, name)
-    for name in ("output_dir", "seed", "train_rows", "cache_dir", "data_dir", "teacher", "student_config"):
-        assert given[name].default == getattr(defaults, name)
-    for name in ("no_student", "distill", "transformer_epochs", "prediction_epochs", "augment"):
-        assert given[name].default == getattr(defaults, name)
-    assert given["recipes"].default == ",".join(defaults.recipes)
+    parameters = inspect.signature(run_command.command()).parameters
+    given = {name: parameter.default for name, parameter in parameters.items()}
+    assert from_flags(ExperimentOptions, given, COMMAND_LINE) == ExperimentOptions()
 
 
 def test_a_bug_gets_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

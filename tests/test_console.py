@@ -8,10 +8,11 @@ import pytest
 import typer
 from rich.console import Console
 
-from quantlib.support.console import plain_table, run_app
+from quantlib.cli.app import new_app, run_app
+from quantlib.support.console import plain_table
 from quantlib.support.errors import InputError
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = new_app()
 
 
 @app.command()

@@ -21,7 +21,8 @@ from quantlib.data.tasks import TASKS
 from quantlib.experiment import Built, ExperimentOptions, provenance, run, running
 from quantlib.experiment import build as building
 from quantlib.experiment import measure as measuring
-from quantlib.experiment.build import build, variant_names
+from quantlib.experiment.build import build
+from quantlib.experiment.options import variant_names
 from quantlib.experiment.work import Variant
 from quantlib.machine import hardware
 from quantlib.machine.sessions import SessionConfig

@@ -34,6 +34,12 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(autouse=True)
+def same_quantlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pytest inside pytest import the quantlib that is tested, wherever another is installed."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
 @pytest.fixture
 def run(suite: Path, tiny_teacher: Path, glue_dir: Path, cache_dir: Path, pytester: pytest.Pytester) -> Run:
     """Run pytest in the suite on the tiny teacher and one dynamic variant."""

@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantlib.compression import recipes
 from quantlib.compression.recipes.file import read_recipe, write_recipe
 from quantlib.compression.variants import BUDGETED
 from quantlib.data import features
@@ -40,7 +39,7 @@ def budgeted(
     Raises:
         InputError: no choice of nodes meets the budget.
     """
-    (base,) = recipes.get_recipes((work.options.max_drop_base,))
+    base = work.options.resolved_base
     rows = quantizing.calibration_rows(work, checkpoint)
     heldout = tokenize(work, work.splits.validation, checkpoint)
     model = quantizing.source(work, compiled or fp32, rows, base.smooth)

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quantlib.compression.variants import BUDGETED, COMPILED, STUDENT, TEACHER, VariantName
+from quantlib.compression.variants import STUDENT, TEACHER
 from quantlib.data import features, tasks
 from quantlib.experiment.budget import budgeted
 from quantlib.experiment.compiling import compiled
 from quantlib.experiment.explaining import explained
-from quantlib.experiment.options import CALIBRATION_SAMPLES, ExperimentOptions
-from quantlib.experiment.quantizing import quantized, recipes_for
+from quantlib.experiment.options import CALIBRATION_SAMPLES, ExperimentOptions, student_names
+from quantlib.experiment.quantizing import quantized
 from quantlib.experiment.work import Variant, Work, cached, tokenize
 from quantlib.machine.sessions import default_threads
 from quantlib.onnx_model.compile import Compiled
@@ -42,24 +42,6 @@ class Built:
     hashes: Mapping[str, str]
     files: Mapping[str, Path] = field(default_factory=dict)
     compiled: Mapping[str, Compiled] = field(default_factory=dict)
-
-
-def variant_names(options: ExperimentOptions) -> tuple[str, ...]:
-    """The names of the variants that `build` will make, in their order, without building them."""
-    names = []
-    for number, model in enumerate((TEACHER, *student_names(options))):
-        steps = ["", COMPILED] if options.compile else [""]
-        steps += [recipe.name for recipe in recipes_for(options, model)]
-        if model == TEACHER and options.max_drop is not None:
-            steps.append(BUDGETED)
-        names += [str(VariantName(number, step)) for step in steps]
-    return tuple(names)
-
-
-def student_names(options: ExperimentOptions) -> tuple[str, ...]:
-    """The names of the students, in their order."""
-    count = 0 if options.no_student else max(1, len(options.students))
-    return tuple(str(VariantName(number)) for number in range(1, count + 1))
 
 
 def build(options: ExperimentOptions, steps: Steps | None = None) -> Built:

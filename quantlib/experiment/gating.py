@@ -49,13 +49,7 @@ def record(
         data_hash=built.hashes["data"],
         labels=tuple(float(row.label) for row in teacher.rows),
         machine=machine(options),
-        settings={
-            "seq_len": options.seq_len,
-            "opset": options.opset,
-            "seed": options.seed,
-            "compile": options.compile,
-            "stock_sessions": options.stock_sessions,
-        },
+        settings=options.settings,
         variants=variants,
         latency={},
     )

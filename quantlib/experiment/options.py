@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
-from quantlib.compression import recipes
-from quantlib.compression.variants import BUDGETED
+from quantlib.compression.recipes import DEFAULT_RECIPES, RECIPES, Recipe, get_recipes
+from quantlib.compression.variants import BUDGETED, COMPILED, TEACHER, VariantName
 from quantlib.data import tasks
 from quantlib.machine.sessions import SessionConfig, default_threads
 from quantlib.onnx_model.export.opset import check_opset
 from quantlib.support.errors import InputError
+from quantlib.support.options import COMMAND, check_ranges, option, options_of
 from quantlib.training.student.augmentation import AugmentationOptions
 from quantlib.training.student.options import DistillationOptions
 from quantlib.training.student.students import parse_student_config
 
-_RANGES: tuple[tuple[str, int, int | None], ...] = (
-    ("seq_len", 8, None),
-    ("batch_size", 1, None),
-    ("threads", 1, 512),  # thousands of threads make ONNX Runtime end the process without a word
-    ("calibration_samples", 1, None),
-    ("warmup_runs", 0, None),
-    ("num_runs", 2, None),
-    ("transformer_epochs", 0, None),
-    ("prediction_epochs", 1, None),
-    ("augment", 0, None),
-    ("seed", 0, 2**32 - 1),
-)
-
 _DISTILLATION = DistillationOptions()
-
-# What only a student that is to be made can be told.
-_OF_A_NEW_STUDENT = ("distill", "student_config", "transformer_epochs", "prediction_epochs", "augment")
 
 # How many rows are calibrated on when no number is given; fewer where the task has fewer.
 CALIBRATION_SAMPLES = 512
@@ -39,11 +25,9 @@ CALIBRATION_SAMPLES = 512
 
 @dataclass(frozen=True)
 class ExperimentOptions:
-    """What the command takes; see `quantization_experiments.py --help`.
+    """The options of a run; each field says itself what it means, see `quantization_experiments.py --help`.
 
-    distill: say that a student is to be made, which also happens where none is given. student_config: its
-    shape, see `parse_student_config`. transformer_epochs, prediction_epochs, augment: how it is trained, see
-    `distillation`. compile: off, variants are made from the graph as it is exported.
+    To add an option is to add a field. compile: off, variants are made from the graph as it is exported.
     stock_sessions: on, they are timed in sessions as ONNX Runtime opens them by default; what they compute is
     the same.
 
@@ -51,60 +35,139 @@ class ExperimentOptions:
         InputError: an unknown task or recipe, or a value out of range.
     """
 
-    task: str = "BBC-News"
-    data_dir: Path | None = None
-    teacher: str | None = None
-    students: tuple[str, ...] = ()
-    no_student: bool = False
-    distill: bool = False
-    student_config: str = "half"
-    transformer_epochs: int = _DISTILLATION.transformer.epochs
-    prediction_epochs: int = _DISTILLATION.prediction.epochs
-    augment: int = _DISTILLATION.augmentation.copies
-    recipes: tuple[str, ...] = recipes.DEFAULT_RECIPES
-    seq_len: int = 128
-    opset: int = 17
-    batch_size: int = 1
-    threads: int = field(default_factory=default_threads)
-    calibration_samples: int = CALIBRATION_SAMPLES
-    train_rows: int | None = None
-    warmup_runs: int = 5
-    num_runs: int = 30
-    output_dir: Path = Path("runs")
-    cache_dir: Path | None = None
-    seed: int = 42
-    max_drop: float | None = None
-    max_drop_base: str = "static_u8s8_smooth"
-    explain: bool = False
-    compile: bool = True
-    stock_sessions: bool = False
-    profile: tuple[str, ...] = ()
+    task: str = option("BBC-News", f"One of {', '.join(tasks.TASKS)}.")
+    data_dir: Path | None = option(
+        None, "Directory with the task's GLUE files; without it, rows come from the hub."
+    )
+    teacher: str | None = option(
+        None, "Fine-tuned checkpoint, DIR or HUB_ID; default: fine-tune the packaged MiniLM."
+    )
+    students: tuple[str, ...] = option(
+        (), "Distilled checkpoint, DIR or HUB_ID; may be repeated; default: make one.", flag="--student"
+    )
+    no_student: bool = option(False, "Leave the student out.")
+    distill: bool = option(
+        False,
+        "Distil a student from the teacher; the default where none is given.",
+        offered=(COMMAND,),
+        trains_student=True,
+    )
+    student_config: str = option(
+        "half",
+        "The student to distil: half (of the teacher's layers), tinybert-4-312, tinybert-6-768, or "
+        "layers=4,width=312,ffn=1200,heads=12; init=random or init=DIR_OR_HUB_ID says where it starts.",
+        recorded=True,
+        trains_student=True,
+    )
+    transformer_epochs: int = option(
+        _DISTILLATION.transformer.epochs,
+        "Epochs in which a student learns from the teacher's layers.",
+        least=0,
+        recorded=True,
+        trains_student=True,
+    )
+    prediction_epochs: int = option(
+        _DISTILLATION.prediction.epochs,
+        "Epochs in which it learns from logits and labels.",
+        least=1,
+        recorded=True,
+        trains_student=True,
+    )
+    augment: int = option(
+        _DISTILLATION.augmentation.copies,
+        "Copies of each row, words replaced by likely ones, that a student learns from too.",
+        least=0,
+        recorded=True,
+        trains_student=True,
+    )
+    recipes: tuple[str, ...] = option(
+        DEFAULT_RECIPES, f"Comma-separated names, or all. Known: {', '.join(RECIPES)}.", comma=True
+    )
+    seq_len: int = option(
+        128, "Longest sequence in tokens, and the length that is timed.", least=8, recorded=True
+    )
+    opset: int = option(17, "ONNX operator set of the export, 13 to 18.", recorded=True)
+    batch_size: int = option(1, "Rows in a batch that is timed.", least=1, offered=(COMMAND,))
+    # Thousands of threads make ONNX Runtime end the process without a word.
+    threads: int = option(
+        default_threads, "Threads of a session; default: the physical cores.", least=1, most=512
+    )
+    calibration_samples: int = option(
+        CALIBRATION_SAMPLES, "Rows that static recipes are calibrated on.", least=1, recorded=True
+    )
+    train_rows: int | None = option(None, "Train on the first N rows only.", recorded=True)
+    warmup_runs: int = option(5, "Untimed runs before the timed ones.", least=0)
+    num_runs: int = option(30, "Timed runs.", least=2)
+    output_dir: Path = option(Path("runs"), "Where OUTPUT_DIR/TASK/ is written.", offered=(COMMAND,))
+    cache_dir: Path | None = option(
+        None, "Where trained and built models are kept; default: the user's cache directory."
+    )
+    seed: int = option(42, "Seed of the training.", least=0, most=2**32 - 1, recorded=True)
+    max_drop: float | None = option(
+        None,
+        "Also find the variant that loses at most this fraction of the primary metric (0.005 is half a "
+        "point), and write its recipe.",
+        offered=(COMMAND,),
+    )
+    max_drop_base: str = option(
+        "static_u8s8_smooth", "The recipe in which the search for --max-drop starts.", offered=(COMMAND,)
+    )
+    explain: bool = option(
+        False, "Also tell what 8 bits cost each layer of the teacher, worst first.", offered=(COMMAND,)
+    )
+    compile: bool = option(
+        True,
+        "Quantize the graph as it is exported, to see what compiling wins.",
+        recorded=True,
+    )
+    stock_sessions: bool = option(
+        False, "Time in sessions as ONNX Runtime opens them when told nothing.", recorded=True
+    )
+    profile: tuple[str, ...] = option(
+        (),
+        "Also tell where the time of this variant goes, and how much of the machine's limit it uses; may be "
+        "repeated.",
+        metavar="VARIANT",
+        offered=(COMMAND,),
+    )
 
     def __post_init__(self) -> None:
         tasks.get_task(self.task)
-        recipes.get_recipes(self.recipes)
+        recipes = self.resolved_recipes
         check_opset(self.opset)
-        for name, least, most in _RANGES:
-            value = getattr(self, name)
-            if not least <= value <= (value if most is None else most):
-                limits = f"at least {least}" if most is None else f"within {least}..{most}"
-                raise InputError(f"--{name.replace('_', '-')} {value} is out of range; it must be {limits}")
+        check_ranges(self)
         if self.max_drop is not None:
-            self._check_budget()
+            self._check_budget(recipes)
         if self.no_student and self.students:
             raise InputError("--no-student contradicts --student")
         self._check_distillation()
         self._check_profile()
 
-    def _check_distillation(self) -> None:
-        parse_student_config(self.student_config)
-        if not (self.no_student or self.students):
-            return
-        for name in _OF_A_NEW_STUDENT:
-            value = getattr(self, name)
-            if value != getattr(ExperimentOptions, name):
-                said = f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
-                raise InputError(f"{said} contradicts {'--no-student' if self.no_student else '--student'}")
+    @cached_property
+    def resolved_recipes(self) -> tuple[Recipe, ...]:
+        """The recipes that `recipes` names; recipe files are read once, when the options are built."""
+        return get_recipes(self.recipes)
+
+    @cached_property
+    def resolved_base(self) -> Recipe:
+        """The recipe in which the search for --max-drop starts."""
+        if self.max_drop_base in self.recipes:
+            return self.resolved_recipes[self.recipes.index(self.max_drop_base)]
+        return get_recipes((self.max_drop_base,))[0]
+
+    @property
+    def trains_student(self) -> bool:
+        """Whether a student is trained in this run."""
+        return not (self.no_student or self.students)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """The options that decide what models are made and how they run, as the gate records them."""
+        return {
+            item.name: getattr(self, item.name)
+            for item in options_of(type(self))
+            if item.recorded and (self.trains_student or not item.trains_student)
+        }
 
     @property
     def distillation(self) -> DistillationOptions:
@@ -118,30 +181,65 @@ class ExperimentOptions:
             threads=default_threads(),
         )
 
-    def _check_profile(self) -> None:
-        from quantlib.experiment.build import variant_names  # which needs this module
-
-        names = variant_names(self) if self.profile else ()
-        unknown = [name for name in self.profile if name not in names]
-        if unknown:
-            raise InputError(f"--profile {unknown[0]}: unknown variant; this run makes: {', '.join(names)}")
-
     @property
     def session(self) -> SessionConfig:
         """How every variant's session runs when it is timed."""
         return SessionConfig.stock(self.threads) if self.stock_sessions else SessionConfig(self.threads)
 
-    def _check_budget(self) -> None:
+    def _check_distillation(self) -> None:
+        parse_student_config(self.student_config)
+        if self.trains_student:
+            return
+        given = "--no-student" if self.no_student else "--student"
+        for item in options_of(type(self)):
+            value = getattr(self, item.name)
+            if item.trains_student and value != item.default:
+                written = item.flag if item.is_switch else f"{item.flag} {value}"
+                raise InputError(f"{written} contradicts {given}")
+
+    def _check_profile(self) -> None:
+        names = variant_names(self) if self.profile else ()
+        unknown = [name for name in self.profile if name not in names]
+        if unknown:
+            raise InputError(f"--profile {unknown[0]}: unknown variant; this run makes: {', '.join(names)}")
+
+    def _check_budget(self, recipes: tuple[Recipe, ...]) -> None:
         if self.max_drop is None or not 0 <= self.max_drop < 1:
             raise InputError(
                 f"--max-drop {self.max_drop} is out of range; it is a fraction, at least 0 and below 1: "
                 "0.005 is half a point"
             )
-        (base,) = recipes.get_recipes((self.max_drop_base,))
+        base = self.resolved_base
         if base.quantizer != "quantlib" or base.nodes:
             raise InputError(
                 f"--max-drop-base {base.name}: it must be one of quantlib's own recipes, without exceptions "
                 "for nodes"
             )
-        if any(recipe.name == BUDGETED for recipe in recipes.get_recipes(self.recipes)):
+        if any(recipe.name == BUDGETED for recipe in recipes):
             raise InputError(f"--max-drop makes a variant {BUDGETED!r}, and --recipes names one of that name")
+
+
+def variant_names(options: ExperimentOptions) -> tuple[str, ...]:
+    """The names of the variants of a run, in their order, without building them."""
+    names = []
+    for number, model in enumerate((TEACHER, *student_names(options))):
+        steps = ["", COMPILED] if options.compile else [""]
+        steps += [recipe.name for recipe in recipes_for(options, model)]
+        if model == TEACHER and options.max_drop is not None:
+            steps.append(BUDGETED)
+        names += [str(VariantName(number, step)) for step in steps]
+    return tuple(names)
+
+
+def student_names(options: ExperimentOptions) -> tuple[str, ...]:
+    """The names of the students, in their order."""
+    count = 0 if options.no_student else max(1, len(options.students))
+    return tuple(str(VariantName(number)) for number in range(1, count + 1))
+
+
+def recipes_for(options: ExperimentOptions, model: str) -> tuple[Recipe, ...]:
+    """The recipes of a run that apply to a model, by its name: a student has other layers than the teacher.
+
+    So recipes whose exceptions name nodes or numbered layers apply to the teacher only.
+    """
+    return tuple(r for r in options.resolved_recipes if model == TEACHER or r.fits_any_depth)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from quantlib.compression import calibration, recipes, smoothing
 from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
-from quantlib.compression.variants import TEACHER, VariantName
+from quantlib.compression.variants import VariantName
 from quantlib.data import features
-from quantlib.experiment.options import ExperimentOptions
+from quantlib.experiment.options import recipes_for
 from quantlib.experiment.work import Variant, Work, cached, tokenize
 from quantlib.support.cache import code_key, versions_key
 from quantlib.support.files import sha256_file, sha256_json
@@ -50,15 +50,6 @@ def quantized(work: Work, fp32: Variant, compiled: Variant | None, checkpoint: P
     for (model, _), static in alike.items():
         ranges |= ranges_of(work, model, rows, static)
     return [variant(work, fp32, sources[r.name].path, r, ranges.get(r.name)) for r in asked]
-
-
-def recipes_for(options: ExperimentOptions, model: str) -> list[recipes.Recipe]:
-    """The recipes of a run that are for a model, by its name: a student has other layers than the teacher.
-
-    So those whose exceptions name nodes or numbered layers are the teacher's alone.
-    """
-    asked = recipes.get_recipes(options.recipes)
-    return [recipe for recipe in asked if model == TEACHER or recipe.fits_any_depth]
 
 
 def _sources(

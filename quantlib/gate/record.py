@@ -143,14 +143,17 @@ def settings_differences(current: GateRecord, baseline: GateRecord) -> list[str]
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    both = {key: (_words(ours.get(key)), _words(theirs.get(key))) for key in [*ours, *theirs]}
+    both = {key: (_words(ours, key), _words(theirs, key)) for key in [*ours, *theirs]}
     return [f"{key}: {our}, baseline {their}" for key, (our, their) in both.items() if our != their]
 
 
-def _words(value: Any) -> str:
+def _words(values: Mapping[str, Any], key: str) -> str:
     """A value in words; lists and tuples alike, since JSON knows no tuples."""
-    if value is None:
+    if key not in values:
         return "not recorded"
+    value = values[key]
+    if value is None:
+        return "not given"
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

@@ -10,11 +10,6 @@ from quantlib.compression.recipes.table import RECIPES
 from quantlib.support.errors import InputError
 
 
-def split_names(text: str) -> tuple[str, ...]:
-    """The names in a comma-separated list, as both command lines take it."""
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 def get_recipes(names: tuple[str, ...]) -> tuple[Recipe, ...]:
     """The recipes of these names, in their order; `all` stands for the whole table.
 

@@ -1,0 +1,1 @@
+"""The command and its subcommands; the only place that imports typer."""

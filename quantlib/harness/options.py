@@ -1,0 +1,91 @@
+"""The options of the harness beside those of an experiment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantlib.support.errors import InputError
+from quantlib.support.options import PYTEST, option
+
+if TYPE_CHECKING:
+    from quantlib.measuring.latency import Sampling
+
+Shape = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class HarnessOptions:
+    """What `pytest bench` times, and how it gates.
+
+    gate: a baseline; empty for the one of the task, None without the gate.
+
+    Raises:
+        InputError: a shape or a number that cannot be.
+    """
+
+    shapes: tuple[str, ...] = option(
+        ("1x128",), "Comma-separated BATCHxLENGTH to time; default 1x128.", comma=True, offered=(PYTEST,)
+    )
+    limits: Path | None = option(None, "TOML file of limits; default: bench/limits.toml.", offered=(PYTEST,))
+    gate: str | None = option(
+        None,
+        "Compare with a baseline; default: bench/baseline/TASK.json.",
+        bare="",
+        metavar="BASELINE",
+        offered=(PYTEST,),
+    )
+    gate_update: bool = option(False, "Write the baseline if all limits hold.", offered=(PYTEST,))
+    gate_across_machines: bool = option(False, "Compare latency anyway.", offered=(PYTEST,))
+    gate_strict: bool = option(False, "Let an undecided comparison fail.", offered=(PYTEST,))
+    gate_seconds: float = option(60.0, "Time budget for each shape.", offered=(PYTEST,))
+    gate_max_others: float = option(
+        0.1,
+        "Share of the machine that other programs may use while it is measured; default 0.1.",
+        offered=(PYTEST,),
+    )
+    gate_launches: int = option(12, "Most launches of each process; default 12.", offered=(PYTEST,))
+    gate_markdown: Path | None = option(
+        None, "Write the verdict as Markdown.", metavar="FILE", offered=(PYTEST,)
+    )
+
+    def __post_init__(self) -> None:
+        _ = self.parsed_shapes
+        if self.gating:
+            _ = self.sampling
+
+    @property
+    def gating(self) -> bool:
+        """Whether this run is a gate run."""
+        return self.gate is not None or self.gate_update
+
+    @property
+    def parsed_shapes(self) -> tuple[Shape, ...]:
+        """(batch size, length) of each shape."""
+        return tuple(map(_parse_shape, self.shapes))
+
+    @property
+    def sampling(self) -> Sampling:
+        """How much the gate measures."""
+        from quantlib.measuring.latency import Sampling
+
+        return Sampling(
+            min_launches=min(3, self.gate_launches),
+            max_launches=self.gate_launches,
+            seconds=self.gate_seconds,
+            max_others=self.gate_max_others,
+        )
+
+    def check_lengths(self, seq_len: int) -> None:
+        """Raise `InputError` if a shape is longer than the longest sequence."""
+        for text, (_, length) in zip(self.shapes, self.parsed_shapes, strict=True):
+            if length > seq_len:
+                raise InputError(f"--shapes {text}: longer than --seq-len {seq_len}")
+
+
+def _parse_shape(text: str) -> Shape:
+    batch, x, length = text.partition("x")
+    if not (x and batch.isdecimal() and length.isdecimal() and int(batch) and int(length)):
+        raise InputError(f"--shapes {text!r} is not BATCHxLENGTH, for example 8x128")
+    return int(batch), int(length)

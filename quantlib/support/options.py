@@ -1,0 +1,144 @@
+"""Options that are declared once: as fields of a frozen dataclass, with what there is to say of each.
+
+The command, the pytest options, the gate's settings and the table in the documentation are made from the
+fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from quantlib.support.errors import InputError
+
+COMMAND, PYTEST = "command", "pytest"
+
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: what its field says, and what follows from the field's name, type and default.
+
+    help: one sentence. flag: where it is not `--name-of-the-field`. metavar: the name of its value.
+    least, most: the range of a number, both included. offered: where it can be given. recorded: by the
+    gate, since other values make other models or sessions. trains_student: it applies only when a student is
+    trained. comma: several values stand in one text; else the flag is repeated. bare: the value of a flag
+    that is given without one.
+
+    name, kind, many, default: filled in by `options_of`; kind is the type of one value. A default that is
+    computed, or that stands for nothing given, is None.
+    """
+
+    help: str
+    flag: str = ""
+    metavar: str | None = None
+    least: float | None = None
+    most: float | None = None
+    offered: tuple[str, ...] = (COMMAND, PYTEST)
+    recorded: bool = False
+    trains_student: bool = False
+    comma: bool = False
+    bare: str | None = None
+    name: str = ""
+    kind: type = str
+    many: bool = False
+    default: Any = None
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether the flag takes no value; it says the opposite of the default."""
+        return self.kind is bool
+
+    @property
+    def text_default(self) -> Any:
+        """The default as it is written behind the flag."""
+        return ",".join(self.default) if self.comma else self.default
+
+
+def option(default: Any, help: str, **more: Any) -> Any:
+    """A field that is an option; a default that can be called is computed. more: see `Option`."""
+    metadata = {"option": Option(help, **more)}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def options_of(cls: type, place: str | None = None) -> tuple[Option, ...]:
+    """The options of a dataclass in the order of its fields; with a place, those offered there."""
+    hints = get_type_hints(cls)
+    declared = []
+    for item in fields(cls):
+        base: Option | None = item.metadata.get("option")
+        if base is None or (place is not None and place not in base.offered):
+            continue
+        hint = hints[item.name]
+        kind = next(part for part in (*get_args(hint), hint) if part is not NoneType)
+        switched_off = "no-" if item.default is True else ""
+        declared.append(
+            replace(
+                base,
+                flag=base.flag or f"--{switched_off}{item.name.replace('_', '-')}",
+                name=item.name,
+                kind=kind,
+                many=get_origin(hint) is tuple,
+                default=None if item.default is MISSING else item.default,
+            )
+        )
+    return tuple(declared)
+
+
+def from_flags(cls: type[Options], given: Mapping[str, Any], place: str) -> Options:
+    """The options as the flags of a place give them, by field name; None stands for the default.
+
+    Raises:
+        InputError: what the class refuses.
+    """
+    values: dict[str, Any] = {}
+    for item in options_of(cls, place):
+        value = given.get(item.name)
+        if value is None:
+            continue
+        if item.is_switch:
+            value = value != item.default
+        elif item.comma:
+            value = split_names(value)
+        elif item.many:
+            value = tuple(value)
+        values[item.name] = value
+    return cls(**values)
+
+
+def split_names(text: str) -> tuple[str, ...]:
+    """The names in a comma-separated list."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def check_ranges(options: object) -> None:
+    """Raise `InputError` if a number is outside the range that its option declares."""
+    for item in options_of(type(options)):
+        value = getattr(options, item.name)
+        if value is None or item.least is None:
+            continue
+        if not item.least <= value <= (value if item.most is None else item.most):
+            limits = f"at least {item.least}" if item.most is None else f"within {item.least}..{item.most}"
+            raise InputError(f"{item.flag} {value} is out of range; it must be {limits}")
+
+
+def markdown_table(cls: type) -> str:
+    """A table of the options for the documentation, in Markdown."""
+    lines = ["| option | default | meaning | offered by |", "| --- | --- | --- | --- |"]
+    names = {COMMAND: "the command", PYTEST: "`pytest bench`"}
+    for item in options_of(cls):
+        value = "" if item.is_switch else " " + (item.metavar or item.name.upper())
+        default = "off" if item.is_switch else item.text_default
+        cells = (
+            f"`{item.flag}{value}`",
+            "" if default in (None, ()) else f"`{default}`",
+            item.help.replace("|", "\\|"),
+            ", ".join(names[place] for place in item.offered),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
