@@ -422,7 +422,6 @@ def test_one_more_check_is_one_row(
         Rows,
         lambda subject: Rows(len(subject.rows)),
         (Column("rows", "how many", lambda result: result.count, heading="rows", cell=str),),
-        read=lambda values: Rows(**values),
         remarks=lambda result: [f"{result.count} rows"],
         failed=lambda result, dynamic: result.count > 1,
     )

@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from quantlib.compression.variants import TEACHER
 from quantlib.report.columns import COLUMNS, VariantResult
 from quantlib.support.columns import Value
 from quantlib.support.errors import InputError
 from quantlib.support.files import write_json, write_text
+from quantlib.support.typed import read_json
 
 SCHEMA_VERSION = 1
 
@@ -51,33 +53,23 @@ def read_results(path: Path) -> dict[str, dict[str, Value]]:
     Raises:
         InputError: the file is missing or not JSON, or a variant lacks a value that every results file has.
     """
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: not a results file: {reason}") from error
-    if not isinstance(results, dict) or TEACHER not in results:
+    results = read_json(dict[str, dict[str, Value]], path, "a results file")
+    if TEACHER not in results:
         raise InputError(f"{path}: expected an object of variants, one of them {TEACHER!r}")
     for variant, values in results.items():
-        _check_values(path, variant, values)
+        _check_columns(path, variant, values)
     return results
 
 
-def _refuse_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is not a number that JSON knows")
-
-
-def _check_values(path: Path, variant: str, values: Any) -> None:
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: {variant}: expected an object of values, not {values!r}")
+def _check_columns(path: Path, variant: str, values: Mapping[str, Value]) -> None:
     for key in (c.key for c in COLUMNS if c.required or (c.numeric and c.key in values)):
         if key not in values:
             raise InputError(f"{path}: {variant}: {key!r} is missing")
         if isinstance(values[key], bool) or not isinstance(values[key], float | int):
             raise InputError(f"{path}: {variant}: {key!r} must be a number, not {values[key]!r}")
     for key, value in values.items():
-        if not isinstance(value, float | int | str | None):
-            raise InputError(f"{path}: {variant}: {key!r} must be a single value, not {value!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{path}: {variant}: {key!r} must be a finite number, not {value!r}")
 
 
 def write_run(directory: Path, run: Mapping[str, Any]) -> None:

@@ -38,6 +38,8 @@ _PROBLEMS: dict[str, Literal["unknown", "missing", "syntax", "rule"]] = {
     "json_invalid": "syntax",
     "value_error": "rule",
 }
+# What pydantic adds to the place of a value that is none of several plain types.
+_MEMBERS = ("float", "int", "str", "bool")
 _SHOWN = 40  # characters of a wrong value
 
 
@@ -83,8 +85,10 @@ def parse_json(kind: type[T], text: str | bytes, *, strict_keys: bool = False) -
         error = min(errors, key=lambda error: rank.get(_PROBLEMS.get(error["type"], ""), 1))
         details = {"error": error["msg"], "expected": ""} | error.get("ctx", {})
         wanted = _WANTED.get(error["type"], "").format(**details) or str(details["error"])
-        problem = _PROBLEMS.get(error["type"], "type")
-        raise WrongValue(error["loc"], problem, error["input"], wanted) from invalid
+        problem, place = _PROBLEMS.get(error["type"], "type"), error["loc"]
+        if problem == "type" and place and place[-1] in _MEMBERS:
+            place, wanted = place[:-1], "a single value"
+        raise WrongValue(place, problem, error["input"], wanted) from invalid
 
 
 def parse_values(kind: type[T], values: Mapping[str, Any]) -> T:

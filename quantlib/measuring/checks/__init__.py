@@ -11,6 +11,7 @@ from quantlib.measuring.checks.coverage import COVERAGE
 from quantlib.measuring.checks.invariance import INVARIANCE, Invariance, check_invariance
 from quantlib.measuring.checks.saturation import SATURATION, Saturation, check_saturation
 from quantlib.support.columns import Value
+from quantlib.support.typed import parse_values
 
 __all__ = [
     "CHECKED_ROWS", "CHECKS", "Check", "Checks", "Invariance", "Saturation", "Subject",
@@ -74,7 +75,9 @@ class Checks:
     @classmethod
     def from_json(cls, results: Mapping[str, Any]) -> Checks:
         """What `to_json` gave."""
-        return cls(tuple(c.read(results[c.name]) for c in CHECKS if results[c.name] is not None))
+        return cls(
+            tuple(parse_values(c.result, results[c.name]) for c in CHECKS if results[c.name] is not None)
+        )
 
 
 def run_checks(subject: Subject) -> Checks:

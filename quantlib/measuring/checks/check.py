@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from quantlib.data.features import Feature
 from quantlib.data.tasks import Task
@@ -45,7 +45,6 @@ class Check(Generic[R]):
     name: its key in run.json and in cached results.
     result: the class `R`.
     run: gives None where the question does not arise.
-    read: makes a result from what `dataclasses.asdict` made of it, as JSON gives it back.
     columns: what results files and the table of checks show of a result.
     rows: how many rows it compares, at most.
     remarks: what deserves a word.
@@ -58,7 +57,6 @@ class Check(Generic[R]):
     result: type[R]
     run: Callable[[Subject], R | None]
     columns: tuple[Column[R], ...]
-    read: Callable[[Mapping[str, Any]], R]
     rows: int = 0
     remarks: Callable[[R], list[str]] = lambda _: []
     failed: Callable[[R, bool], bool] = lambda _, __: False

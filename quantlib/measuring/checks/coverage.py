@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from quantlib.measuring.checks.check import Check, Subject
-from quantlib.onnx_model.coverage import Coverage, NotQuantized, coverage
+from quantlib.onnx_model.coverage import Coverage, coverage
 from quantlib.support.columns import Column
 
 
 def _run(subject: Subject) -> Coverage | None:
     return coverage(subject.onnx_path, subject.kept) if subject.quantized else None
-
-
-def _read(values: Mapping[str, Any]) -> Coverage:
-    products = tuple(NotQuantized(**product) for product in values["not_quantized"])
-    return Coverage(values["quantized"], products)
 
 
 COVERAGE = Check(
@@ -32,6 +24,5 @@ COVERAGE = Check(
             cell=lambda result: f"{result.quantized}/{result.total}",
         ),
     ),
-    read=_read,
     in_run_json=False,  # run.json lists the products that are not quantized
 )

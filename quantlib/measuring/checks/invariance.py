@@ -138,7 +138,6 @@ INVARIANCE = Check(
             justify="left",
         ),
     ),
-    read=lambda values: Invariance(**values),
     rows=INVARIANCE_ROWS,
     remarks=_remarks,
     failed=lambda result, dynamic: bool(result.labels_changed) and not dynamic,

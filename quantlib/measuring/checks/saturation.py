@@ -148,7 +148,6 @@ SATURATION = Check(
             justify="left",
         ),
     ),
-    read=lambda values: Saturation(**values),
     rows=SATURATION_ROWS,
     remarks=_remarks,
 )
