@@ -1,4 +1,4 @@
-"""What each group of layers costs in accuracy, and the fewest to lift out of 8 bits for a budget."""
+"""The cost of each group of layers in accuracy, and the fewest groups to lift out of 8 bits for a budget."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from quantlib.measuring import accuracy
 from quantlib.onnx_model import layers
 from quantlib.support.errors import InputError
 
-# A budget is met if the drop stays below it with this confidence: the upper end of the paired bootstrap's
-# two-sided interval of 80 % is that of a one-sided one of 90 %.
+# A budget is met if the drop stays below it with this confidence. The upper end of a two-sided 80 % interval
+# (paired bootstrap) is that of a one-sided 90 % interval.
 CONFIDENCE = 0.9
 _TWO_SIDED = 2 * CONFIDENCE - 1
 
@@ -30,7 +30,7 @@ Logits = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class GroupCost:
-    """What quantizing one group of layers, and nothing else, does to the teacher's logits.
+    """How much quantizing one group of layers, and nothing else, changes the teacher's logits.
 
     group: as `linear.group` names it. nodes: its layers. logit_error: mean absolute difference, in logits.
     """
@@ -57,7 +57,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Choice:
-    """The recipe that meets a budget, the costs it was chosen by, and every trial on the way, in order."""
+    """The recipe that meets a budget, the costs that decided the order of groups, and all trials in order."""
 
     max_drop: float
     best: Trial
@@ -67,9 +67,9 @@ class Choice:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be quantized, and the rows to judge it on.
+    """What to quantize, and the rows to judge it on.
 
-    onnx_path: the FP32 model (smoothed for a recipe that says so). recipe: in which every group starts.
+    onnx_path: the FP32 model (smoothed if the recipe says so). recipe: where every group starts.
     ranges: for a static recipe. task: of the rows. calibration: the rows on which costs are measured.
     heldout: other rows, with labels, on which a budget is verified. threads: of the sessions.
     """
@@ -93,7 +93,7 @@ class Problem:
 
 
 def measure_costs(problem: Problem, progress: Callable[[int], None] | None = None) -> list[GroupCost]:
-    """The cost of each group, the dearest first: measured, one group quantized at a time.
+    """The cost of each group, the most expensive first: measured with one group quantized at a time.
 
     Args:
         problem: its calibration rows are run once for each group.
@@ -104,15 +104,15 @@ def measure_costs(problem: Problem, progress: Callable[[int], None] | None = Non
     costs = []
     for group, nodes in groups.items():
         others: tuple[tuple[str, Precision], ...] = tuple((g, "float") for g in groups if g != group)
-        found = _variant_logits(problem, replace(problem.recipe, nodes=others), problem.calibration)
-        costs.append(GroupCost(group, tuple(nodes), scores.logit_error(found, exact)))
+        logits = _variant_logits(problem, replace(problem.recipe, nodes=others), problem.calibration)
+        costs.append(GroupCost(group, tuple(nodes), scores.logit_error(logits, exact)))
         if progress:
             progress(1)
     return sorted(costs, key=lambda cost: -cost.logit_error)
 
 
 def groups_of(problem: Problem) -> dict[str, list[str]]:
-    """{group: its nodes} of what the recipe quantizes."""
+    """{group: its nodes}, of the nodes that the recipe quantizes."""
     model = layers.load_ir(problem.onnx_path)
     names = layers.names(model)
     if problem.recipe.embeddings == "float":
@@ -123,8 +123,9 @@ def groups_of(problem: Problem) -> dict[str, list[str]]:
 def ladder(recipe: Recipe, costs: Sequence[GroupCost]) -> list[Recipe]:
     """Recipes from the cheapest to the most careful: each lifts one group more than the one before.
 
-    The dearest group goes first. All groups are first lifted to 16-bit activations (where the recipe's format
-    allows), which keeps their weights in 8 bits; then, in the same order, to float. The last group stays.
+    The most expensive group comes first. All groups are first lifted to 16-bit activations (if the recipe's
+    format allows), which keeps their weights in 8 bits; then, in the same order, to float. The last group
+    stays.
     """
     lifts: list[Precision] = ["float"] if recipe.format == "QDQ" else ["int16", "float"]
     if recipe.activation_type == "QUInt16" or recipe.mode == "weight_only":
@@ -132,7 +133,7 @@ def ladder(recipe: Recipe, costs: Sequence[GroupCost]) -> list[Recipe]:
     now: dict[str, Precision] = {}
     rungs = [recipe]
     for precision in lifts:
-        # Embeddings have no activation to give more bits to.
+        # Embeddings have no activation that could get more bits.
         able = [c.group for c in costs if precision == "float" or c.group != "embeddings"]
         for group in able[: len(costs) - 1] if precision == "float" else able:
             now[group] = precision
@@ -148,13 +149,14 @@ def choose(
 ) -> Choice:
     """The first recipe of the ladder that meets a budget on held-out rows.
 
-    A recipe meets it if its drop stays below `max_drop` with a confidence of `CONFIDENCE`. It is found by
-    doubling and halving: a rung that meets the budget, below which one that does not was tried.
+    A recipe meets it if its drop stays below `max_drop` with a confidence of `CONFIDENCE`. The search doubles
+    the rung until one meets the budget, then bisects: the rung below the result was tried and does not meet
+    it.
 
     Args:
         problem: its held-out rows are run once for each trial.
         max_drop: the budget, as a fraction of the primary metric.
-        costs: as `measure_costs` gives them.
+        costs: from `measure_costs`.
         progress: called after each trial with 1.
 
     Raises:
@@ -173,19 +175,19 @@ def choose(
                 progress(1)
         return trials[lifted].drop_high <= max_drop
 
-    found = _first(meets, len(rungs))
-    if found is None:
+    rung = _first(meets, len(rungs))
+    if rung is None:
         best = min(trials.values(), key=lambda trial: trial.drop_high)
         raise InputError(
             f"no choice of nodes meets a drop of {100 * max_drop:g} points with {100 * CONFIDENCE:g} % "
             f"confidence on {len(problem.heldout)} held-out rows; the best reached {100 * best.drop:.2f} "
             f"points, at most {100 * best.drop_high:.2f}, with {best.lifted} of {len(rungs) - 1} steps taken"
         )
-    return Choice(max_drop, trials[found], tuple(costs), tuple(trials.values()))
+    return Choice(max_drop, trials[rung], tuple(costs), tuple(trials.values()))
 
 
 def _first(meets: Callable[[int], bool], count: int) -> int | None:
-    """The smallest number below `count` that meets, if what follows one that meets does too; None if none."""
+    """The smallest number below `count` that meets, assuming all larger ones do too; None if none meets."""
     low, high = -1, 0
     while not meets(high):
         if high == count - 1:
@@ -199,7 +201,7 @@ def _first(meets: Callable[[int], bool], count: int) -> int | None:
 
 def _try(problem: Problem, lifted: int, recipe: Recipe, exact: Logits) -> Trial:
     logits = _variant_logits(problem, recipe, problem.heldout)
-    ours, teachers = (accuracy.score(problem.task, found, problem.heldout) for found in (logits, exact))
+    ours, teachers = (accuracy.score(problem.task, each, problem.heldout) for each in (logits, exact))
     primary = problem.task.primary_metric
     _, high = scores.drop_interval(problem.task, logits, exact, teachers.labels, confidence=_TWO_SIDED)
     return Trial(

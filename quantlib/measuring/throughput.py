@@ -1,7 +1,7 @@
 """Throughput on rows as long as they are: batches of like length, filled to a number of tokens.
 
 Padded to a fixed length, a model spends most of its time on padding; here the work follows the tokens. The
-logits of a float or static variant stay the same, but for rounding. A dynamic variant takes its ranges from
+logits of a float or static variant stay the same up to rounding. A dynamic variant takes its ranges from
 the whole batch, so its logits depend on the batches (`measuring.checks.invariance` measures by how much).
 """
 
@@ -39,8 +39,8 @@ _PASSES = range(2, 10)
 class Throughput:
     """How fast rows of real lengths go through a model.
 
-    rows, tokens: all of them; tokens without padding. batches: those that were timed. seconds: for all rows
-    once, by the sum of the timed batches' medians over `passes`. padded_rows_per_s: the speed with every row
+    rows, tokens: the totals, without padding. batches: how many were timed. seconds: for all rows once, from
+    the medians of the timed batches over `passes`. padded_rows_per_s: the speed with every row
     padded to a fixed length.
     """
 
@@ -124,15 +124,15 @@ def measure_throughput(
 ) -> Throughput:
     """Time batches of real lengths, and padded ones beside them, in a process of its own.
 
-    Batches are made of all rows, and then every k-th is timed: sampled rows would lie further apart, and
-    batches of them hold more padding. The others are taken to need the same time a token, padding included.
-    The padded batches hold rows of all lengths, as many as fill `max_tokens`. All take turns: a pass to warm
-    up, then at least two until `seconds` are over.
+    Batches are made of all rows, and every k-th batch is timed: batches of sampled rows would have more
+    padding, since their lengths differ more. The other batches are assumed to take the same time a token,
+    padding included. The padded batches hold rows of all lengths, as many as fit `max_tokens`. All batches
+    take turns: one pass to warm up, then at least two until `seconds` are over.
 
     Args:
         onnx_path: the model.
         features: the rows, at least one.
-        pad_to: the fixed length that the other way pads to (or cuts at).
+        pad_to: the fixed length of the padded batches; longer rows are cut.
         max_tokens: in a batch, padding included.
         sample_batches: how many batches are timed, spread evenly over the lengths; None for all.
         seconds: after which no further pass starts.

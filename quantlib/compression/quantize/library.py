@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def quantize_with_library(
     model: onnx.ModelProto, out_path: Path, recipe: Recipe, ranges: Ranges | None
 ) -> None:
-    """Write what ONNX Runtime's tool makes of a model that has the types of its tensors filled in."""
+    """Quantize a model, with the types of its tensors filled in, with ONNX Runtime's own tool."""
     with _quiet():
         if ranges is None:
             _dynamic(model, out_path, recipe)
@@ -39,7 +39,7 @@ def _static(model: onnx.ModelProto, out_path: Path, recipe: Recipe, ranges: Rang
         save_tensors_data,
     )
 
-    # Ranges are handed over as a finished calibration, so that no method of the library's own is run.
+    # Ranges are passed as a finished calibration, so that the library does not calibrate itself.
     data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.of.items()}
     with tempfile.TemporaryDirectory() as scratch:
         table = Path(scratch) / "ranges.json"
@@ -80,7 +80,7 @@ def _options(recipe: Recipe) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The library advises its own pre-processing at each call; what it would do is done already."""
+    """Silence the library, which at each call advises a pre-processing that has been done already."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Rewrite the layers worth quantizing, each to the precision that a recipe gives it; nothing else changes."""
+"""Quantize layers in a graph, each to the precision that the recipe gives it; all other nodes stay."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 MICROSOFT = "com.microsoft"
-# A layer that is "weight_only" among others: its bits and its block size.
+# Bits and block size of a layer that is "weight_only" by exception.
 _WEIGHT_ONLY = (8, 128)
-# Numbers of a row in 4 bits that share a scale.
+# Numbers in a row of a 4-bit embedding table that share a scale.
 _EMBEDDING_BLOCK = 64
-# The second 8-bit term of a 16-bit activation spans what rounding to the first one leaves, half a step either
-# way: 1/254 of its step reaches -127..127 around the zero point.
+# The second 8-bit term of a 16-bit activation holds the rounding error of the first, up to half a step either
+# way: with 1/254 of the first step it reaches -127..127 around the zero point.
 _SECOND_TERM = np.float32(1 / 254)
 _FLOAT_ACTIVATIONS = 1  # MatMulNBits' accuracy_level: float32
 
-# What a fused attention is told about its heads.
+# Attributes of a fused attention about its heads.
 _HEADS = ("num_heads", "mask_filter_value", "scale")
 
 # A quantized activation: values, scale, zero point.
@@ -39,7 +39,7 @@ Term = tuple["ir.Value", "ir.Value", "ir.Value"]
 
 
 def rewrite(model: ir.Model, recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> int:
-    """Quantize a model in place; returns how many layers were.
+    """Quantize a model in place; return the number of quantized layers.
 
     Args:
         model: the FP32 model.
@@ -59,7 +59,7 @@ def rewrite(model: ir.Model, recipe: Recipe, ranges: Mapping[str, tuple[float, f
     for embedding in embeddings:
         if recipe.embeddings == "float" or precisions.get(embedding.name) == "float":
             continue
-        # The other tables are small, and their errors are in every row: 8 bits.
+        # The other tables are small, and their errors affect every row: 8 bits.
         entries, width = embedding.table.shape
         if recipe.embeddings == "int4" and entries == words and width % 2 == 0:
             writer.embedding_in_blocks(embedding)
@@ -73,7 +73,7 @@ def rewrite(model: ir.Model, recipe: Recipe, ranges: Mapping[str, tuple[float, f
 
 
 class _Writer:
-    """Adds nodes to a graph. What several layers share (a quantized input, a weight) is made once."""
+    """Adds nodes to a graph. What several layers share (a quantized input, a weight) is added once."""
 
     def __init__(self, graph: ir.Graph, recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> None:
         self.graph, self.recipe, self.ranges = graph, recipe, ranges
@@ -83,7 +83,7 @@ class _Writer:
         self.quantized = 0
 
     def linear(self, linear: Linear, precision: str | None) -> None:
-        """Put quantized nodes in the place of a product and its bias."""
+        """Replace a product and its bias by quantized nodes."""
         self.before = linear.node
         attention = linear.node if linear.node.op_type == "Attention" else None
         two_terms = precision == "int16" or self.recipe.activation_type == "QUInt16"
@@ -100,7 +100,7 @@ class _Writer:
         self.replace(linear.last.outputs[0], result)
 
     def attention(self, linear: Linear) -> ir.Value:
-        """Attention whose queries, keys and values are a product of integers, in one node."""
+        """QAttention: queries, keys and values by one integer product, in one node with the attention."""
         values, step, zero = self.first_term(linear.input)
         weight, scale = self.weight(linear)
         weight_zero = self.constant(f"{_stem(linear)}_zero_point", np.zeros(self.scales(linear), np.int8))
@@ -110,7 +110,7 @@ class _Writer:
         return self.node("QAttention", inputs, linear.name, MICROSOFT, **kept)
 
     def heads(self, attention: ir.Node, width: int, product: ir.Value) -> ir.Value:
-        """Attention on queries, keys and values that lie side by side, (batch, sequence, 3 * width)."""
+        """Attention of queries, keys and values side by side, (batch, sequence, 3 * width)."""
         name = str(attention.name)
         sizes = self.constant(f"thirds_of_{3 * width}", np.full(3, width, np.int64))
         parts = self.nodes("Split", [product, sizes], f"{name}/Split", outputs=3, axis=2)
@@ -119,7 +119,7 @@ class _Writer:
         return self.node("MultiHeadAttention", [*parts, None, mask, bias], f"{name}/heads", MICROSOFT, **kept)
 
     def embedding(self, embedding: Embedding) -> None:
-        """Rows of 8-bit numbers and their scales are looked up and multiplied."""
+        """Look up 8-bit rows and their scales, and multiply them."""
         import onnx_ir as ir
 
         self.before = embedding.node
@@ -132,7 +132,7 @@ class _Writer:
         self.replace(embedding.node.outputs[0], self.node("Mul", [numbers, scale], f"{name}/Mul"))
 
     def embedding_in_blocks(self, embedding: Embedding) -> None:
-        """Rows of 4-bit numbers are looked up and scaled in one node."""
+        """Look up and scale 4-bit rows in one node."""
         self.before = embedding.node
         table, block = embedding.table_name, _EMBEDDING_BLOCK
         name = f"{table}_4_bit_blocks_of_{block}"
@@ -144,7 +144,7 @@ class _Writer:
         self.replace(embedding.node.outputs[0], rows)
 
     def integer(self, linear: Linear, two_terms: bool) -> ir.Value:
-        """A product of integers for each term of the activation, their sum in float, and the bias."""
+        """An integer product for each term of the activation, their sum in float, and the bias."""
         weight, scale = self.weight(linear)
         terms = [self.first_term(linear.input)]
         if two_terms:
@@ -211,7 +211,7 @@ class _Writer:
         return self.node("QuantizeLinear", [value, step, zero], f"{name}/QuantizeLinear"), step, zero
 
     def second_term(self, value: ir.Value) -> Term:
-        """What rounding an activation to its first term left, in 8 bits."""
+        """The rounding error of an activation's first term, in 8 bits."""
         name = str(value.name)
         if name not in self.second_terms:
             first = self.first_term(value)
@@ -246,7 +246,7 @@ class _Writer:
         outputs: int = 1,
         **attributes: Any,
     ) -> Sequence[ir.Value]:
-        """A new node's outputs; it stands before the layer that is being replaced."""
+        """The outputs of a new node, inserted before the layer that is being replaced."""
         import onnx_ir as ir
 
         assert self.before is not None
@@ -257,16 +257,16 @@ class _Writer:
         return node.outputs
 
     def constant(self, name: str, array: npt.NDArray[Any] | np.generic) -> ir.Value:
-        """An initializer; of one name there is one, since layers may share a weight.
+        """An initializer, one for each name, since layers may share a weight.
 
-        A name says how the array was made from the initializer that it names.
+        The name says how the array was made from the initializer named in it.
         """
         if name not in self.graph.initializers:
             initializer(self.graph, name, array)
         return self.graph.initializers[name]
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
-        """Let `new` stand wherever `old` stood, under its name."""
+        """Replace all uses of `old` by `new`, which takes over its name."""
         new.shape, new.type = old.shape, old.type
         self.quantized += 1
         old.replace_all_uses_with(new, replace_graph_outputs=True)
@@ -274,10 +274,10 @@ class _Writer:
 
 
 def _bias_free(attention: ir.Node) -> bool:
-    """Whether nothing but a mask is added to the scores; QAttention has no input for it."""
+    """Whether only a mask is added to the scores; QAttention has no input for a bias."""
     return len(attention.inputs) < 6 or attention.inputs[5] is None
 
 
 def _stem(linear: Linear) -> str:
-    """What the names of a weight's constants begin with: a matrix may be used as it is, and transposed."""
+    """Prefix of the names of a weight's constants; a matrix may be used both as it is and transposed."""
     return f"{linear.weight_name}_transposed" if linear.transposed else linear.weight_name

@@ -1,4 +1,4 @@
-"""The fixed number of runs: five to warm up, thirty timed, as a table of results shows them."""
+"""Time a model with a fixed number of runs, as the table of results shows it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def benchmark_onnx_model(
         warmup_runs: untimed runs right before the timed ones.
         num_runs: timed runs.
         threads: intra-op threads; by default one a physical core.
-        session: all that there is to say of a session, in place of `providers` and `threads`.
+        session: all options of the session, in place of `providers` and `threads`.
 
     Raises:
         ValueError: the batches differ in shape, there are none, or the counts are too small; `session` is

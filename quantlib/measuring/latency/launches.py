@@ -1,8 +1,8 @@
 """Ratios against the teacher over several launches of the processes, until they are precise enough.
 
-What a process happens to get when it starts (memory layout, cores) moves its times for as long as it lives.
-Turns of one launch cannot show that; launching anew can. Launches during which other programs used the
-machine are set aside: they slow models unequally, so that not even the ratio holds.
+What a process gets when it starts (memory layout, cores) moves its times for as long as it lives. Turns of
+one launch cannot show that; new launches can. Launches during which other programs used the machine are
+discarded: other programs slow models unequally, so that even the ratio is wrong.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ Start = Callable[[], AbstractContextManager[Timed]]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How much is measured.
+    """How much to measure.
 
-    turns: turns in a launch. block: runs in a block, its median counts. min_launches: before anything may
-    be called decided. max_launches: when to give up. seconds: after which no further launch starts.
+    turns: in a launch. block: runs in a block, whose median counts. min_launches: before anything may be
+    decided. max_launches: when to give up. seconds: after which no further launch starts.
     wake_seconds: untimed work before each block. max_others: the share of the machine's cores that other
     programs may use during a launch that counts.
     """
@@ -55,12 +55,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Launches:
-    """The times of one variant and of the teacher beside it.
+    """The times of one variant and of the teacher in the same launches.
 
     log_ratios: for each launch, the log of (teacher's time / variant's time) of each turn.
     teacher_ms, variant_ms: medians of all blocks. others: the share of the machine that other programs used,
-    the median over these launches. disturbed: whether that is more than was allowed; then there was no
-    undisturbed launch to be had.
+    the median over these launches. disturbed: whether that is more than allowed, since no launch was
+    undisturbed.
     """
 
     log_ratios: tuple[tuple[float, ...], ...]
@@ -82,14 +82,14 @@ def sample_ratios(
 ) -> dict[str, Launches]:
     """Let the teacher and the variants take turns, launch after launch.
 
-    After `min_launches` a variant for which `decided(name, launches so far)` holds is left out of further
-    launches; the others go on until the budget is spent.
+    After `min_launches`, variants for which `decided(name, launches so far)` is true are left out of further
+    launches; the others continue until the budget is spent.
 
     Args:
         teacher: starts the teacher's process.
         variants: starts each variant's process, by name; at least one.
-        sampling: how much is measured.
-        decided: whether what was measured of a variant is enough.
+        sampling: how much to measure.
+        decided: whether a variant needs no further launches.
         progress: called before each launch with a line to show.
         watch: tells how much of the machine other programs use.
         clock: in seconds.
@@ -100,7 +100,7 @@ def sample_ratios(
     if not variants:
         raise ValueError("no variant to compare with the teacher")
     started = clock()
-    found: dict[str, list[_Launch]] = {name: [] for name in variants}
+    launches: dict[str, list[_Launch]] = {name: [] for name in variants}
     open_names, quiet, number = list(variants), 0, 0
     while open_names and quiet < sampling.max_launches:
         spent = clock() - started > sampling.seconds
@@ -114,11 +114,11 @@ def sample_ratios(
         times, others = _one_launch(starts if number % 2 else starts[::-1], sampling, watch)
         times = times if number % 2 else times[::-1]
         for name, row in zip(open_names, times[1:], strict=True):
-            found[name].append(_Launch(times[0], row, others))
+            launches[name].append(_Launch(times[0], row, others))
         quiet += others <= sampling.max_others
         if quiet >= sampling.min_launches:
-            open_names = [n for n in open_names if not decided(n, _summary(found[n], sampling))]
-    return {name: _summary(launches, sampling) for name, launches in found.items()}
+            open_names = [n for n in open_names if not decided(n, _summary(launches[n], sampling))]
+    return {name: _summary(of_variant, sampling) for name, of_variant in launches.items()}
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class _Launch:
 
 def _one_launch(starts: Sequence[Start], sampling: Sampling, watch: Watch) -> tuple[FloatArray, float]:
     with ExitStack() as stack, ThreadPoolExecutor(len(starts)) as pool:
-        # Side by side: loading a model keeps one core busy, and waiting for it none.
+        # In parallel: loading a model keeps only one core busy.
         processes = list(pool.map(lambda start: stack.enter_context(start()), starts))
         others = watch(processes)
         times = take_turns(processes, sampling.turns, sampling.block, wake_seconds=sampling.wake_seconds)
@@ -138,13 +138,13 @@ def _one_launch(starts: Sequence[Start], sampling: Sampling, watch: Watch) -> tu
 
 
 def _summary(launches: Sequence[_Launch], sampling: Sampling) -> Launches:
-    """The undisturbed launches, or all of them where there is none."""
+    """The undisturbed launches, or all of them if none is undisturbed."""
     quiet = [launch for launch in launches if launch.others <= sampling.max_others] or launches
-    others = float(np.median([one.others for one in quiet]))
+    others = float(np.median([launch.others for launch in quiet]))
     return Launches(
-        log_ratios=tuple(tuple(np.log(one.teacher_ms / one.variant_ms).tolist()) for one in quiet),
-        teacher_ms=float(np.median([one.teacher_ms for one in quiet])),
-        variant_ms=float(np.median([one.variant_ms for one in quiet])),
+        log_ratios=tuple(tuple(np.log(launch.teacher_ms / launch.variant_ms).tolist()) for launch in quiet),
+        teacher_ms=float(np.median([launch.teacher_ms for launch in quiet])),
+        variant_ms=float(np.median([launch.variant_ms for launch in quiet])),
         others=others,
         disturbed=others > sampling.max_others,
     )

@@ -1,4 +1,4 @@
-"""How much of the machine programs other than ours use while we measure."""
+"""How much of the machine other programs use during a measurement."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Watch = Callable[[Sequence[Any]], Callable[[], float]]
 def watch_others(processes: Sequence[Any]) -> Callable[[], float]:
     """Watch the time that other programs, or a hypervisor, take from this machine's cores.
 
-    That is the busy time of all cores, less our own processes' and this one's, over the time that the cores
-    had; 0.5 is one of two cores. A process without a `pid` (a fake in a test) counts as none.
+    The busy time of all cores, minus that of `processes` and of this process, as a share of the time of all
+    cores; 0.5 is one of two cores. A process without a `pid` (a fake in a test) is not counted.
     """
     pids = [process.pid for process in processes if hasattr(process, "pid")]
     busy, own, started = _busy_seconds(), _own_seconds(pids), time.monotonic()
 
     def share() -> float:
         wall = (time.monotonic() - started) * (os.cpu_count() or 1)
-        taken = _busy_seconds() - busy - (_own_seconds(pids) - own)
-        return max(0.0, taken / wall) if wall > 0 else 0.0
+        used = _busy_seconds() - busy - (_own_seconds(pids) - own)
+        return max(0.0, used / wall) if wall > 0 else 0.0
 
     return share
 
@@ -43,5 +43,5 @@ def _busy_seconds() -> float:
 def _own_seconds(pids: Sequence[int]) -> float:
     import psutil
 
-    found = [psutil.Process(pid).cpu_times() for pid in (os.getpid(), *pids)]
-    return float(sum(times.user + times.system for times in found))
+    cpu_times = [psutil.Process(pid).cpu_times() for pid in (os.getpid(), *pids)]
+    return float(sum(times.user + times.system for times in cpu_times))

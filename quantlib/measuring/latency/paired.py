@@ -1,6 +1,6 @@
-"""The paired comparison: processes take turns, and what is compared is the ratio within a turn.
+"""The paired comparison: processes take turns, and the ratio within a turn is compared.
 
-A machine whose speed drifts slows both sides of a turn, so their ratio holds where absolute times do not.
+A machine whose speed drifts slows both sides of a turn alike, so their ratio stays right while times do not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FloatArray = npt.NDArray[np.float64]
 
 
 class Timed(Protocol):
-    """What can take turns (`TimedProcess`, or a fake in a test)."""
+    """Something that can take turns: `TimedProcess`, or a fake in a test."""
 
     def time(self, runs: int, *, warmup_runs: int = 0, wake_seconds: float = WAKE_SECONDS) -> list[float]:
         """The time of each run, in ms."""
@@ -30,8 +30,8 @@ class Timed(Protocol):
 class PairedRatio:
     """A ratio of latencies with its confidence interval.
 
-    turns: the turns it rests on. confidence: the coverage of [low, high], at most what was asked for; it
-    is lower where there are too few turns for any interval to reach that.
+    turns: the number of turns. confidence: the coverage of [low, high]; lower than requested if there are too
+    few turns for any interval to reach it.
     """
 
     ratio: float
@@ -59,9 +59,9 @@ def take_turns(
     since it has slept while the others ran; by then their spinning threads have gone to sleep too.
 
     Args:
-        processes: what is compared, at least one.
-        turns: turns of all processes; better even.
-        block: runs in a block; its median counts.
+        processes: at least one.
+        turns: turns of all processes; preferably an even number.
+        block: runs in a block, whose median counts.
         wake_seconds: untimed work before each block.
 
     Returns:
@@ -94,7 +94,7 @@ def ratio_interval(
     Works on logarithms, so that a / b and b / a give the same answer. Turns are resampled one by one.
     Averaging the two turns of an A B, B A pair first would cancel linear drift exactly, but a spike would
     then spoil two turns instead of one: in simulation the interval grew by half and covered less. The
-    median needs no such help: drift pushes neighbouring turns in opposite directions, by equal amounts.
+    median does not need it: drift moves neighbouring turns by equal amounts in opposite directions.
 
     A percentile interval is too narrow for few turns n. The tails are therefore taken at
     Phi(sqrt(n / (n - 1)) t(alpha / 2, n - 1)) instead of alpha / 2, the expanded percentile interval of
@@ -104,7 +104,7 @@ def ratio_interval(
 
     Args:
         numerator_ms, denominator_ms: (turns,), the block medians of the two sides, in ms.
-        confidence: the coverage wanted, between 0 and 1.
+        confidence: the requested coverage, between 0 and 1.
         resamples: bootstrap resamples.
         seed: of the resampling; the same input gives the same interval.
 

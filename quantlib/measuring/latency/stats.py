@@ -1,4 +1,4 @@
-"""Times of repeated calls, and what can be said about them."""
+"""Times of repeated calls and their statistics."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Clock = Callable[[], float]
 
 WARMUP_RUNS = 5
 NUM_RUNS = 30
-# Measured: thread pools sleep and caches cool when a session idles, and it takes some 80 ms of work until
-# the times are level again.
+# Measured: thread pools sleep and caches cool when a session idles, and times are steady again after some
+# 80 ms of work.
 WAKE_SECONDS = 0.08
 
 NOISY_RELATIVE_ERROR = 0.02
@@ -74,8 +74,8 @@ class LatencyStats:
     def standard_error_ms(self) -> float:
         """The standard error of the mean, std / sqrt(n).
 
-        It takes the runs as independent. A machine that drifts from one process to the next adds an error
-        that the runs of one process cannot show; only a paired comparison removes that.
+        It assumes independent runs. A machine that drifts from one process to the next adds an error that the
+        runs of one process cannot show; only a paired comparison removes it.
         """
         return self.std_ms / math.sqrt(len(self.times_ms))
 
@@ -86,7 +86,7 @@ class LatencyStats:
 
     @property
     def noisy(self) -> bool:
-        """Whether these runs are too noisy to tell variants apart.
+        """Whether these runs are too noisy to compare variants.
 
         True if the standard error exceeds 2 % of the mean (the 95 % interval of the mean is then wider
         than ±4 %, as wide as the differences of interest), or if the interquartile range exceeds 10 % of
@@ -106,10 +106,10 @@ def time_calls(
     """Wake the machine, warm up, then time each of `num_runs` calls.
 
     Args:
-        call: what is timed; its result is dropped within the timed span.
+        call: the function to time; its result is dropped within the timed span.
         warmup_runs: untimed calls right before the timed ones.
         num_runs: timed calls.
-        wake_seconds: for so long the call is repeated before the warm-up, untimed.
+        wake_seconds: how long the call is repeated, untimed, before the warm-up.
         clock: seconds, monotonic.
 
     Raises:
