@@ -1,0 +1,163 @@
+"""Options are declared once; this is what is made of them. As a script it writes docs/options.md anew."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from quantlib.compression.recipes import RECIPES, write_recipe
+from quantlib.compression.recipes import select as recipe_selection
+from quantlib.experiment.options import ExperimentOptions, recipes_for, variant_names
+from quantlib.harness.options import HarnessOptions
+from quantlib.measuring.latency import Sampling
+from quantlib.support.errors import InputError
+from quantlib.support.options import (
+    COMMAND,
+    PYTEST,
+    check_ranges,
+    from_flags,
+    markdown_table,
+    option,
+    options_of,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "options.md"
+
+
+def page_from(text: str) -> str:
+    """The page with its tables made from the declarations."""
+    for cls in (ExperimentOptions, HarnessOptions):
+        pattern = rf"(<!-- {cls.__name__} -->\n).*?(<!-- end -->)"
+        table = markdown_table(cls)
+        text, count = re.subn(pattern, lambda match: match[1] + table + match[2], text, flags=re.DOTALL)  # noqa: B023
+        assert count == 1, cls
+    return text
+
+
+def test_the_documentation_shows_every_option() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == page_from(text), "run python tests/test_options.py"
+
+
+@dataclass(frozen=True)
+class Sample:
+    count: int = option(3, "How many.", least=1, most=9, recorded=True)
+    names: tuple[str, ...] = option((), "Who.", flag="--name")
+    kinds: tuple[str, ...] = option(("a", "b"), "Which.", comma=True)
+    place: Path | None = option(None, "Where.", offered=(COMMAND,))
+    fast: bool = option(True, "Go slowly.")
+    threads: int = option(lambda: 4, "Threads.")
+    inner: int = 0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+def test_names_types_and_flags_come_from_the_fields() -> None:
+    found = {item.name: (item.flag, item.kind, item.many, item.default) for item in options_of(Sample)}
+    assert found == {
+        "count": ("--count", int, False, 3),
+        "names": ("--name", str, True, ()),
+        "kinds": ("--kinds", str, True, ("a", "b")),
+        "place": ("--place", Path, False, None),
+        "fast": ("--no-fast", bool, False, True),
+        "threads": ("--threads", int, False, None),
+    }
+    assert "place" not in {item.name for item in options_of(Sample, PYTEST)}
+
+
+def test_flags_become_values() -> None:
+    assert from_flags(Sample, {}, COMMAND) == Sample()
+    given = {"count": 5, "names": ["x", "y"], "kinds": "c, d", "place": Path("p"), "fast": True, "threads": 2}
+    assert from_flags(Sample, given, COMMAND) == Sample(5, ("x", "y"), ("c", "d"), Path("p"), False, 2)
+    assert from_flags(Sample, given, PYTEST).place is None, "it is not offered there"
+    assert from_flags(Sample, {"fast": False}, COMMAND).fast
+
+
+@pytest.mark.parametrize("count", [0, 10])
+def test_a_number_out_of_its_range_is_refused(count: int) -> None:
+    with pytest.raises(InputError, match=rf"--count {count} is out of range; it must be within 1..9"):
+        Sample(count)
+
+
+def test_the_table_says_where_an_option_is_offered() -> None:
+    lines = markdown_table(Sample).splitlines()
+    assert lines[2] == "| `--count COUNT` | `3` | How many. | the command, `pytest bench` |"
+    assert lines[5] == "| `--place PLACE` |  | Where. | the command |"
+    assert lines[6] == "| `--no-fast` | `off` | Go slowly. | the command, `pytest bench` |"
+
+
+# Options of an experiment
+
+
+def test_settings_of_the_gate_are_what_decides_the_models() -> None:
+    settings = ExperimentOptions().settings
+    assert settings == {
+        "student_config": "half",
+        "transformer_epochs": 1,
+        "prediction_epochs": 2,
+        "augment": 0,
+        "seq_len": 128,
+        "opset": 17,
+        "calibration_samples": 512,
+        "train_rows": None,
+        "seed": 42,
+        "compile": True,
+        "stock_sessions": False,
+    }
+    without = ExperimentOptions(no_student=True).settings
+    trains_student = {"student_config", "transformer_epochs", "prediction_epochs", "augment"}
+    assert set(settings) - set(without) == trains_student
+
+
+def test_a_recipe_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "mine.toml"
+    write_recipe(path, replace(RECIPES["quant_2"], name="mine"))
+    reads: list[Path] = []
+    read = recipe_selection.read_recipe
+    monkeypatch.setattr(recipe_selection, "read_recipe", lambda path: reads.append(path) or read(path))
+    options = ExperimentOptions(
+        recipes=("quant_1", str(path)), max_drop=0.01, max_drop_base=str(path), profile=("mine",)
+    )
+    path.unlink()
+    assert [recipe.name for recipe in recipes_for(options, "teacher")] == ["quant_1", "mine"]
+    assert "student_mine" in variant_names(options)
+    assert options.resolved_base.name == "mine"
+    assert reads == [path]
+
+
+def test_the_gate_measures_as_much_as_the_library_does_by_default() -> None:
+    assert HarnessOptions().sampling == Sampling()
+
+
+# The plugin
+
+
+def test_the_plugin_is_light_and_silent_without_benchmarks(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["quantlib.harness.plugin"]\n')
+    (tmp_path / "test_units.py").write_text(
+        "import sys\n\ndef test_light():\n"
+        "    heavy = {'torch', 'onnx', 'onnxruntime', 'rich', 'transformers', 'scipy', 'sklearn'}\n"
+        "    assert not heavy & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--task=unknown", "test_units.py"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "quantlib:" not in done.stdout
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page_from(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
