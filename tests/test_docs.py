@@ -7,6 +7,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -64,10 +65,13 @@ def test_the_readme_leads_to_every_page() -> None:
     assert set((ROOT / "docs").glob("*.md")) <= linked
 
 
-def test_the_readme_lists_the_rooms() -> None:
+def test_the_readme_lists_the_rooms_in_their_order() -> None:
     table = README.read_text(encoding="utf-8").split("<!-- rooms -->")[1].split("<!-- /rooms -->")[0]
     listed = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
-    assert set(ROOMS) <= set(listed)
+    assert sorted(listed) == ROOMS
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = project["tool"]["importlinter"]["contracts"][0]["layers"]
+    assert listed == [room for layer in layers for room in layer.split(" | ")]
 
 
 @each_page
