@@ -396,6 +396,10 @@ def damaged(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
             lambda v: v["variants"]["quant_2"]["predictions"].__setitem__(6, 2),
             "quant_2: predictions: row 7 mu",
         ),
+        (
+            lambda v: v["variants"].update({"2_fast": v["variants"]["quant_2"]}),
+            "variants: recipe 2_fast: the name is taken",
+        ),
         (lambda v: v["latency"].update(quant_9={}), "latency of variants that are not there: quant_9"),
         (
             lambda v: v["latency"]["quant_2"]["1x128"].update(launches=[]),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from quantlib.compression.variants import TEACHER
+from quantlib.compression.variants import TEACHER, VariantName
 from quantlib.data.tasks import TASKS
 from quantlib.support.errors import InputError
 
@@ -113,6 +113,10 @@ class GateRecord:
             self._check_variant(name, variant)
 
     def _check_variant(self, name: str, variant: VariantRecord) -> None:
+        try:
+            VariantName.parse(name)
+        except InputError as error:
+            raise ValueError(f"variants: {error}") from error
         primary = TASKS[self.task].primary_metric
         if next(iter(variant.metrics)) != primary:
             raise ValueError(f"{name}: the first metric must be {primary}, the primary one of {self.task}")
