@@ -1,7 +1,7 @@
-"""Where the time of a variant goes, by operator, and how far it is from what the machine can do.
+"""The time of a variant by operator, and how close its products come to the machine's peak.
 
-The same session that is timed runs once more under ONNX Runtime's profiler. The operations of its products,
-over what large products reach on this machine, are the time that no kernel can go below.
+The session that is timed runs once more under ONNX Runtime's profiler. The operations of its products,
+divided by the peak that large products reach on this machine, are the least time that a kernel can need.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
     "profile_onnx", "read_profile", "role_table", "show", "trace", "write_profile",
 ]  # fmt: skip
 
-# A node takes a kilobyte of the trace in each run, so that thousands of runs would fill a disk.
+# Each node takes a kilobyte of the trace in each run: thousands of runs would fill a disk.
 _MOST_TRACED_RUNS = 100
 
 

@@ -18,7 +18,7 @@ SCHEMA_VERSION = 1
 
 
 def file_name(variant: str, kind: str = "json") -> str:
-    """Of the profile of a variant; kind is "json", "csv" or "png"."""
+    """The name of a variant's profile file; kind is "json", "csv" or "png"."""
     return f"profile_{variant}.{kind}"
 
 

@@ -1,8 +1,8 @@
-"""How many operations the matrix products of a model are, told by the shapes that they ran on.
+"""Count the operations of matrix products from the shapes that they ran on.
 
 A product of (m, k) and (k, n) is 2·m·n·k operations, a multiplication and an addition each. Shapes come from
-a trace of ONNX Runtime, which leaves out the inputs that a kernel has packed at load, and those are most
-weights. So each count is made from the activations and the output alone.
+a trace of ONNX Runtime, which omits inputs that a kernel has packed when it was loaded, as most weights are.
+So each count uses the activations and the output only.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ def is_product(operator: str) -> bool:
 def count(operator: str, inputs: Tensors, outputs: Tensors) -> Operations:
     """The operations of the matrix products in a node; none for an operator without one.
 
-    The scores of an attention, and their product with the values, are products of floats also in QAttention.
-    Past keys and values, which a classifier does not have, are not counted.
+    Attention scores, and their product with the values, are float products in QAttention too. Past keys and
+    values, which a classifier does not have, are not counted.
 
     Args:
         operator: its type, as the trace names it.
-        inputs: in their order, those packed at load left out.
+        inputs: in their order, without those that are packed.
         outputs: in their order.
     """
     counted = _COUNTS.get(operator)
@@ -70,9 +70,9 @@ def _gemm(inputs: Tensors, outputs: Tensors) -> int:
 
 
 def _transposed(inputs: Tensors, outputs: Tensors) -> int:
-    """FusedMatMul, which may take its first factor transposed, its batch dimensions too.
+    """FusedMatMul, whose first factor may be transposed, its batch dimensions too.
 
-    Where that shows, a first factor that is broadcast over the batch is not expected.
+    If it is, the first factor is assumed not to be broadcast over the batch.
     """
     first, out = inputs[0].shape, outputs[0].shape
     if len(first) < 2 or len(out) < 2 or first[-2] == out[-2]:

@@ -20,7 +20,7 @@ from quantlib.support.errors import InputError
 
 _KERNEL = "_kernel_time"
 _LAYER = re.compile(r"\blayer\.(\d+)\.")
-# Roles of what is no layer with a weight, for which `linear.naming.role` has no word of its own.
+# Roles of nodes without a weight, which `onnx_model.roles` does not name.
 _OTHER_ROLES = tuple(
     (role, re.compile(pattern))
     for role, pattern in (
@@ -35,7 +35,7 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True)
 class Node:
-    """A node of the graph that the session runs, optimized, so that some stand for several of the model.
+    """A node of the optimized graph that the session runs; it may stand for several nodes of the model.
 
     operator: its type. ms: the median of its times over the runs. operations: of its matrix products.
     """
@@ -47,9 +47,10 @@ class Node:
 
     @property
     def role(self) -> str:
-        """Its part in the network, told by its name; of fused nodes the name of one remains.
+        """Its part in the network, by its name; a fused node keeps the name of one of its parts.
 
-        One of `linear.ROLES`, or "attention", "layernorm" or "activation" for what has no weight matrix.
+        One of `onnx_model.roles.ROLES`, or "attention", "layernorm" or "activation" for nodes without a
+        weight.
         """
         role = linear_role(self.name)
         if role != "other":
@@ -58,18 +59,18 @@ class Node:
 
     @property
     def layer(self) -> int | None:
-        """The number of its layer; None outside of layers, and where its name has none."""
-        found = _LAYER.search(self.name)
-        return int(found[1]) if found else None
+        """The number of its layer; None outside of layers, or if its name has no number."""
+        match = _LAYER.search(self.name)
+        return int(match[1]) if match else None
 
 
 @dataclass(frozen=True)
 class Trace:
-    """What the runs of a model consist of.
+    """The nodes of a model with their times.
 
     nodes: in the order of execution. wall_ms: the median of whole runs, tracing included. outside_ms: the
-    median of what runs spend outside of kernels: dispatch, allocation, and part of the cost of tracing. The
-    rest of that cost, some microseconds a node, is in the times of the nodes.
+    median time that a run spends outside of kernels: dispatch, allocation, and part of the cost of tracing.
+    The rest of that cost, some microseconds a node, is in the times of the nodes.
     """
 
     nodes: tuple[Node, ...]
@@ -86,13 +87,13 @@ def trace(
     num_runs: int = NUM_RUNS,
     wake_seconds: float = WAKE_SECONDS,
 ) -> Trace:
-    """Run a model with the profiler on, in a process of its own, and take the last `num_runs` runs apart.
+    """Run a model with the profiler on, in a process of its own, and read the nodes of the last runs.
 
     Args:
         onnx_path: the model.
         feeds: arrays by input name, all of one shape; cycled through.
         config: the session's options, those of the timing that the trace explains.
-        warmup_runs: runs before them that do not count; neither do those of `wake_seconds`.
+        warmup_runs: runs before them that do not count; those of `wake_seconds` do not count either.
 
     Raises:
         InputError: the model cannot be loaded, or an input is missing.
@@ -107,9 +108,9 @@ def trace(
 
 
 def read_trace(path: Path, num_runs: int) -> Trace:
-    """Take the last `num_runs` runs in a trace file apart.
+    """Read the nodes of the last `num_runs` runs in a trace file.
 
-    ONNX Runtime cuts a time off at whole microseconds; what it cuts off counts as outside of kernels.
+    ONNX Runtime truncates times to whole microseconds; the rest counts as outside of kernels.
 
     Raises:
         InputError: no trace, or fewer runs in it.
@@ -125,7 +126,7 @@ def read_trace(path: Path, num_runs: int) -> Trace:
     times: dict[str, list[float]] = {}
     last: dict[str, Event] = {}
     outside = []
-    for run, events in _parted(runs[-num_runs:], kernels):
+    for run, events in _kernels_of(runs[-num_runs:], kernels):
         for event in events:
             index = event["args"]["node_index"]
             times.setdefault(index, []).append(event["dur"] / 1e3)
@@ -143,27 +144,27 @@ def _is_kernel(event: Event) -> bool:
     return bool(event["cat"] == "Node" and event["name"].endswith(_KERNEL))
 
 
-def _parted(runs: list[Event], kernels: list[Event]) -> Iterator[tuple[Event, list[Event]]]:
-    """Each run with its kernels; one within another's time (of an If or Loop) belongs to that one."""
+def _kernels_of(runs: list[Event], kernels: list[Event]) -> Iterator[tuple[Event, list[Event]]]:
+    """Each run with its kernels; a kernel within the time of another (an If or Loop) belongs to that one."""
     position = 0
     for run in runs:
         end, busy_until = run["ts"] + run["dur"], run["ts"]
-        found = []
+        outermost = []
         while position < len(kernels) and kernels[position]["ts"] <= end:
             event = kernels[position]
             position += 1
             if event["ts"] >= busy_until:
-                found.append(event)
+                outermost.append(event)
                 busy_until = event["ts"] + event["dur"]
-        yield run, found
+        yield run, outermost
 
 
 def _node(event: Event, ms: float) -> Node:
-    given = event["args"]
-    operator = given["op_name"]
-    inputs, outputs = (_tensors(given[f"{side}_type_shape"]) for side in ("input", "output"))
+    arguments = event["args"]
+    operator = arguments["op_name"]
+    inputs, outputs = (_tensors(arguments[f"{side}_type_shape"]) for side in ("input", "output"))
     return Node(event["name"].removesuffix(_KERNEL), operator, ms, count(operator, inputs, outputs))
 
 
 def _tensors(shapes: list[dict[str, list[int]]]) -> list[Tensor]:
-    return [Tensor(kind, tuple(shape)) for one in shapes for kind, shape in one.items()]
+    return [Tensor(kind, tuple(shape)) for each in shapes for kind, shape in each.items()]

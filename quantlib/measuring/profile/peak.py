@@ -1,4 +1,4 @@
-"""What matrix products reach on this machine at best: the limit that a model is held against."""
+"""The peak of matrix products on this machine, with which a model is compared."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import onnx
 
 _WIDTH = 1024
-# Few rows leave both factors in the caches, many give threads more to share: which is faster depends on the
-# CPU, so the best of them is taken.
+# With few rows both factors stay in the caches, with many rows threads have more to share. Which is faster
+# depends on the CPU, so the best one counts.
 _ROWS = (128, 256, 1024)
-# Rounds, so that a neighbour who is busy for a moment does not spoil all runs of a size.
+# Rounds, so that another program that is busy for a moment does not spoil all runs of a size.
 _ROUNDS = 3
 _SECONDS = 0.04
 _GUESS_RUNS = 3
@@ -57,7 +57,7 @@ def measure_peak(config: SessionConfig, seconds: float = _SECONDS) -> Peak:
     bits on the CPU at hand: AMX, VNNI, or AVX2's. Takes some 2 s on a machine that is not busy.
 
     Args:
-        config: the session's options, those of the model that is held against the peak.
+        config: the session's options, those of the model that is compared with the peak.
         seconds: how long each product is timed in each of three rounds.
     """
     gops = {}
@@ -95,7 +95,7 @@ def _model(kind: str) -> onnx.ModelProto:
     constants: dict[str, npt.NDArray[Any]]
     if kind == "float":
         constants = {"weight": draw.standard_normal((_WIDTH, _WIDTH), dtype=np.float32)}
-        node, given = helper.make_node("MatMul", ["x", "weight"], ["y"]), TensorProto.FLOAT
+        node, x_type = helper.make_node("MatMul", ["x", "weight"], ["y"]), TensorProto.FLOAT
     else:
         constants = {
             "weight": draw.integers(-127, 128, (_WIDTH, _WIDTH), dtype=np.int8),
@@ -104,11 +104,11 @@ def _model(kind: str) -> onnx.ModelProto:
         }
         names = ["x", "weight", "x_scale", "weight_scale"]
         node = helper.make_node("MatMulIntegerToFloat", names, ["y"], domain="com.microsoft")
-        given = TensorProto.UINT8
+        x_type = TensorProto.UINT8
     graph = helper.make_graph(
         [node],
         "product",
-        [helper.make_tensor_value_info("x", given, ["rows", _WIDTH])],
+        [helper.make_tensor_value_info("x", x_type, ["rows", _WIDTH])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", _WIDTH])],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )

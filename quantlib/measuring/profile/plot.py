@@ -11,7 +11,7 @@ from quantlib.support.plotting import new_figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, told apart with any colour vision.
+# Okabe and Ito's colours, distinct with any colour vision.
 _PRODUCT, _OTHER, _OUTSIDE, _LIMIT = "#0072B2", "#BBBBBB", "#E69F00", "#D55E00"
 _WIDTH_INCHES = 9.0
 _INCHES_A_BAR = 0.3

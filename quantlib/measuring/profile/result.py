@@ -1,4 +1,4 @@
-"""A profile: what each operator takes, and how far the products are from what the machine can do."""
+"""A profile: the time of each operator, and how close its products come to the machine's peak."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quantlib.measuring.profile.peak import Peak
 OUTSIDE = "outside kernels"
 NO_LAYER = "outside layers"
 _BUSY = 1.2
-# Operators below this share of the time, but for products, are not worth a line of their own.
+# Operators below this share of the time get no line of their own, unless they are products.
 _SMALL = 0.005
 
 
@@ -21,7 +21,7 @@ _SMALL = 0.005
 class Line:
     """Nodes that share an operator, a role or a layer.
 
-    count: the nodes. ms: the sum of their times. limit_ms: what their products take at the machine's peak.
+    count: of nodes. ms: the sum of their times. limit_ms: the time of their products at the machine's peak.
     """
 
     name: str
@@ -32,12 +32,12 @@ class Line:
 
     @property
     def gops(self) -> float | None:
-        """10^9 operations a second; None without a product, and where the time is too short to be known."""
+        """10^9 operations a second; None without a product, or if the time is too short to be known."""
         return self.operations.total / self.ms / 1e6 if self.operations.total and self.ms else None
 
     @property
     def peak_share(self) -> float | None:
-        """The part of the machine's peak that is reached; None where `gops` is."""
+        """The share of the machine's peak that is reached; None if `gops` is."""
         return self.limit_ms / self.ms if self.operations.total and self.ms else None
 
 
@@ -46,9 +46,9 @@ class Profile:
     """Where a variant's time goes at one shape.
 
     variant: its name. shape: (batch, length). median_ms: of whole runs, timed without tracing.
-    profiled_ms: of whole runs with it. outside_ms: what of those is outside of kernels, with a part of the
-    cost of tracing. peak: what the machine reaches, with the threads that the variant ran with. nodes: in
-    the order of execution.
+    profiled_ms: of whole runs with tracing. outside_ms: the part of these outside of kernels, with a part of
+    the cost of tracing. peak: of the machine, with the variant's number of threads. nodes: in the order of
+    execution.
     """
 
     variant: str
@@ -61,12 +61,12 @@ class Profile:
 
     @property
     def operations(self) -> Operations:
-        """Of all products."""
+        """The operations of all products."""
         return sum((node.operations for node in self.nodes), Operations())
 
     @property
     def limit_ms(self) -> float:
-        """The machine's limit: the time of all products at its peak, and of nothing else."""
+        """The machine's limit: the time of all products, and nothing else, at its peak."""
         return self.peak.limit_ms(self.operations)
 
     @property
@@ -76,17 +76,17 @@ class Profile:
 
     @property
     def product_ms(self) -> float:
-        """What the operators that are, or hold, a product take."""
+        """The time of the operators that are, or contain, a product."""
         return sum(node.ms for node in self.nodes if is_product(node.operator))
 
     @property
     def parts_ms(self) -> float:
-        """The sum of all lines, that of what is outside of kernels included: a run that nothing disturbs."""
+        """The sum of all lines and of the time outside of kernels: an undisturbed run."""
         return sum(node.ms for node in self.nodes) + self.outside_ms
 
     @property
     def disturbed(self) -> bool:
-        """Whether runs took longer than their parts do: medians of short parts leave interruptions out."""
+        """Whether runs took longer than the sum of their parts, whose medians exclude interruptions."""
         return self.profiled_ms > _BUSY * self.parts_ms
 
     def by_operator(self) -> list[Line]:
@@ -94,7 +94,7 @@ class Profile:
         return self._grouped(lambda node: node.operator)
 
     def shown(self) -> tuple[list[Line], list[Line]]:
-        """`by_operator`, parted into those worth showing and the small ones without a product."""
+        """`by_operator`, split into the lines to show and the small ones without a product."""
         lines = self.by_operator()
         small = [line for line in lines if not line.operations.total and line.ms < _SMALL * self.parts_ms]
         return [line for line in lines if line not in small], small
@@ -136,7 +136,7 @@ class Profile:
         """What the numbers mean, a sentence each."""
         machine = hardware.describe()
         sets = ", ".join(machine.instruction_sets) or "no instruction set of interest"
-        found = [
+        sentences = [
             f"Peak with {self.peak.threads} threads: {self.peak.float_gops:.0f} Gop/s in float32, "
             f"{self.peak.integer_gops:.0f} Gop/s in 8 bits ({sets}).",
             f"Tracing makes it {self.profiled_ms:.2f} ms a run instead of {self.median_ms:.2f} ms. It "
@@ -144,8 +144,8 @@ class Profile:
             "they are.",
         ]
         if self.disturbed:
-            found.append(
+            sentences.append(
                 f"The machine was busy: runs took {self.profiled_ms:.2f} ms where their parts take "
                 f"{self.parts_ms:.2f} ms. Profile again when it is quiet."
             )
-        return found
+        return sentences

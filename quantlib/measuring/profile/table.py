@@ -16,7 +16,7 @@ _NUMBERS = ("count", "ms", "time\n%", "Gop", "Gop/s", "peak\n%")
 
 
 def show(profile: Profile, console: Console) -> None:
-    """Print both tables, and below them what they say in words."""
+    """Print both tables, and below them a summary in words."""
     for table in (operator_table(profile), role_table(profile)):
         console.print(table, crop=False)
     for line in (f"{profile.variant}: {profile.summary}.", *profile.notes):
@@ -26,20 +26,19 @@ def show(profile: Profile, console: Console) -> None:
 def operator_table(profile: Profile) -> Table:
     """A line for each operator, the longest first; then what is outside of kernels, and the sum.
 
-    Shares of the time are of that sum, those of the peak are of what this machine reaches in the kind of
-    product.
+    Shares of the time refer to that sum, shares of the peak to this machine's peak for the kind of product.
     """
     shown, small = profile.shown()
-    found = _table(f"{profile.variant}, {profile.shape[0]}x{profile.shape[1]}", profile, shown)
+    table = _table(f"{profile.variant}, {profile.shape[0]}x{profile.shape[1]}", profile, shown)
     if small:
         names, count = f"{len(small)} other operators", sum(line.count for line in small)
-        _add(found, profile, names, count, sum(line.ms for line in small))
-    _add(found, profile, OUTSIDE, None, profile.outside_ms)
-    found.add_section()
+        _add(table, profile, names, count, sum(line.ms for line in small))
+    _add(table, profile, OUTSIDE, None, profile.outside_ms)
+    table.add_section()
     whole = profile.line("", profile.nodes)
     gop = f"{whole.operations.total / 1e9:.3f}" if whole.operations.total else ""
-    _add(found, profile, "sum", whole.count, profile.parts_ms, gop)
-    return found
+    _add(table, profile, "sum", whole.count, profile.parts_ms, gop)
+    return table
 
 
 def role_table(profile: Profile) -> Table:
@@ -50,14 +49,14 @@ def role_table(profile: Profile) -> Table:
 def _table(title: str, profile: Profile, lines: Sequence[Line]) -> Table:
     from rich.markup import escape
 
-    found = plain_table()
-    found.add_column(escape(title), justify="left", no_wrap=True)
+    table = plain_table()
+    table.add_column(escape(title), justify="left", no_wrap=True)
     for column in _NUMBERS:
-        found.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", no_wrap=True)
     for line in lines:
         gops, share = line.gops, line.peak_share
         _add(
-            found,
+            table,
             profile,
             line.name,
             line.count,
@@ -66,11 +65,11 @@ def _table(title: str, profile: Profile, lines: Sequence[Line]) -> Table:
             "" if gops is None else f"{gops:.0f}",
             "" if share is None else f"{100 * share:.0f}",
         )
-    return found
+    return table
 
 
-def _add(found: Table, profile: Profile, name: str, count: int | None, ms: float, *product: str) -> None:
+def _add(table: Table, profile: Profile, name: str, count: int | None, ms: float, *product: str) -> None:
     from rich.markup import escape
 
     share = f"{100 * ms / profile.parts_ms:.1f}" if profile.parts_ms else ""
-    found.add_row(escape(name), "" if count is None else str(count), f"{ms:.3f}", share, *product)
+    table.add_row(escape(name), "" if count is None else str(count), f"{ms:.3f}", share, *product)
