@@ -80,6 +80,18 @@ def load(directory: Path, name: str) -> dict[str, Any]:
 def test_every_file_is_there(first: Path) -> None:
     names = {*MODELS.values(), "results.json", "results.csv", "results.png", "run.json"}
     assert files(first) == {f"SST-2/{name}" for name in names}
+    listed = load(first, "run.json")["files"]
+    assert listed == {n: sha256_file(first / "SST-2" / n) for n in sorted(names - {"run.json"})}
+    assert running._earlier_files(first / "SST-2") == listed, (
+        "the next run removes what it does not write itself"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": 3}', None])
+def test_a_run_without_a_list_of_files_is_left_alone(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "run.json").write_text(text)
+    assert running._earlier_files(tmp_path) == {}
 
 
 def test_results_hold_variants_and_nothing_else(first: Path) -> None:

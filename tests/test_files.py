@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
+from quantlib.support.directories import atomic_dir, atomic_files
 from quantlib.support.errors import InputError
 from quantlib.support.files import (
-    atomic_dir,
     atomic_file,
-    atomic_files,
     copy_file,
     make_dir,
     place_errors,

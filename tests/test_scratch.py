@@ -20,7 +20,7 @@ def names(directory: Path) -> list[str]:
 
 HALF_WRITTEN = """
 from pathlib import Path
-from quantlib.support.files import atomic_dir
+from quantlib.support.directories import atomic_dir
 with atomic_dir(Path(sys.argv[1])) as scratch:
     (scratch / "half").write_text("half")
     wait()

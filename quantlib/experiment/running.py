@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantlib.data import tasks
@@ -23,7 +25,8 @@ from quantlib.onnx_model.compile import Compiled
 from quantlib.onnx_model.coverage import Coverage
 from quantlib.report import plots, results
 from quantlib.report.columns import VariantResult
-from quantlib.support.files import atomic_files, copy_file, make_dir, sha256_file
+from quantlib.support.directories import atomic_files
+from quantlib.support.files import copy_file, make_dir, sha256_file, sha256_files
 from quantlib.support.progress import Steps
 
 if TYPE_CHECKING:
@@ -36,18 +39,19 @@ _PACKAGES += ("numpy", "scipy", "scikit-learn")
 def run(options: ExperimentOptions, console: Console | None = None) -> list[VariantResult]:
     """Build and measure every variant, write it all under OUTPUT_DIR/TASK/, and return the results.
 
-    Nothing is written there before everything has been measured, and then either all of it or nothing.
+    Nothing is written there before everything has been measured, and then all of it at once. Files of an
+    earlier run go, other files stay.
 
     Raises:
         InputError: something that the user gave cannot be used.
     """
     steps = Steps(console)
-    directory = make_dir(options.output_dir / tasks.get_task(options.task).name)
+    directory = make_dir(make_dir(options.output_dir) / tasks.get_task(options.task).name)
     built = build(options, steps)
     measured = measure(built, options, steps)
     profiled = list(profiles(built, options, steps))
     compared = compare(built, measured)
-    with atomic_files(directory) as scratch:
+    with atomic_files(directory, _earlier_files(directory)) as scratch:
         with steps.step("write models and results") as step:
             for variant in built.variants:
                 copy_file(variant.path, scratch / variant.file)
@@ -58,8 +62,18 @@ def run(options: ExperimentOptions, console: Console | None = None) -> list[Vari
             results.write_results(scratch, compared)
             plots.draw(scratch / "results.png", compared)
             step.note = str(directory)
-        results.write_run(scratch, provenance(options, built, steps) | _checked(measured))
+        run = provenance(options, built, steps) | _checked(measured) | {"files": sha256_files(scratch)}
+        results.write_run(scratch, run)
     return compared
+
+
+def _earlier_files(directory: Path) -> dict[str, str]:
+    """{name: SHA-256} of the files that an earlier run wrote there, as far as its run.json says so."""
+    try:
+        files = json.loads((directory / "run.json").read_text(encoding="utf-8"))["files"]
+        return {str(name): str(digest) for name, digest in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # missing, damaged or older: the files that are there are the user's
 
 
 def provenance(options: ExperimentOptions, built: Built, steps: Steps) -> dict[str, Any]:

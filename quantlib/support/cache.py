@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from quantlib.support.code import code_key
+from quantlib.support.directories import atomic_dir
 from quantlib.support.errors import InputError
 from quantlib.support.eviction import RECORD, begin_run, lock_of, shrink
-from quantlib.support.files import atomic_dir, make_dir, place_errors, sha256_file, sha256_json, write_json
+from quantlib.support.files import make_dir, place_errors, sha256_files, sha256_json, write_json
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
@@ -85,7 +86,7 @@ class Cache:
                 return Entry(path, hit=True)
             with atomic_dir(path) as scratch:
                 build(scratch)
-                write_json(scratch / RECORD, {"key": dict(key), "files": _file_hashes(scratch)})
+                write_json(scratch / RECORD, {"key": dict(key), "files": sha256_files(scratch)})
             shutil.rmtree(self.unfinished(kind, key), ignore_errors=True)
         if self.limit_bytes < math.inf:
             shrink(self.root, self.limit_bytes)
@@ -129,16 +130,11 @@ def _limit_bytes() -> float:
     return limit
 
 
-def _file_hashes(directory: Path) -> dict[str, str]:
-    files = sorted(p for p in directory.rglob("*") if p.is_file() and p.name != RECORD)
-    return {p.relative_to(directory).as_posix(): sha256_file(p) for p in files}
-
-
 def _is_whole(path: Path, key: Mapping[str, Any]) -> bool:
     try:
-        entry = json.loads((path / RECORD).read_text(encoding="utf-8"))
-        return bool(
-            sha256_json(entry["key"]) == sha256_json(dict(key)) and entry["files"] == _file_hashes(path)
-        )
+        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        files = sha256_files(path)
+        files.pop(RECORD)
+        return bool(sha256_json(record["key"]) == sha256_json(dict(key)) and record["files"] == files)
     except (OSError, ValueError, KeyError, TypeError):
         return False  # missing or damaged: both are built again

@@ -35,6 +35,7 @@ DECIDE_NOTHING = frozenset(
         "support.cache",
         "support.code",
         "support.console",
+        "support.directories",
         "support.errors",
         "support.eviction",
         "support.progress",

@@ -6,6 +6,7 @@ in the cache from its start to the end of its process, and what was used since t
 
 from __future__ import annotations
 
+import atexit
 import math
 import shutil
 from contextlib import suppress
@@ -39,6 +40,7 @@ def begin_run(root: Path) -> None:
         remove_stale(directory)
     if root not in _runs:
         _runs[root] = hold(root)
+        atexit.register(give_up, _runs[root])
 
 
 def lock_of(path: Path) -> Path:

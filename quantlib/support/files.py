@@ -91,55 +91,12 @@ def make_dir(path: Path) -> Path:
 
 
 @contextmanager
-def _scratch_for(path: Path, parent: Path) -> Iterator[Path]:
-    """A temporary directory in `parent`, on the disk of `path`; errors of the place name `path`."""
-    make_dir(parent)
-    with place_errors(parent), scratch_dir(parent) as scratch, place_errors(path, scratch=scratch):
-        yield scratch
-
-
-@contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it into place if the block succeeds, remove it if not."""
-    with _scratch_for(path, path.parent) as scratch:
+    parent = make_dir(path.parent)
+    with place_errors(parent), scratch_dir(parent) as scratch, place_errors(path, scratch=scratch):
         yield scratch / path.name
         (scratch / path.name).replace(path)
-
-
-@contextmanager
-def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield a temporary directory beside `path`; rename it into place if the block succeeds.
-
-    An existing directory at `path` is replaced.
-    """
-    with _scratch_for(path, path.parent) as scratch:
-        new = scratch / "new"
-        new.mkdir()
-        yield new
-        if path.exists():
-            path.replace(scratch / "old")
-        new.replace(path)
-
-
-@contextmanager
-def atomic_files(directory: Path) -> Iterator[Path]:
-    """Yield a temporary directory; if the block succeeds, move each file in it to its place in `directory`.
-
-    All files come together or none does. Other files in `directory` are left alone.
-    """
-    with _scratch_for(directory, directory) as scratch:
-        try:
-            yield scratch
-        except InputError as error:  # the user's place, not the temporary one
-            raise InputError(str(error).replace(str(scratch), str(directory))) from error
-        files = sorted(path for path in scratch.rglob("*") if path.is_file())
-        targets = [directory / path.relative_to(scratch) for path in files]
-        for target in targets:
-            make_dir(target.parent)
-            if target.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "", target)
-        for path, target in zip(files, targets, strict=True):
-            path.replace(target)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -195,10 +152,15 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def sha256_files(directory: Path) -> dict[str, str]:
+    """The SHA-256 of each regular file below a directory, by its relative name."""
+    names = sorted(p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file())
+    return {name: sha256_file(directory / name) for name in names}
+
+
 def sha256_tree(directory: Path) -> str:
     """The SHA-256 of all regular files below a directory: their relative names and bytes."""
-    names = sorted(p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file())
-    return sha256_json([[name, sha256_file(directory / name)] for name in names])
+    return sha256_json([list(item) for item in sha256_files(directory).items()])
 
 
 def copy_file(source: Path, target: Path) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PREFIX = ".quantlib-"
 ASIDE = "aside"
+"""In a temporary directory: what lies beside it under the same name, while something else takes its place."""
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def scratch_dir(parent: Path) -> Iterator[Path]:
         path.mkdir()
         yield path
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        _clear(path)
         give_up(lock)
 
 
@@ -75,16 +76,16 @@ def locks(parent: Path) -> Iterator[tuple[Path, BaseFileLock | None]]:
 
 
 def remove_stale(parent: Path) -> None:
-    """Remove temporary directories in `parent` whose process has ended.
-
-    What such a process had put aside and did not replace is put back first.
-    """
+    """Remove temporary directories in `parent` whose process has ended."""
     for file, lock in locks(parent):
-        if lock is None:
-            continue
-        scratch = file.with_suffix("")
-        for old in scratch.glob(f"{ASIDE}/*"):
-            if not (parent / old.name).exists():
-                old.rename(parent / old.name)
-        shutil.rmtree(scratch, ignore_errors=True)
-        give_up(lock)
+        if lock is not None:
+            _clear(file.with_suffix(""))
+            give_up(lock)
+
+
+def _clear(scratch: Path) -> None:
+    """Remove a temporary directory; what was put aside there and not replaced goes back first."""
+    for old in scratch.glob(f"{ASIDE}/*"):
+        if not os.path.lexists(scratch.parent / old.name):
+            old.rename(scratch.parent / old.name)
+    shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,99 @@
+"""Directories that are as before or as after at any moment, also if the process is killed.
+
+A directory is made in full beside the old one; then both change places in one step of the file system, which
+Linux has. Files that are renamed one by one would leave models of one run beside results of another if the
+process is killed in between. A manifest would help only readers that check it, and people open the files
+themselves. Where the file system cannot exchange two directories, the old one is renamed, then the new one: a
+process that is killed in between leaves none, and the next write beside it puts the old one back (`scratch`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from quantlib.support.errors import InputError
+from quantlib.support.files import make_dir, place_errors, sha256_file
+from quantlib.support.scratch import ASIDE, scratch_dir
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+
+
+@contextmanager
+def atomic_dir(path: Path) -> Iterator[Path]:
+    """Yield a temporary directory beside `path`, which takes the place of `path` if the block succeeds."""
+    make_dir(path.parent)
+    with place_errors(path.parent), scratch_dir(path.parent) as scratch, place_errors(path, scratch=scratch):
+        new = scratch / "new"
+        new.mkdir()
+        yield new
+        _replace(path, new, scratch)
+
+
+@contextmanager
+def atomic_files(directory: Path, earlier: Mapping[str, str] | None = None) -> Iterator[Path]:
+    """Yield a temporary directory; if the block succeeds, its files come to `directory`, all of them at once.
+
+    Other files in `directory` stay: the new directory has links to them before it takes the old one's place.
+
+    Args:
+        directory: made if need be. Its parent must be writable.
+        earlier: {name: SHA-256} of files from an earlier run, which go if they are still the same.
+    """
+    place = make_dir(directory).resolve()
+    with atomic_dir(place) as new:
+        try:
+            yield new
+        except InputError as error:  # the user's place, not the temporary one
+            raise InputError(str(error).replace(str(new), str(directory))) from error
+        shutil.copymode(place, new)
+        _link_others(place, new, earlier or {})
+
+
+def _link_others(old: Path, new: Path, earlier: Mapping[str, str]) -> None:
+    """Link files of `old` that `new` does not have, but for those of an earlier run, into `new`."""
+    for path in sorted(old.rglob("*")):
+        name = path.relative_to(old)
+        target = new / name
+        is_dir = path.is_dir() and not path.is_symlink()
+        if is_dir and target.is_file():
+            raise IsADirectoryError(errno.EISDIR, "", path)
+        if is_dir and not any(path.iterdir()):
+            target.mkdir(parents=True, exist_ok=True)
+        if is_dir or os.path.lexists(target) or _is_same(path, earlier.get(name.as_posix())):
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, target, follow_symlinks=False)
+        except OSError:  # a file system without links, or a file of another user
+            shutil.copy2(path, target, follow_symlinks=False)
+
+
+def _is_same(path: Path, sha256: str | None) -> bool:
+    return sha256 is not None and path.is_file() and sha256_file(path) == sha256
+
+
+def _replace(path: Path, new: Path, scratch: Path) -> None:
+    """Put the directory `new` in the place of `path`; what was there goes to `scratch`."""
+    if os.path.lexists(path) and _exchange(path, new):
+        return
+    if os.path.lexists(path):
+        (scratch / ASIDE).mkdir()
+        path.rename(scratch / ASIDE / path.name)
+    new.rename(path)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Let two paths change places in one step; False if this system or file system cannot."""
+    if sys.platform != "linux":
+        return False
+    import ctypes
+
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    names = os.fsencode(first), os.fsencode(second)
+    return renameat2 is not None and not renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE)
