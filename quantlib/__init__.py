@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from quantlib.data.features import CalibrationReader, convert_examples_to_features, load_tokenizer
     from quantlib.data.tasks import TASKS, Example, Task, read_splits
     from quantlib.experiment import ExperimentOptions, run
+    from quantlib.machine.sessions import feed_for, open_session
     from quantlib.measuring.accuracy import Evaluation, evaluate_onnx
     from quantlib.measuring.latency import LatencyStats, benchmark_onnx_model
+    from quantlib.measuring.throughput import token_batches
     from quantlib.onnx_model.compile import Compiled, compile_onnx
     from quantlib.onnx_model.export import export_bert_to_onnx
     from quantlib.report.columns import VariantResult
@@ -48,13 +50,16 @@ _MODULE_OF = {
     "convert_examples_to_features": "data.features",
     "evaluate_onnx": "measuring.accuracy",
     "export_bert_to_onnx": "onnx_model.export",
+    "feed_for": "machine.sessions",
     "load_tokenizer": "data.features",
+    "open_session": "machine.sessions",
     "quantize_onnx": "compression.quantize",
     "read_recipe": "compression.recipes.file",
     "read_splits": "data.tasks",
     "run": "experiment",
     "search_smoothing": "compression.smoothing",
     "smooth_onnx": "compression.smoothing",
+    "token_batches": "measuring.throughput",
     "write_recipe": "compression.recipes.file",
 }
 
@@ -78,13 +83,16 @@ __all__ = [
     "convert_examples_to_features",
     "evaluate_onnx",
     "export_bert_to_onnx",
+    "feed_for",
     "load_tokenizer",
+    "open_session",
     "quantize_onnx",
     "read_recipe",
     "read_splits",
     "run",
     "search_smoothing",
     "smooth_onnx",
+    "token_batches",
     "write_recipe",
 ]
 
