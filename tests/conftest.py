@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -72,6 +73,22 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         checkpoint = tiny.write_checkpoint(directory / "checkpoint", request.param)
         model = export_bert_to_onnx(checkpoint, directory / "model.onnx", seq_len=64)
     return tiny.Exported(request.param, checkpoint, model, tiny.features(checkpoint, 48))
+
+
+@pytest.fixture
+def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], str]:
+    """Puts a checkpoint into an empty cache of the hub's client, which is offline; returns its commit."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+    def add(hub_id: str, checkpoint: Path) -> str:
+        folder, commit = tmp_path / "hub" / f"models--{hub_id.replace('/', '--')}", "0123456789" * 4
+        shutil.copytree(checkpoint, folder / "snapshots" / commit)
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text(commit, encoding="utf-8")
+        return commit
+
+    return add
 
 
 @pytest.fixture(scope="session")

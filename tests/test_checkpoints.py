@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import tiny
 
+from quantlib.data.features import load_tokenizer
 from quantlib.data.tasks import TASKS
 from quantlib.support.errors import InputError
 from quantlib.training import checkpoints
@@ -17,6 +20,7 @@ from quantlib.training.checkpoints import (
     check_classifier,
     check_for_task,
     check_sequence_length,
+    hub_commit,
     load_classifier,
     longest_sequence,
     packaged_minilm,
@@ -77,8 +81,41 @@ def test_a_hub_id_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert resolve("someone/bert-sst2", "teacher") == tmp_path
+    assert asked["someone/bert-sst2"]["revision"] is None
     assert "*.safetensors" in asked["someone/bert-sst2"]["allow_patterns"]
     assert not any(".py" in pattern for pattern in asked["someone/bert-sst2"]["allow_patterns"]), "no code"
+
+
+@pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/3", "0f" * 20])
+def test_a_revision_is_what_follows_the_id(
+    revision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda name, *, revision, **_: asked.append((name, revision)) or str(tmp_path),
+    )
+    assert resolve(f"some/one@{revision}", "student") == tmp_path
+    assert asked == [("some/one", revision)]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / f"some/one@{revision}").mkdir(parents=True)
+    assert resolve(f"some/one@{revision}", "student") == Path(f"some/one@{revision}"), "a directory is first"
+
+
+def test_the_commit_of_a_snapshot(
+    fake_hub: Callable[[str, Path], str], tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the hub's own client finds it, in a cache that is made here."""
+    commit = fake_hub("some/one", tiny_teacher)
+    for name in ("some/one", "some/one@main", f"some/one@{commit}"):
+        checkpoint = resolve(name, "teacher")
+        assert hub_commit(checkpoint) == commit
+        assert check_for_task(checkpoint, SST2) == [0, 1]
+    assert hub_commit(tiny_teacher) is None
+    monkeypatch.chdir(checkpoint)
+    assert hub_commit(Path()) == commit
+    text = message(resolve, "some/one@other", "teacher")
+    assert text.startswith("teacher some/one@other: no such directory, and the hub did not give it: ")
 
 
 def hub_errors() -> list[Exception]:
@@ -152,8 +189,15 @@ def larger_vocabulary(directory: Path) -> None:
         (config(architectures=None), "architecture none is not supported"),
         (config(architectures=[]), "architecture none is not supported"),
         (config(architectures="BertModel"), "architecture 'BertModel' is not supported"),
-        (config(vocab_size="many"), "vocab_size must be a whole number, not 'many'"),
-        (config(max_position_embeddings=None, vocab_size=1.5), "vocab_size must be a whole number, not 1.5"),
+        (config(vocab_size="many"), "vocab_size must be a whole number above 0, not 'many'"),
+        (config(max_position_embeddings=None, vocab_size=1.5), "vocab_size must be a whole number above 0"),
+        (config(num_hidden_layers=True), "num_hidden_layers must be a whole number above 0, not True"),
+        (config(num_attention_heads=0), "num_attention_heads must be a whole number above 0, not 0"),
+        (config(num_hidden_layers=None), "config.json: num_hidden_layers is missing; BertForSequenceClass"),
+        (config(hidden_size=None), "config.json: hidden_size is missing; BertForSequenceClassification"),
+        (config(num_attention_heads=None), "config.json: num_attention_heads is missing; Bert"),
+        (config(max_position_embeddings=None), "config.json: max_position_embeddings is missing; Bert"),
+        (config(vocab_size=None), "config.json: vocab_size is missing; BertForSequenceClassification needs"),
         (remove("model.safetensors"), "no weights; expected model.safetensors or model.safetensors.index"),
         (no_tokenizer, "no tokenizer; expected tokenizer.json or vocab.txt"),
         (write("tokenizer.json", "{"), "not a tokenizer file"),
@@ -162,7 +206,8 @@ def larger_vocabulary(directory: Path) -> None:
     ],
     ids=[
         "no_config", "config_not_json", "config_no_object", "no_classifier", "no_architecture",
-        "empty_architectures", "architecture_no_list", "vocab_size_text", "vocab_size_float", "no_weights",
+        "empty_architectures", "architecture_no_list", "vocab_size_text", "vocab_size_float", "layers_bool",
+        "heads_zero", "no_layers", "no_width", "no_heads", "no_positions", "no_vocabulary", "no_weights",
         "no_tokenizer", "tokenizer_damaged", "tokenizer_too_large", "embeddings_too_few",
     ],
 )  # fmt: skip
@@ -179,6 +224,18 @@ def test_what_is_missing_is_one_line(checkpoint: Path, spoil: Callable[[Path], N
 def test_other_weight_files_count_too(checkpoint: Path, name: str) -> None:
     (checkpoint / "model.safetensors").rename(checkpoint / name)
     check_classifier(checkpoint)
+
+
+def test_a_file_that_may_not_be_read_is_one_line(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, **_: Any) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    for function in (read_config, check_classifier, load_classifier):
+        assert message(function, checkpoint) == f"cannot read {checkpoint / 'config.json'}: Permission denied"
+    (checkpoint / "tokenizer.json").unlink()
+    text = message(load_tokenizer, checkpoint)
+    assert text == f"cannot read {checkpoint / 'tokenizer_config.json'}: Permission denied"
 
 
 def test_positions(checkpoint: Path) -> None:

@@ -26,8 +26,8 @@ from quantlib.onnx_model.export.layers import find_stack
 from quantlib.onnx_model.export.naming import name_nodes, strip_notes
 from quantlib.onnx_model.export.opset import declare_opset
 from quantlib.support.errors import InputError
+from quantlib.training.architectures import accepted
 from quantlib.training.checkpoints import load_classifier
-from quantlib.training.teacher import accepted
 
 ROOT = Path(__file__).parents[1]
 

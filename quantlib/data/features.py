@@ -84,6 +84,8 @@ def _wordpiece(vocabulary: Path, config_path: Path) -> Any:
             "strip_accents": config.get("strip_accents"),
             "handle_chinese_chars": bool(config.get("tokenize_chinese_chars", True)),
         }
+    except OSError as error:
+        raise InputError(f"cannot read {config_path}: {error.strerror or error}") from error
     except (ValueError, AttributeError) as error:
         raise InputError(f"{config_path}: not a JSON object: {error}") from error
     try:
@@ -210,11 +212,16 @@ def batches(features: Sequence[Feature], batch_size: int) -> Iterator[tuple[IntA
 
     Yields the indices of the rows, int64 (rows,), and the feed. Each row comes once.
     """
-    order = np.argsort([len(feature) for feature in features], kind="stable").astype(np.int64)
-    for start in range(0, len(order), batch_size):
-        index = order[start : start + batch_size]
+    for index in by_length([len(feature) for feature in features], batch_size):
         rows = [features[i] for i in index]
         yield index, pad(rows, len(rows[-1]))
+
+
+def by_length(lengths: Sequence[int], batch_size: int) -> Iterator[IntArray]:
+    """The indices of rows, each once, in batches from the shortest rows to the longest: int64 (rows,)."""
+    order = np.argsort(lengths, kind="stable").astype(np.int64)
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
 
 
 def fixed_shape_feeds(

@@ -5,43 +5,58 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from quantlib.training.architectures import ARCHITECTURES
+
 # Where a layer stands in the network, in the order in which data flows through one.
 ROLES = (
     "embeddings", "projection", "qkv", "attention_output", "ffn_in", "ffn_out", "pooler", "classifier",
     "other",
 )  # fmt: skip
 
-# Nodes are named after the modules they come from: BERT, RoBERTa and ELECTRA share names, DistilBERT has its
-# own. The first pattern that is found decides.
+_ROWS = tuple(ARCHITECTURES.values())
+
+
+def _names(names: Iterable[str | None]) -> str:
+    """A pattern for each of these names, once."""
+    return "|".join(re.escape(name) for name in dict.fromkeys(names) if name)
+
+
+_LAYERS = _names(row.layers.rpartition(".")[2] for row in _ROWS)
+_LAYER = re.compile(rf"\b(?:{_LAYERS})\.(\d+)\.")
+
+
+def _in_layer(names: Iterable[str]) -> str:
+    return rf"\b(?:{_LAYERS})\.\d+\.(?:{_names(names)})\b"
+
+
+# What compiling makes of queries, keys and values is named beside them.
+_FUSED = {"key_value": "key and value", "qkv": "QKV"}
+_QKV = [name for row in _ROWS for name in (row.query, row.key, row.value)]
+_QKV += [f"{row.query.rpartition('.')[0]}.{fused}" for row in _ROWS for fused in _FUSED]
+_QKV_WORDS = _FUSED | {
+    getattr(row, word).rpartition(".")[2]: word for row in _ROWS for word in ("query", "key", "value")
+}
+_QKV_PART = re.compile(rf"\.({_names(_QKV_WORDS)})\b")
+
+# Nodes are named after the modules they come from. The first pattern that matches decides.
 _ROLE_PATTERNS = tuple(
     (role, re.compile(pattern))
     for role, pattern in (
-        ("projection", r"\bembeddings_project\b"),  # ELECTRA's, from the tables' width to the layers'
+        ("projection", rf"\b(?:{_names(row.embedding_projection for row in _ROWS)})\b"),
         ("embeddings", r"embedding"),
-        ("qkv", r"\.(query|key|value|key_value|qkv|[qkv]_lin)\b"),
-        ("attention_output", r"attention\.(output\.dense|out_lin)\b"),
-        ("ffn_in", r"\.(intermediate\.dense|lin1)\b"),
-        ("ffn_out", r"layer\.\d+\.(output\.dense|ffn\.lin2)\b"),
-        ("pooler", r"\b(pooler\b|pre_classifier\b|classifier\.dense\b)"),
-        ("classifier", r"\bclassifier\b"),
+        ("qkv", _in_layer(_QKV)),
+        ("attention_output", _in_layer(row.attention_output for row in _ROWS)),
+        ("ffn_in", _in_layer(row.ffn_in for row in _ROWS)),
+        ("ffn_out", _in_layer(row.ffn_out for row in _ROWS)),
+        ("pooler", rf"\b(?:{_names(row.pooler for row in _ROWS)})\b"),
+        ("classifier", rf"\b(?:{_names(row.head for row in _ROWS)})\b"),
     )
 )
-_LAYER = re.compile(r"\blayer\.(\d+)\.")
 _WORDS = {
     "projection": "embeddings projection",
-    "qkv": "QKV",
     "attention_output": "attention output",
     "ffn_in": "FFN input",
     "ffn_out": "FFN output",
-}
-_QKV_WORDS = {
-    "query": "query",
-    "key": "key",
-    "value": "value",
-    "key_value": "key and value",
-    "q_lin": "query",
-    "k_lin": "key",
-    "v_lin": "value",
 }
 
 
@@ -63,7 +78,7 @@ def label(name: str) -> str:
     """A node in words, for a table: "layer 4 FFN output", "layer 4 query", "pooler"."""
     layer = _LAYER.search(name)
     kind = role(name)
-    if kind == "qkv" and (part := re.search(r"\.(query|key|value|key_value|[qkv]_lin)\b", name)):
+    if kind == "qkv" and (part := _QKV_PART.search(name)):
         words = _QKV_WORDS[part[1]]
     elif kind == "embeddings" and (part := re.search(r"(\w+)_embeddings\b", name)):
         words = f"{part[1].replace('_', ' ')} embeddings"

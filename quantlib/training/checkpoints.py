@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 from quantlib.data.features import load_tokenizer
 from quantlib.support.errors import InputError
+from quantlib.training.architectures import ARCHITECTURES, of_model
 
 if TYPE_CHECKING:
     from quantlib.data.tasks import Task
 
-SUPPORTED_ARCHITECTURES = (
-    "BertForSequenceClassification",
-    "DistilBertForSequenceClassification",
-    "ElectraForSequenceClassification",
-    "RobertaForSequenceClassification",
+_ROWS = {row.classifier: row for row in ARCHITECTURES.values()}
+# Whole numbers of config.json that are read here, or while a model is built.
+_NUMBERS = {"vocab_size", "max_position_embeddings", "num_labels"}.union(
+    *(row.shape_keys for row in _ROWS.values())
 )
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)(@(?P<revision>[\w./-]+))?")
 _WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -53,7 +53,7 @@ def resolve(name: str, role: str) -> Path:
     """The local directory of a checkpoint given as a directory or as a hub id.
 
     Args:
-        name: what the user wrote.
+        name: what the user wrote: a directory, ID, or ID@REVISION with a branch, tag or commit.
         role: "teacher" or "student", for the message.
 
     Raises:
@@ -69,45 +69,53 @@ def resolve(name: str, role: str) -> Path:
         raise InputError(
             f"{role} {name}: is a file; a checkpoint is a directory with config.json and weights"
         )
-    if not _HUB_ID.fullmatch(name) or name.startswith("."):
+    hub_id = _HUB_ID.fullmatch(name)
+    if hub_id is None:
         raise InputError(f"{role} {name}: no such directory")
-    return _from_hub(name, role)
+    return _from_hub(hub_id["id"], hub_id["revision"], f"{role} {name}")
 
 
-def _from_hub(name: str, role: str) -> Path:
+def hub_commit(checkpoint: Path) -> str | None:
+    """The commit of a checkpoint that lies where the hub's client puts it; None for any other directory."""
+    folder = checkpoint.absolute()
+    is_snapshot = folder.parent.name == "snapshots" and folder.parents[1].name.startswith("models--")
+    return folder.name if is_snapshot else None
+
+
+def _from_hub(hub_id: str, revision: str | None, what: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     wanted = ["*.json", "*.txt", "*.safetensors", "pytorch_model*.bin"]
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{role} {name}: no such directory, and the hub did not give it: {reason}"
-        ) from error
+        raise InputError(f"{what}: no such directory, and the hub did not give it: {reason}") from error
 
 
 def read_config(model_dir: Path) -> dict[str, Any]:
     """A checkpoint's config.json.
 
     Raises:
-        InputError: it is missing or not a JSON object.
+        InputError: it is missing, cannot be read, is not a JSON object, or has text for a number.
     """
     path = model_dir / "config.json"
-    if not path.is_file():
-        raise InputError(
-            f"{path}: missing; a checkpoint directory holds config.json, weights and a tokenizer"
-        )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path}: missing; a checkpoint directory holds config.json, weights and a tokenizer"
+        ) from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path}: expected a JSON object")
-    for name in ("vocab_size", "max_position_embeddings", "num_labels"):
-        if name in config and (not isinstance(config[name], int) or isinstance(config[name], bool)):
-            raise InputError(f"{path}: {name} must be a whole number, not {config[name]!r}")
+    for name in sorted(_NUMBERS & config.keys()):
+        if type(config[name]) is not int or config[name] < 1:
+            raise InputError(f"{path}: {name} must be a whole number above 0, not {config[name]!r}")
     return config
 
 
@@ -119,18 +127,22 @@ def check_classifier(model_dir: Path) -> dict[str, Any]:
     """
     config = read_config(model_dir)
     architectures = config.get("architectures") or ["none"]
-    if not isinstance(architectures, list) or architectures[0] not in SUPPORTED_ARCHITECTURES:
+    if not isinstance(architectures, list) or architectures[0] not in _ROWS:
         named = architectures[0] if isinstance(architectures, list) else repr(architectures)
         raise InputError(
             f"{model_dir / 'config.json'}: architecture {named} is not supported; "
-            f"supported: {', '.join(SUPPORTED_ARCHITECTURES)}"
+            f"supported: {', '.join(_ROWS)}"
         )
+    needed = ("vocab_size", "max_position_embeddings", *_ROWS[architectures[0]].shape_keys)
+    missing = [name for name in needed if name not in config]
+    if missing:
+        raise InputError(f"{model_dir / 'config.json'}: {missing[0]} is missing; {architectures[0]} needs it")
     if not any((model_dir / name).is_file() for name in _WEIGHT_FILES):
         raise InputError(f"{model_dir}: no weights; expected {' or '.join(_WEIGHT_FILES)}")
     tokens = 1 + max(load_tokenizer(model_dir).get_vocab().values(), default=0)
-    if tokens > config.get("vocab_size", 0):
+    if tokens > config["vocab_size"]:
         raise InputError(
-            f"{model_dir}: the tokenizer has {tokens} tokens, the model embeds {config.get('vocab_size')}; "
+            f"{model_dir}: the tokenizer has {tokens} tokens, the model embeds {config['vocab_size']}; "
             "they do not belong together"
         )
     return config
@@ -138,9 +150,9 @@ def check_classifier(model_dir: Path) -> dict[str, Any]:
 
 def longest_sequence(config: Mapping[str, Any]) -> int:
     """The number of tokens that a checkpoint's position embeddings cover."""
-    positions = int(config.get("max_position_embeddings", 0))
-    # RoBERTa counts positions from pad_token_id + 1.
-    return positions - 2 if config.get("model_type") == "roberta" else positions
+    architecture = ARCHITECTURES.get(config.get("model_type", ""))
+    offset = 0 if architecture is None else architecture.position_offset
+    return int(config.get("max_position_embeddings", 0)) - offset
 
 
 def check_sequence_length(model_dir: Path, seq_len: int) -> None:
@@ -268,7 +280,7 @@ def reorder_logits(model: Any, order: Sequence[int]) -> None:
     """
     import torch
 
-    head = [m for m in model.modules() if isinstance(m, torch.nn.Linear)][-1]
+    head = model.get_submodule(of_model(model).head)
     index = torch.tensor(order)
     with torch.no_grad():
         head.weight.copy_(head.weight[index].clone())

@@ -12,6 +12,7 @@ import numpy as np
 
 from quantlib.data.features import Feature, labels_array, pad
 from quantlib.support.errors import InputError
+from quantlib.training.architectures import accepted
 from quantlib.training.checkpoints import quiet_transformers, read_config
 
 if TYPE_CHECKING:
@@ -145,13 +146,6 @@ def train(
         if progress:
             progress(step, steps, float(value.detach()))
     model.eval()
-
-
-def accepted(model: Any, feed: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The part of a feed that the model's architecture takes: DistilBERT has no token types."""
-    if model.config.model_type == "distilbert":
-        return {k: v for k, v in feed.items() if k != "token_type_ids"}
-    return feed
 
 
 def parameter_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from quantlib.onnx_model.export.opset import TRACED_OPSET, check_opset, declare_
 from quantlib.onnx_model.export.parity import check_parity
 from quantlib.onnx_model.parity import ParityError
 from quantlib.support.files import atomic_file
+from quantlib.training.architectures import accepted
 from quantlib.training.checkpoints import (
     check_sequence_length,
     load_classifier,
@@ -101,10 +102,8 @@ def _to_onnx(model: Any, longest: int) -> onnx.ModelProto:
         def forward(
             self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
         ) -> torch.Tensor:
-            feed = {"input_ids": input_ids, "attention_mask": attention_mask}
-            if model.config.model_type != "distilbert":
-                feed["token_type_ids"] = token_type_ids
-            logits: torch.Tensor = self.model(**feed).logits
+            feed = dict(zip(INPUT_NAMES, (input_ids, attention_mask, token_type_ids), strict=True))
+            logits: torch.Tensor = self.model(**accepted(model, feed)).logits
             return logits
 
     # A new module starts in training mode, whatever it wraps: dropout would be exported.

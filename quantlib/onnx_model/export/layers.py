@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from quantlib.training.architectures import of_model
+
 if TYPE_CHECKING:
     import onnx
 
@@ -39,17 +41,12 @@ class Stack:
 
 def find_stack(model: Any) -> Stack | None:
     """The layers of a model where there are more than three and they are built alike."""
-    import torch
-
-    stacks = [
-        Stack(name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module) == model.config.num_hidden_layers
-    ]
-    if len(stacks) != 1 or len(stacks[0].layers) <= TRACED:
+    name = of_model(model).layers
+    stack = Stack(name, model.get_submodule(name))
+    if len(stack.layers) <= TRACED:
         return None
-    forms = {(repr(layer), _shapes(layer), len(list(layer.buffers()))) for layer in stacks[0].layers}
-    return stacks[0] if len(forms) == 1 and next(iter(forms))[2] == 0 else None
+    forms = {(repr(layer), _shapes(layer), len(list(layer.buffers()))) for layer in stack.layers}
+    return stack if len(forms) == 1 and next(iter(forms))[2] == 0 else None
 
 
 def _shapes(layer: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from quantlib.data.features import Feed
 from quantlib.onnx_model.parity import largest_difference
+from quantlib.training.architectures import accepted
 
 Array = npt.NDArray[Any]
 
@@ -33,7 +34,6 @@ def check_parity(model: Any, onnx_path: Path, seq_len: int) -> float:
     import torch
 
     from quantlib.machine.sessions import feed_for, open_session
-    from quantlib.training.teacher import accepted
 
     session = open_session(onnx_path)
 

@@ -1,4 +1,4 @@
-"""What a BERT computes for a batch: logits, hidden states and attention scores, by hooks."""
+"""What a classifier computes for a batch: logits, hidden states and attention scores, by hooks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from quantlib.training.architectures import of_model
 from quantlib.training.student.losses import States
 
 if TYPE_CHECKING:
@@ -44,10 +45,11 @@ def _captured(model: Any) -> Iterator[dict[str, list[torch.Tensor]]]:
     def keep(kind: str) -> Any:
         return lambda _module, _inputs, output: outputs[kind].append(output)
 
+    architecture = of_model(model)
     hooks = [
-        module.register_forward_hook(keep(name.rpartition(".")[2]))
-        for name, module in model.named_modules()
-        if name.endswith(("attention.self.query", "attention.self.key"))
+        layer.get_submodule(getattr(architecture, kind)).register_forward_hook(keep(kind))
+        for layer in model.get_submodule(architecture.layers)
+        for kind in outputs
     ]
     try:
         yield outputs

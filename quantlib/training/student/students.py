@@ -9,16 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from quantlib.support.errors import InputError
+from quantlib.training.architectures import ARCHITECTURES, of_model
 from quantlib.training.checkpoints import loading_errors, quiet_transformers, read_config, resolve
 from quantlib.training.student.mapping import layer_mapping
 
-# Fields of `StudentConfig`, and their names in BERT's config.json.
-_FIELDS = {
-    "layers": "num_hidden_layers",
-    "width": "hidden_size",
-    "ffn": "intermediate_size",
-    "heads": "num_attention_heads",
-}
+# A shape, in the order of `Architecture.shape_keys`.
+_FIELDS = ("layers", "width", "ffn", "heads")
 INITS = ("teacher", "random")
 
 
@@ -56,17 +52,16 @@ class StudentConfig:
         Raises:
             InputError: the teacher is no BERT, or has too few layers.
         """
-        if teacher.get("model_type") != "bert":
-            raise InputError(
-                f"a student is made of a BERT teacher; this one is {teacher.get('model_type', 'nameless')}"
-            )
-        depth = int(teacher["num_hidden_layers"])
+        model_type = teacher.get("model_type", "nameless")
+        if model_type not in ARCHITECTURES or not ARCHITECTURES[model_type].can_be_distilled:
+            raise InputError(f"a student is made of a BERT teacher; this one is {model_type}")
+        depth, *sizes = (int(teacher[key]) for key in ARCHITECTURES[model_type].shape_keys)
         if self.layers is None and depth < 2:
             raise InputError("a student of half the layers needs a teacher of at least 2; this one has 1")
         layers = self.layers or depth // 2
         layer_mapping(layers, depth)
         width, ffn, heads = (
-            getattr(self, name) or int(teacher[_FIELDS[name]]) for name in ("width", "ffn", "heads")
+            getattr(self, name) or size for name, size in zip(_FIELDS[1:], sizes, strict=True)
         )
         return StudentConfig(layers, width, ffn, heads, self.init)
 
@@ -129,13 +124,15 @@ def make_student(teacher: Any, config: StudentConfig, seed: int, mapping: str = 
 
     config = config.for_teacher(teacher.config.to_dict())
     shape = copy.deepcopy(teacher.config)
-    for name, key in _FIELDS.items():
+    architecture = of_model(teacher)
+    for name, key in zip(_FIELDS, architecture.shape_keys, strict=True):
         setattr(shape, key, getattr(config, name))
+    classifier: Any = getattr(transformers, architecture.classifier)
     if config.init not in INITS:
-        return _from_checkpoint(resolve(config.init, "student"), shape, seed)
+        return _from_checkpoint(resolve(config.init, "student"), classifier, shape, seed)
     with quiet_transformers(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        student: Any = transformers.BertForSequenceClassification(shape)
+        student = classifier(shape)
     if config.init == "teacher":
         sources = layer_mapping(config.layers or 0, teacher.config.num_hidden_layers, mapping)
         student.load_state_dict(student.state_dict() | _fitting(student, teacher, sources))
@@ -144,27 +141,24 @@ def make_student(teacher: Any, config: StudentConfig, seed: int, mapping: str = 
 
 def _fitting(student: Any, teacher: Any, sources: tuple[int, ...]) -> dict[str, Any]:
     """The teacher's tensors that have the student's shape, by the student's names."""
-    weights = teacher.state_dict()
+    weights, layers = teacher.state_dict(), f"{of_model(teacher).layers}."
     fitting = {}
-    for name, tensor in student.state_dict().items():
-        prefix, inside, rest = name.partition("encoder.layer.")
-        if inside:
-            number, _, tail = rest.partition(".")
-            name_there = f"{prefix}{inside}{sources[int(number) + 1] - 1}.{tail}"
-        else:
-            name_there = name
-        if name_there in weights and weights[name_there].shape == tensor.shape:
-            fitting[name] = weights[name_there].clone()
+    for name, weight in student.state_dict().items():
+        source = name
+        if name.startswith(layers):
+            number, _, rest = name.removeprefix(layers).partition(".")
+            source = f"{layers}{sources[int(number) + 1] - 1}.{rest}"
+        if source in weights and weights[source].shape == weight.shape:
+            fitting[name] = weights[source].clone()
     return fitting
 
 
-def _from_checkpoint(directory: Path, shape: Any, seed: int) -> Any:
+def _from_checkpoint(directory: Path, classifier: Any, shape: Any, seed: int) -> Any:
     """A classifier of `shape` with a checkpoint's weights; a missing head is initialized anew."""
     import torch
-    import transformers
 
-    theirs = read_config(directory)
-    for key in (*_FIELDS.values(), "vocab_size", "max_position_embeddings", "type_vocab_size"):
+    theirs, architecture = read_config(directory), ARCHITECTURES[shape.model_type]
+    for key in (*architecture.shape_keys, "vocab_size", "max_position_embeddings", "type_vocab_size"):
         if theirs.get(key) != getattr(shape, key):
             raise InputError(
                 f"{directory / 'config.json'}: {key} is {theirs.get(key)}, the student's is "
@@ -172,11 +166,11 @@ def _from_checkpoint(directory: Path, shape: Any, seed: int) -> Any:
             )
     with quiet_transformers(), torch.random.fork_rng(devices=[]), loading_errors(directory):
         torch.manual_seed(seed)
-        architecture: Any = transformers.BertForSequenceClassification
-        model, info = architecture.from_pretrained(
+        model, info = classifier.from_pretrained(
             directory, config=shape, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
-    lacking = [key for key in info["missing_keys"] if ".encoder." in key or ".embeddings." in key]
+    encoder = (f"{architecture.layers}.", f"{shape.model_type}.embeddings.")
+    lacking = [key for key in info["missing_keys"] if key.startswith(encoder)]
     if lacking:
         raise InputError(f"{directory}: the weights lack {sorted(lacking)[0]}")
     return model.eval()

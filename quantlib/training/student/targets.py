@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from quantlib.data.features import Feature
+from quantlib.data.features import Feature, by_length
 from quantlib.support.files import make_dir, place_errors
 from quantlib.support.scratch import scratch_dir
 from quantlib.training.student.device import autocast, feed_of
@@ -108,7 +108,7 @@ def teacher_targets(
     token_bytes = teacher.columns * _BYTES_PER_VALUE
     fits = bool(teacher.mapping) and sum(lengths) * token_bytes <= options.disk_bytes
     logits = torch.empty(len(features), teacher.model.config.num_labels)
-    starts, parts = np.zeros(len(features), dtype=np.int64), list(_by_length(lengths))
+    starts, parts = np.zeros(len(features), dtype=np.int64), list(by_length(lengths, _ROWS_AT_ONCE))
     with place_errors(make_dir(work_dir)), scratch_dir(work_dir) as scratch:
         path, end = scratch / "states", 0
         with path.open("wb") as file:
@@ -146,9 +146,3 @@ def _logits(teacher: Teacher, feed: dict[str, torch.Tensor]) -> torch.Tensor:
     with torch.no_grad(), autocast(teacher.device, teacher.precision):
         logits: torch.Tensor = teacher.model(**feed).logits
     return logits.float().cpu()
-
-
-def _by_length(lengths: Sequence[int]) -> Iterator[npt.NDArray[np.int64]]:
-    order = np.argsort(lengths, kind="stable").astype(np.int64)
-    for start in range(0, len(order), _ROWS_AT_ONCE):
-        yield order[start : start + _ROWS_AT_ONCE]

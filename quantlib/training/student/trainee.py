@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantlib.data.features import Feature, labels_array
+from quantlib.data.features import Feature, by_length, labels_array
 from quantlib.data.scores import compute_metrics
 from quantlib.training.student.device import autocast, feed_of
 from quantlib.training.student.losses import (
@@ -71,9 +71,8 @@ class Trainee:
 
     def batches(self, rows: Sequence[int]) -> Iterator[tuple[Index, dict[str, torch.Tensor]]]:
         """Rows of like length together, in batches on the device."""
-        order = np.array(sorted(rows, key=lambda row: len(self.features[row])), dtype=np.int64)
-        for start in range(0, len(order), _ROWS_AT_ONCE):
-            index = order[start : start + _ROWS_AT_ONCE]
+        for batch in by_length([len(self.features[row]) for row in rows], _ROWS_AT_ONCE):
+            index = np.array(rows, dtype=np.int64)[batch]
             yield index, feed_of(self.features, index, self.device)
 
 

@@ -26,8 +26,7 @@ def only_words_of(student: Any, features: Sequence[Feature]) -> Iterator[None]:
     """
     import torch
 
-    embeddings = student.bert.embeddings
-    full: Any = embeddings.word_embeddings
+    full: Any = student.get_input_embeddings()
     occurring = {_PADDING}.union(*(row.input_ids.tolist() for row in features))
     words = torch.tensor(sorted(occurring), device=full.weight.device)
     place = torch.full((full.num_embeddings,), -1, device=words.device)  # -1 is out of range, so an error
@@ -38,10 +37,10 @@ def only_words_of(student: Any, features: Sequence[Feature]) -> Iterator[None]:
     weight = full.weight.detach()[words]
     used = torch.nn.Embedding(len(words), full.embedding_dim, padding, _weight=weight)
     used.register_forward_pre_hook(lambda _module, ids: (place[ids[0]],))
-    embeddings.word_embeddings = used
+    student.set_input_embeddings(used)
     try:
         yield
     finally:
-        embeddings.word_embeddings = full
+        student.set_input_embeddings(full)
         with torch.no_grad():
             full.weight[words] = used.weight

@@ -1,0 +1,92 @@
+"""The table of architectures: what differs between the encoders whose classifiers can be loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """An encoder with a classifier, as transformers builds and names it. The defaults are BERT's.
+
+    model_type, classifier: its names in config.json, the type and the class. shape_keys: what config.json
+    calls the number of layers, the width, the FFN's width and the number of heads. position_offset: position
+    embeddings that no token uses. takes_token_types: whether `token_type_ids` are an input. can_be_distilled:
+    whether a student can be made of it.
+
+    Names of modules. layers: the list of encoder layers. query, key, value, attention_output, ffn_in,
+    ffn_out: linear layers within a layer. pooler: the layer before the last one, without the encoder's name.
+    head: the last linear layer. embedding_projection: between embeddings and layers of another width.
+    """
+
+    model_type: str
+    classifier: str
+    layers: str
+    pooler: str = "pooler"
+    head: str = "classifier"
+    embedding_projection: str | None = None
+    query: str = "attention.self.query"
+    key: str = "attention.self.key"
+    value: str = "attention.self.value"
+    attention_output: str = "attention.output.dense"
+    ffn_in: str = "intermediate.dense"
+    ffn_out: str = "output.dense"
+    shape_keys: tuple[str, str, str, str] = (
+        "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads",
+    )  # fmt: skip
+    position_offset: int = 0
+    takes_token_types: bool = True
+    can_be_distilled: bool = False
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    architecture.model_type: architecture
+    for architecture in (
+        Architecture("bert", "BertForSequenceClassification", "bert.encoder.layer", can_be_distilled=True),
+        Architecture(
+            "distilbert",
+            "DistilBertForSequenceClassification",
+            "distilbert.transformer.layer",
+            pooler="pre_classifier",
+            query="attention.q_lin",
+            key="attention.k_lin",
+            value="attention.v_lin",
+            attention_output="attention.out_lin",
+            ffn_in="ffn.lin1",
+            ffn_out="ffn.lin2",
+            shape_keys=("n_layers", "dim", "hidden_dim", "n_heads"),
+            takes_token_types=False,
+        ),
+        Architecture(
+            "electra",
+            "ElectraForSequenceClassification",
+            "electra.encoder.layer",
+            pooler="classifier.dense",
+            head="classifier.out_proj",
+            embedding_projection="embeddings_project",
+        ),
+        Architecture(
+            "roberta",
+            "RobertaForSequenceClassification",
+            "roberta.encoder.layer",
+            pooler="classifier.dense",
+            head="classifier.out_proj",
+            position_offset=2,  # positions are counted from pad_token_id + 1
+        ),
+    )
+}
+
+
+def of_model(model: Any) -> Architecture:
+    """The architecture of a loaded model of transformers."""
+    return ARCHITECTURES[model.config.model_type]
+
+
+def accepted(model: Any, feed: dict[str, _Value]) -> dict[str, _Value]:
+    """The part of a feed that the model's architecture takes."""
+    if of_model(model).takes_token_types:
+        return feed
+    return {name: value for name, value in feed.items() if name != "token_type_ids"}
