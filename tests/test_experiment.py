@@ -159,8 +159,8 @@ def test_run_says_what_the_results_depend_on(
     run_json = load(first, "run.json")
     assert list(run_json) == [
         "schema_version", "arguments", "packages", "python", "hardware", "int8", "threads", "sessions",
-        "compiled", "seeds", "sha256", "recipes", "durations_s", "cached", "peak_memory_bytes", "checks",
-        "not_quantized",
+        "compiled", "seeds", "hub_commits", "sha256", "recipes", "durations_s", "cached", "peak_memory_bytes",
+        "checks", "not_quantized",
     ]  # fmt: skip
     assert run_json["schema_version"] == SCHEMA_VERSION
     assert run_json["arguments"]["teacher"] == str(tiny_teacher)
@@ -169,6 +169,7 @@ def test_run_says_what_the_results_depend_on(
     assert {"torch", "onnx", "onnxruntime", "transformers"} <= set(run_json["packages"])
     assert run_json["threads"] == 1
     assert run_json["seeds"]["training"] == 42
+    assert run_json["hub_commits"] == {}, "the teacher is a local directory"
     assert run_json["hardware"]["cpu_model"]
     assert run_json["sha256"]["teacher"] == sha256_tree(tiny_teacher)
     hashes = run_json["sha256"]["models"]
@@ -562,6 +563,26 @@ def test_a_teacher_is_fine_tuned_where_none_is_given(
     assert hashes[0] == hashes[1]
     assert len(set(hashes)) == 3
     assert sha256_tree(tiny_teacher) not in hashes
+
+
+def test_commits_of_the_hub_are_written_down(
+    options: ExperimentOptions,
+    tiny_teacher: Path,
+    fake_hub: Callable[[str, Path], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    commit = fake_hub("some/one", tiny_teacher)
+    monkeypatch.setattr("quantlib.onnx_model.export.export_bert_to_onnx", export_instead(b"x"))
+    monkeypatch.setattr(building, "_distilled", lambda *_: tiny_teacher)
+    asked = replace(options, teacher=f"some/one@{commit}", recipes=(), compile=False)
+    for changes, names in (
+        ({"no_student": True}, {"teacher"}),
+        ({"students": ("some/one@main", str(tiny_teacher))}, {"teacher", "student"}),
+        ({"student_config": "layers=2,init=some/one"}, {"teacher", "student_init"}),
+    ):
+        changed = replace(asked, **changes)
+        built = build(changed)
+        assert built.commits == dict.fromkeys(names, commit)
 
 
 # What decides the key of a step

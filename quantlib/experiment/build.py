@@ -34,7 +34,7 @@ class Built:
     """Every variant of a run, the teacher first, and the hashes of what they were made from.
 
     files: what else a run leaves beside its results, {name: path}. compiled: what compiling did to each
-    float model, by the model's name.
+    float model, by the model's name. commits: of the checkpoints that came from the hub, by role.
     """
 
     task: tasks.Task
@@ -42,6 +42,7 @@ class Built:
     hashes: Mapping[str, str]
     files: Mapping[str, Path] = field(default_factory=dict)
     compiled: Mapping[str, Compiled] = field(default_factory=dict)
+    commits: Mapping[str, str] = field(default_factory=dict)
 
 
 def build(options: ExperimentOptions, steps: Steps | None = None) -> Built:
@@ -57,6 +58,9 @@ def build(options: ExperimentOptions, steps: Steps | None = None) -> Built:
     teacher = _teacher(work)
     students = _students(work, teacher, given)
     hashes = {"data": tasks.data_hash(work.splits), TEACHER: sha256_tree(teacher)}
+    start = _start(options)
+    sources = {TEACHER: teacher, **{name: student for name, _, student in students}}
+    sources |= {} if start is None else {"student_init": start}
     reports: dict[str, Compiled] = {}
     fp32, fast = _floats(work, reports, TEACHER, Path("ts_teacher_bert"), teacher)
     variants = [*_present(fp32, fast), *quantized(work, fp32, fast, teacher)]
@@ -70,7 +74,9 @@ def build(options: ExperimentOptions, steps: Steps | None = None) -> Built:
         hashes[name] = sha256_tree(student)
         own = _floats(work, reports, name, folder, student)
         variants += [*_present(*own), *quantized(work, *own, student)]
-    return Built(task, tuple(variants), hashes, files, reports)
+    commits = {name: checkpoints.hub_commit(source) for name, source in sources.items()}
+    commits_of_hub = {name: commit for name, commit in commits.items() if commit is not None}
+    return Built(task, tuple(variants), hashes, files, reports, commits_of_hub)
 
 
 def _floats(
@@ -138,6 +144,14 @@ def _students(work: Work, teacher: Path, given: Sequence[Path]) -> list[tuple[st
     return list(zip(student_names(work.options), folders, given, strict=True))
 
 
+def _start(options: ExperimentOptions) -> Path | None:
+    """The checkpoint whose weights a new student starts from; None where it starts from no checkpoint."""
+    init = parse_student_config(options.student_config).init
+    if options.no_student or options.students or init in INITS:
+        return None
+    return checkpoints.resolve(init, STUDENT)
+
+
 def _distilled(work: Work, teacher: Path) -> Path:
     order = checkpoints.check_for_task(teacher, work.task)
     student = parse_student_config(work.options.student_config)
@@ -159,8 +173,9 @@ def _distilled(work: Work, teacher: Path) -> Path:
             "measuring.accuracy",
         ),
     }
-    if student.init not in INITS:
-        key["init"] = sha256_tree(checkpoints.resolve(student.init, STUDENT))
+    start = _start(work.options)
+    if start is not None:
+        key["init"] = sha256_tree(start)
     unfinished = work.cache.unfinished(STUDENT, key)
 
     def train(directory: Path, step: Step) -> None:

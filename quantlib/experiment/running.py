@@ -89,6 +89,7 @@ def provenance(options: ExperimentOptions, built: Built, steps: Steps) -> dict[s
         "sessions": _sessions(options, built),
         "compiled": {name: _report(found) for name, found in built.compiled.items()},
         "seeds": {"training": options.seed, "split": SPLIT_SEED},
+        "hub_commits": dict(built.commits),
         "sha256": {
             **built.hashes,
             "models": {variant.name: sha256_file(variant.path) for variant in built.variants},
