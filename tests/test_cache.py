@@ -35,7 +35,7 @@ def cache(tmp_path: Path) -> Cache:
     return open_cache(tmp_path / "cache")
 
 
-def test_the_second_time_it_is_found(cache: Cache) -> None:
+def test_the_second_time_it_is_a_hit(cache: Cache) -> None:
     build = Build()
     first, second = cache.get("teacher", KEY, build), cache.get("teacher", dict(reversed(KEY.items())), build)
     assert (first.hit, second.hit, build.calls) == (False, True, 1)
@@ -285,5 +285,5 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_versions() -> None:
-    found = versions_key("numpy", "onnx")
-    assert found == {"numpy": importlib.import_module("numpy").__version__, "onnx": found["onnx"]}
+    versions = versions_key("numpy", "onnx")
+    assert versions == {name: importlib.import_module(name).__version__ for name in ("numpy", "onnx")}

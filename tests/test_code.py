@@ -253,6 +253,10 @@ def test_what_decides_the_ranges() -> None:
     assert not {name for name in key if name.startswith(("measuring", "training", "experiment", "report"))}
 
 
+def test_modules_that_decide_nothing_are_there() -> None:
+    assert [name for name in code.DECIDE_NOTHING if code._find(f"quantlib.{name}") is None] == []
+
+
 def test_what_decides_a_quantized_model() -> None:
     quantize = set(code_key("compression.quantize"))
     assert {"compression.grid", "compression.smoothing", "compression.calibration.ranges"} <= quantize

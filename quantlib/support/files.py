@@ -112,13 +112,13 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def reading_json(path: Path, version: int, what: str, missing: str = "no such file") -> Iterator[Any]:
-    """The value of a JSON file of this schema version; what goes wrong in using it is an `InputError`.
+    """The value of a JSON file of this schema version; errors of its use in the block become an `InputError`.
 
     Args:
         path: the file.
         version: what its `schema_version` has to be.
-        what: what the file is not if it is damaged: "an explain.json".
-        missing: what is said if there is none.
+        what: what the file should be, with its article: "an explain.json".
+        missing: the words of the error if there is no such file.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -132,7 +132,7 @@ def reading_json(path: Path, version: int, what: str, missing: str = "no such fi
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows whole or not at all; all have the columns of the first, and None is an empty cell."""
+    """Write rows, whole or not at all; all have the columns of the first row, and None is an empty cell."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()

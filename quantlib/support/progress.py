@@ -30,7 +30,7 @@ class Steps:
 
     @contextmanager
     def step(self, name: str, total: int | None = None) -> Iterator[Step]:
-        """A step of `total` units, or of unknown length. One that raises leaves no line and no duration."""
+        """A step of `total` units, or of unknown length; one that raises leaves no line and no duration."""
         started = self.clock()
         with self._bar(name, total) as advance:
             step = Step(advance)
@@ -78,7 +78,7 @@ class Steps:
 
 @dataclass
 class Step:
-    """What the code within a step can say about it. cached: its result was in the cache already."""
+    """A step that is under way. cached: its result was in the cache. note: stands at the end of its line."""
 
     _advance: Callable[..., None]
     cached: bool = False
@@ -95,6 +95,6 @@ class Step:
         self._advance(1, total=steps, note=self.note)
 
     def reached(self, done: int, total: int, note: str) -> None:
-        """`done` units of `total` are done, all in all; for `quantlib.training.student.Progress`."""
+        """`done` units of `total` are done since the step began; for `quantlib.training.student.Progress`."""
         self._advance(done - self._done, total=total, note=note)
         self._done, self.note = done, note
