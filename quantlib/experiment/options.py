@@ -25,7 +25,7 @@ CALIBRATION_SAMPLES = 512
 
 @dataclass(frozen=True)
 class ExperimentOptions:
-    """The options of a run; each field says itself what it means, see `quantization_experiments.py --help`.
+    """The options of a run; each field carries its help, see `quantization_experiments.py --help`.
 
     To add an option is to add a field. compile: off, variants are made from the graph as it is exported.
     stock_sessions: on, they are timed in sessions as ONNX Runtime opens them by default; what they compute is
@@ -48,14 +48,14 @@ class ExperimentOptions:
     no_student: bool = option(False, "Leave the student out.")
     distill: bool = option(
         False,
-        "Distil a student from the teacher; the default where none is given.",
+        "Distil a student from the teacher; the default if no student is given.",
         offered=(COMMAND,),
         trains_student=True,
     )
     student_config: str = option(
         "half",
         "The student to distil: half (of the teacher's layers), tinybert-4-312, tinybert-6-768, or "
-        "layers=4,width=312,ffn=1200,heads=12; init=random or init=DIR_OR_HUB_ID says where it starts.",
+        "layers=4,width=312,ffn=1200,heads=12; init=random or init=DIR_OR_HUB_ID gives its first weights.",
         recorded=True,
         trains_student=True,
     )
@@ -68,20 +68,22 @@ class ExperimentOptions:
     )
     prediction_epochs: int = option(
         _DISTILLATION.prediction.epochs,
-        "Epochs in which it learns from logits and labels.",
+        "Epochs in which a student learns from logits and labels.",
         least=1,
         recorded=True,
         trains_student=True,
     )
     augment: int = option(
         _DISTILLATION.augmentation.copies,
-        "Copies of each row, words replaced by likely ones, that a student learns from too.",
+        "Copies of each row, with words replaced by likely ones, to train a student on too.",
         least=0,
         recorded=True,
         trains_student=True,
     )
     recipes: tuple[str, ...] = option(
-        DEFAULT_RECIPES, f"Comma-separated names, or all. Known: {', '.join(RECIPES)}.", comma=True
+        DEFAULT_RECIPES,
+        f"Comma-separated names or recipe files, or all. Known: {', '.join(RECIPES)}.",
+        comma=True,
     )
     seq_len: int = option(
         128, "Longest sequence in tokens, and the length that is timed.", least=8, recorded=True
@@ -93,7 +95,7 @@ class ExperimentOptions:
         default_threads, "Threads of a session; default: the physical cores.", least=1, most=512
     )
     calibration_samples: int = option(
-        CALIBRATION_SAMPLES, "Rows that static recipes are calibrated on.", least=1, recorded=True
+        CALIBRATION_SAMPLES, "Rows to calibrate static recipes on.", least=1, recorded=True
     )
     train_rows: int | None = option(None, "Train on the first N rows only.", recorded=True)
     warmup_runs: int = option(5, "Untimed runs before the timed ones.", least=0)
@@ -110,22 +112,22 @@ class ExperimentOptions:
         offered=(COMMAND,),
     )
     max_drop_base: str = option(
-        "static_u8s8_smooth", "The recipe in which the search for --max-drop starts.", offered=(COMMAND,)
+        "static_u8s8_smooth", "The recipe from which the search for --max-drop starts.", offered=(COMMAND,)
     )
     explain: bool = option(
-        False, "Also tell what 8 bits cost each layer of the teacher, worst first.", offered=(COMMAND,)
+        False, "Also show what 8 bits cost each layer of the teacher, worst first.", offered=(COMMAND,)
     )
     compile: bool = option(
         True,
-        "Quantize the graph as it is exported, to see what compiling wins.",
+        "Quantize the exported graph without compiling it, to see what compiling wins.",
         recorded=True,
     )
     stock_sessions: bool = option(
-        False, "Time in sessions as ONNX Runtime opens them when told nothing.", recorded=True
+        False, "Time in sessions with ONNX Runtime's default options.", recorded=True
     )
     profile: tuple[str, ...] = option(
         (),
-        "Also tell where the time of this variant goes, and how much of the machine's limit it uses; may be "
+        "Also show where the time of this variant goes, and how much of the machine's peak it uses; may be "
         "repeated.",
         metavar="VARIANT",
         offered=(COMMAND,),
@@ -150,7 +152,7 @@ class ExperimentOptions:
 
     @cached_property
     def resolved_base(self) -> Recipe:
-        """The recipe in which the search for --max-drop starts."""
+        """The recipe from which the search for --max-drop starts."""
         if self.max_drop_base in self.recipes:
             return self.resolved_recipes[self.recipes.index(self.max_drop_base)]
         return get_recipes((self.max_drop_base,))[0]

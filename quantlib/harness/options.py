@@ -37,15 +37,17 @@ class HarnessOptions:
         offered=(PYTEST,),
     )
     gate_update: bool = option(False, "Write the baseline if all limits hold.", offered=(PYTEST,))
-    gate_across_machines: bool = option(False, "Compare latency anyway.", offered=(PYTEST,))
+    gate_across_machines: bool = option(
+        False, "Compare latency also with a baseline of another machine.", offered=(PYTEST,)
+    )
     gate_strict: bool = option(False, "Let an undecided comparison fail.", offered=(PYTEST,))
-    gate_seconds: float = option(60.0, "Time budget for each shape.", offered=(PYTEST,))
+    gate_seconds: float = option(60.0, "Time budget for each shape, in seconds.", offered=(PYTEST,))
     gate_max_others: float = option(
         0.1,
-        "Share of the machine that other programs may use while it is measured; default 0.1.",
+        "Share of the machine that other programs may use during a launch that counts; default 0.1.",
         offered=(PYTEST,),
     )
-    gate_launches: int = option(12, "Most launches of each process; default 12.", offered=(PYTEST,))
+    gate_launches: int = option(12, "Launches of each process, at most; default 12.", offered=(PYTEST,))
     gate_markdown: Path | None = option(
         None, "Write the verdict as Markdown.", metavar="FILE", offered=(PYTEST,)
     )
