@@ -38,8 +38,9 @@ from quantlib.measuring.latency import TimedProcess, take_turns
 from quantlib.measuring.latency.others import MAX_OTHERS, watch_others
 from quantlib.measuring.latency.stats import WAKE_SECONDS, Clock
 from quantlib.support.console import plain_table
+from quantlib.support.directories import atomic_files
 from quantlib.support.errors import InputError
-from quantlib.support.files import atomic_files, make_dir, write_json, write_text
+from quantlib.support.files import make_dir, write_json, write_text
 from quantlib.support.options import split_names
 from quantlib.support.plotting import new_figure
 from quantlib.support.progress import Step, Steps

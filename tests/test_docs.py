@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 import subprocess
 import sys
@@ -108,7 +109,9 @@ def test_options_exist(script: str) -> None:
         if script in command
         for option in re.findall(r" (--[a-z-]+)", command.split(script, 1)[1].split("#")[0])
     }
-    done = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, script, "--help"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert options <= set(re.findall(r"--[a-z-]+", done.stdout))
 
