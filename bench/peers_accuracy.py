@@ -38,8 +38,9 @@ from quantlib.measuring import accuracy
 from quantlib.onnx_model.model import size_bytes
 from quantlib.report.columns import BYTES_PER_MB
 from quantlib.support.console import plain_table
+from quantlib.support.directories import atomic_files
 from quantlib.support.errors import InputError
-from quantlib.support.files import atomic_files, copy_file, make_dir, sha256_file, write_json
+from quantlib.support.files import copy_file, make_dir, sha256_file, write_json
 from quantlib.support.options import split_names
 from quantlib.support.progress import Steps
 from quantlib.training import checkpoints

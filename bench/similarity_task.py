@@ -25,8 +25,9 @@ from typer import Argument, Option
 from quantlib.cli.app import new_app, run_app
 from quantlib.data import features, tasks
 from quantlib.machine.sessions import default_threads
+from quantlib.support.directories import atomic_files
 from quantlib.support.errors import InputError
-from quantlib.support.files import atomic_files, make_dir
+from quantlib.support.files import make_dir
 from quantlib.support.progress import Steps
 from quantlib.training import checkpoints
 

@@ -99,7 +99,16 @@ def test_files_exist(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["quantization_experiments.py", "bench/scaling.py", "bench/distillation.py"]
+    "script",
+    [
+        "quantization_experiments.py",
+        "bench/scaling.py",
+        "bench/distillation.py",
+        "bench/peers_accuracy.py",
+        "bench/similarity_task.py",
+        "bench/gate_power.py",
+        "bench/calibration_memory.py",
+    ],
 )
 def test_options_exist(script: str) -> None:
     commands = [line for page in PAGES for block in blocks(page, "bash") for line in block.splitlines()]
