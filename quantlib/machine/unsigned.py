@@ -121,9 +121,9 @@ def _quantized_pairs(
     for node in graph.node:
         if not _is(node, "QuantizeLinear", zeros) or node.output[0] in elsewhere:
             continue
-        found = readers.get(node.output[0], [])
-        if found and all(_is(reader, "DequantizeLinear", zeros) for reader in found):
-            yield node, found
+        of_output = readers.get(node.output[0], [])
+        if of_output and all(_is(reader, "DequantizeLinear", zeros) for reader in of_output):
+            yield node, of_output
 
 
 def _captured(graph: onnx.GraphProto) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A model's answers for rows, and what they are worth."""
+"""A model's logits for the evaluation rows, and their metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from quantlib.support.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A model's answers for some rows, and what they are worth.
+    """A model's logits for some rows, and their metrics.
 
     logits: float32, (examples, labels), in the order of the rows; (examples, 1) for regression.
     labels: int64 class indices or float32 scores, (examples,).

@@ -99,7 +99,7 @@ def _unshared(onnx_path: Path, copy_path: Path) -> Path:
     import onnx
 
     model = onnx.load(onnx_path)
-    constants = {one.name: one for one in model.graph.initializer if one.data_type == onnx.TensorProto.INT8}
+    constants = {t.name: t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8}
     uses: Counter[str] = Counter()
     for node in model.graph.node:
         for place, name in enumerate(node.input):

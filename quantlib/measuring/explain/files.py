@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from quantlib.measuring.explain.advice import FINE_DB
 from quantlib.measuring.explain.layers import INNER_PERCENT, LayerNoise
 from quantlib.measuring.explain.plot import draw
-from quantlib.support.console import plain_table
+from quantlib.support.console import plain_table, red
 from quantlib.support.files import reading_json, write_csv, write_json
 
 if TYPE_CHECKING:
@@ -58,25 +58,25 @@ def table(layers: Sequence[LayerNoise], rows: int | None = None) -> Table:
     from rich.markup import escape
 
     left = 0 if rows is None else max(0, len(layers) - rows)
-    found = plain_table(caption=f"{left} more in {JSON} and {CSV}" if left else None)
-    found.add_column("layer", no_wrap=True)
+    noise_table = plain_table(caption=f"{left} more in {JSON} and {CSV}" if left else None)
+    noise_table.add_column("layer", no_wrap=True)
     for column in ("SQNR\ndB", "input\ndB", "weights\ndB", "per\ntensor"):
-        found.add_column(column, justify="right", no_wrap=True)
+        noise_table.add_column(column, justify="right", no_wrap=True)
     for column in ("range of\nthe input", f"its middle\n{INNER_PERCENT} %"):
-        found.add_column(column, justify="right", no_wrap=True)
-    found.add_column("advice", no_wrap=True)
+        noise_table.add_column(column, justify="right", no_wrap=True)
+    noise_table.add_column("advice", no_wrap=True)
     for layer in layers[: len(layers) - left]:
         ratios = (layer.sqnr_db, layer.input_sqnr_db, layer.weight_sqnr_db, layer.weight_per_tensor_sqnr_db)
         cells = [_ratio(ratio) for ratio in ratios]
         if layer.input is None:
             cells[1] = ""
-        found.add_row(escape(layer.label), *cells, layer.range, layer.inner, layer.advice)
-    found.width = Console(width=1000).measure(found).maximum  # wider than any table
-    return found
+        noise_table.add_row(escape(layer.label), *cells, layer.range, layer.inner, layer.advice)
+    noise_table.width = Console(width=1000).measure(noise_table).maximum  # wider than any table
+    return noise_table
 
 
 def _ratio(sqnr_db: float | None) -> str:
     if sqnr_db is None:
         return "exact"
     text = f"{sqnr_db:.1f}"
-    return f"[red]{text}[/red]" if float(text) < FINE_DB else text
+    return red(text, float(text) < FINE_DB)

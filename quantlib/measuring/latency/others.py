@@ -21,11 +21,11 @@ def watch_others(processes: Sequence[Any]) -> Callable[[], float]:
     cores; 0.5 is one of two cores. A process without a `pid` (a fake in a test) is not counted.
     """
     pids = [process.pid for process in processes if hasattr(process, "pid")]
-    busy, own, started = _busy_seconds(), _own_seconds(pids), time.monotonic()
+    busy, ours, started = _busy_seconds(), _our_seconds(pids), time.monotonic()
 
     def share() -> float:
         wall = (time.monotonic() - started) * (os.cpu_count() or 1)
-        used = _busy_seconds() - busy - (_own_seconds(pids) - own)
+        used = _busy_seconds() - busy - (_our_seconds(pids) - ours)
         return max(0.0, used / wall) if wall > 0 else 0.0
 
     return share
@@ -40,7 +40,7 @@ def _busy_seconds() -> float:
     return float(sum(value for name, value in times.items() if name not in idle))
 
 
-def _own_seconds(pids: Sequence[int]) -> float:
+def _our_seconds(pids: Sequence[int]) -> float:
     import psutil
 
     cpu_times = [psutil.Process(pid).cpu_times() for pid in (os.getpid(), *pids)]
