@@ -4,6 +4,7 @@ import csv
 import errno
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 
 import onnx
 import pytest
+import threadpoolctl
 import tiny
 
 from quantlib.compression.quantize import quantize_onnx
 from quantlib.compression.recipes import DEFAULT_RECIPES, RECIPES
 from quantlib.compression.recipes.file import read_recipe, write_recipe
+from quantlib.data import features
 from quantlib.data.features import Feature
 from quantlib.data.tasks import TASKS
 from quantlib.experiment import Built, ExperimentOptions, provenance, run, running
@@ -24,12 +27,13 @@ from quantlib.experiment import measure as measuring
 from quantlib.experiment.build import build
 from quantlib.experiment.options import variant_names
 from quantlib.experiment.work import Variant
-from quantlib.machine import hardware
+from quantlib.machine import hardware, sessions
 from quantlib.machine.sessions import SessionConfig
 from quantlib.machine.unsigned import count_signed
-from quantlib.onnx_model.model import op_counts
+from quantlib.onnx_model.model import Model, op_counts
 from quantlib.onnx_model.parity import ParityError
 from quantlib.report.results import SCHEMA_VERSION, read_results
+from quantlib.support.cache import Cache, Entry
 from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_file, sha256_tree
 from quantlib.support.progress import Step, Steps
@@ -198,7 +202,7 @@ def test_a_product_that_the_recipe_keeps_in_float_is_no_oversight(
     nodes = (("layer.1.ffn_out", "float"), ("pooler", "int16"))
     recipe = replace(RECIPES["dynamic_u8s8"], name="mixed", nodes=nodes)
     path = quantize_onnx(tiny_onnx, tmp_path / "m.onnx", recipe)
-    variant = Variant("mixed", path, Path("m.onnx"), tiny_rows, recipe)
+    variant = Variant("mixed", Model(path), Path("m.onnx"), tiny_rows, recipe)
     found = measuring.check(Built(TASKS["SST-2"], (variant,), {}), replace(options, cache_dir=tmp_path))
     coverage = found["mixed"].coverage
     reasons = {product.node: product.reason for product in coverage.not_quantized}
@@ -592,7 +596,8 @@ def test_commits_of_the_hub_are_written_down(
     ("changes", "made"),
     [
         ({"opset": 16}, {"export teacher", "export student"}),
-        ({"threads": 2, "num_runs": 4, "warmup_runs": 0, "batch_size": 2}, set()),
+        ({"num_runs": 4, "warmup_runs": 0, "batch_size": 2}, set()),
+        ({"threads": 2}, {"calibrate teacher_compiled", "calibrate student_compiled"}),
         ({"calibration_samples": 15}, {"calibrate teacher_compiled", "calibrate student_compiled"}),
         ({"seed": 43}, {"train the student", "export student"}),
         ({"student_config": "half,ffn=32"}, {"train the student", "export student"}),
@@ -601,7 +606,18 @@ def test_commits_of_the_hub_are_written_down(
         ({"augment": 1}, {"train the student", "export student"}),
         ({"student_config": "layers=1", "distill": True}, set()),
     ],
-    ids=["opset", "timing", "samples", "seed", "shape", "transformer", "prediction", "augment", "same_shape"],
+    ids=[
+        "opset",
+        "timing",
+        "threads",
+        "samples",
+        "seed",
+        "shape",
+        "transformer",
+        "prediction",
+        "augment",
+        "same_shape",
+    ],
 )
 def test_only_what_changed_is_made_again(
     first: Path,
@@ -621,6 +637,155 @@ def test_only_what_changed_is_made_again(
     assert not (steps_made - made) & {"train the student", "export teacher", "export student"}
     if not made:
         assert steps_made == set()
+
+
+DECIDING = {
+    "teacher": ("training.teacher", "data.features", "training.checkpoints"),
+    "student": ("training.student.run", "training.student.augmentation", "training.student.losses"),
+    "export": ("onnx_model.export", "onnx_model.export.naming", "machine.sessions"),
+    "compiled": ("onnx_model.compile.row", "onnx_model.layers", "onnx_model.roles", "machine.sessions"),
+    "smoothed": ("compression.folding", "compression.grid", "machine.sessions", "data.features"),
+    "statistics": ("compression.calibration.histogram", "machine.sessions", "data.features"),
+    "ranges": ("compression.calibration.search",),
+    "quantized": ("compression.calibration.graph", "compression.smoothing", "compression.grid"),
+    "explained": ("measuring.explain.plot", "compression.calibration.search", "support.plotting"),
+    "costs": ("machine.sessions", "machine.unsigned", "data.features", "compression.quantize.rewrite"),
+    "budget": ("measuring.sensitivity", "data.scores", "compression.recipes.file"),
+    "predictions": ("measuring.accuracy", "machine.unsigned", "data.features"),
+    "checks": ("measuring.checks.saturation", "onnx_model.coverage", "machine.hardware"),
+}
+
+
+class StopError(Exception):
+    """The last key of a build was taken down."""
+
+
+def keys_until(last: str, options: ExperimentOptions) -> dict[str, Any]:
+    """The keys of a build and of measuring, {kind: key}, until one of the kind `last` is asked for."""
+    keys: dict[str, Any] = {}
+    get = Cache.get
+
+    def taken_down(cache: Cache, kind: str, key: Any, make: Callable[[Path], object]) -> Entry:
+        keys[kind] = json.loads(json.dumps(key))
+        if kind == last:
+            raise StopError
+        if kind == "costs":
+            make = lambda directory: (directory / "costs.json").write_text("[]")  # noqa: E731
+        return get(cache, kind, key, make)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StopError):
+        patch.setattr(Cache, "get", taken_down)
+        built = build(options)
+        measuring.evaluate(built, options)
+        measuring.check(built, options)
+    return keys
+
+
+@pytest.fixture(scope="module")
+def keys(tiny_run: Path, tiny_options: ExperimentOptions, tiny_teacher: Path) -> dict[str, Any]:
+    """The key of one step of each kind."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("quantlib.training.checkpoints.packaged_minilm", lambda: tiny_teacher)
+        found = keys_until("teacher", replace(tiny_options, teacher=None))
+    found |= keys_until("checks", replace(tiny_options, explain=True))
+    return found | keys_until("budget", replace(tiny_options, max_drop=0.5))
+
+
+@pytest.mark.parametrize("kind", DECIDING)
+def test_a_key_has_all_code_that_decides_and_none_that_does_not(kind: str, keys: dict[str, Any]) -> None:
+    code = keys[kind]["code"]
+    assert set(DECIDING[kind]) <= set(code)
+    idle = ("cli", "gate", "report", "experiment.options", "compression.recipes.table", "support.progress")
+    assert not [name for name in code if name.startswith(idle)]
+    assert {"onnxruntime", "numpy"} <= set(keys[kind]["versions"]) or kind in WITHOUT_RUNTIME
+
+
+# These run no model in ONNX Runtime that decides what they make.
+WITHOUT_RUNTIME = {"teacher", "student", "export", "ranges", "explained"}
+
+
+def test_another_name_and_other_words_of_a_recipe_make_nothing_anew(
+    first: Path, options: ExperimentOptions, tmp_path: Path
+) -> None:
+    path = recipe_file(tmp_path, "renamed", summary="other words", report_only="for a reason")
+    steps = Steps()
+    build(replace(options, recipes=(path,), no_student=True), steps)
+    assert "quantize renamed" in steps.cached
+    assert set(steps.durations_s) - steps.cached == {"read rows"}
+
+
+# Models and rows are values
+
+
+def test_a_model_file_is_hashed_and_parsed_once_in_a_run(
+    first: Path, options: ExperimentOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shortcut_measuring(monkeypatch)
+    hashed: Counter[Path] = Counter()
+    parsed: Counter[Path] = Counter()
+    sha256, load_onnx = sha256_file, onnx.load
+
+    def hash_file(path: Path) -> str:
+        hashed[path] += path.suffix == ".onnx"
+        return sha256(path)
+
+    def parse(path: Path, *args: Any, **kwargs: Any) -> onnx.ModelProto:
+        parsed[path] += 1
+        return load_onnx(path, *args, **kwargs)
+
+    for module in ("support.files", "support.cache", "onnx_model.model"):
+        monkeypatch.setattr(f"quantlib.{module}.sha256_file", hash_file)
+    monkeypatch.setattr(onnx, "load", parse)
+    run(replace(options, output_dir=tmp_path))
+    assert set(parsed.values()) == {1}
+    models = {path: count for path, count in hashed.items() if path in parsed}
+    assert set(models.values()) == {1}
+    assert len(parsed) == len(models) == len(MODELS)
+
+
+def test_rows_are_tokenized_once_for_each_tokenizer(
+    first: Path, options: ExperimentOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The student has its teacher's tokenizer."""
+    tokenized: list[int] = []
+    convert = features.convert_examples_to_features
+
+    def counted(rows: Any, *args: Any) -> list[Feature]:
+        tokenized.append(len(rows))
+        return convert(rows, *args)
+
+    monkeypatch.setattr(features, "convert_examples_to_features", counted)
+    build(replace(options, explain=True))
+    assert sorted(tokenized) == [16, 40], "calibration and evaluation"
+
+
+def test_as_many_threads_as_asked_for_everywhere(
+    first: Path, options: ExperimentOptions, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cache = shutil.copytree(options.cache_dir or "", tmp_path / "cache")
+    for kind in ("compiled", "smoothed", "statistics", "quantized"):
+        shutil.rmtree(cache / kind)
+    opened: list[int] = []
+    limits: list[int] = []
+    session_options, threadpool_limits = sessions.session_options, threadpoolctl.threadpool_limits
+
+    def options_of(config: SessionConfig) -> Any:
+        opened.append(config.threads)
+        return session_options(config)
+
+    def limited(threads: int) -> Any:
+        limits.append(threads)
+        return threadpool_limits(threads)
+
+    monkeypatch.setattr(sessions, "session_options", options_of)
+    monkeypatch.setattr(threadpoolctl, "threadpool_limits", limited)
+    asked = replace(options, cache_dir=cache, threads=3, no_student=True)
+    asked = replace(asked, recipes=("static_u8s8_smooth", "quant_1"))
+    built = build(asked)
+    measuring.check(replace(built, variants=built.variants[-1:]), asked)
+    assert set(limits) == {3}
+    assert set(opened) == {1, 3}, "a quantized model is loaded once, and not run, on one"
+    assert opened.count(1) == 2
 
 
 # What goes wrong
@@ -664,9 +829,12 @@ def test_nothing_is_written_when_something_fails(
 def shortcut_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each variant takes 1, 2, 3 ms: what is written is not about times."""
     from quantlib.measuring.latency import LatencyStats
+    from quantlib.measuring.throughput import Throughput
 
     stats = LatencyStats((1.0, 2.0, 3.0), warmup_runs=0)
+    throughput = Throughput(rows=40, tokens=480, batches=1, passes=1, seconds=1.0, padded_rows_per_s=20.0)
     monkeypatch.setattr(measuring, "benchmark_onnx_model", lambda *_, **__: stats)
+    monkeypatch.setattr(measuring, "measure_throughput", lambda *_, **__: throughput)
 
 
 @pytest.mark.parametrize("copies", [0, 1, 4])

@@ -63,17 +63,21 @@ def search_smoothing(
     Args:
         onnx_path: the FP32 model.
         feeds: calibration rows: arrays (rows, tokens).
-        threads: of the session; the physical cores by default.
+        threads: of the session and of NumPy's products; by default the physical cores, and as many as NumPy
+            takes. Another number gives other rounding in the last bits.
         progress: called after each batch with the number of its rows.
 
     Raises:
         InputError: as `quantlib.compression.calibration.collect`.
     """
+    from threadpoolctl import threadpool_limits
+
     layers_of = layers_by_input(find_linears(load_ir(onnx_path)))
     if not layers_of:
         raise InputError(f"{onnx_path}: no MatMul or Gemm with a weight to smooth")
     channels = collect_channels(onnx_path, feeds, list(layers_of), threads=threads, progress=progress)
-    searched = {name: _search(channels[name], layers) for name, layers in layers_of.items()}
+    with threadpool_limits(threads):
+        searched = {name: _search(channels[name], layers) for name, layers in layers_of.items()}
     return {name: smoothing for name, smoothing in searched.items() if smoothing.gain_db >= WORTHWHILE_DB}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,8 @@ from quantlib.experiment import quantizing
 from quantlib.experiment.work import Variant, Work, cached, tokenize
 from quantlib.machine import hardware
 from quantlib.measuring import sensitivity
-from quantlib.support.cache import code_key, versions_key
-from quantlib.support.files import sha256_file, sha256_json, write_json
+from quantlib.support.cache import versions_key
+from quantlib.support.files import sha256_json, write_json
 from quantlib.support.progress import Step
 
 if TYPE_CHECKING:
@@ -40,35 +40,43 @@ def budgeted(
         InputError: no choice of nodes meets the budget.
     """
     base = work.options.resolved_base
-    rows = quantizing.calibration_rows(work, checkpoint)
-    heldout = tokenize(work, work.splits.validation, checkpoint)
-    model = quantizing.source(work, compiled or fp32, rows, base.smooth)
-    ranges = quantizing.ranges_of(work, model, rows, [base])[base.name] if base.mode == "static" else None
+    rows = tokenize(work, "calibration", checkpoint)
+    heldout = tokenize(work, "validation", checkpoint)
+    start = quantizing.source(work, compiled or fp32, rows, base.smooth)
+    ranges = quantizing.ranges_of(work, start, rows, [base])[base.name] if base.mode == "static" else None
     few = rows[:: max(1, len(rows) // COST_ROWS)][:COST_ROWS]
     problem = sensitivity.Problem(
-        model.path, base, ranges, work.task, few, heldout, threads=work.options.threads
+        start.model.path, base, ranges, work.task, few, heldout, threads=work.options.threads
     )
-    costs = _costs(work, problem)
-    directory = _choice(work, problem, costs)
+    key = _key(problem) | {"model": start.model.sha256}
+    costs = _costs(work, problem, key)
+    directory = _choice(work, problem, costs, key)
     recipe = read_recipe(directory / RECIPE_FILE)
     files = {name: directory / name for name in (RECIPE_FILE, SENSITIVITY_FILE)}
-    return quantizing.variant(work, fp32, model.path, recipe, ranges), files
+    return quantizing.variant(work, fp32, start.model, recipe, ranges), files
 
 
-def _costs(work: Work, problem: sensitivity.Problem) -> list[sensitivity.GroupCost]:
+def _costs(
+    work: Work, problem: sensitivity.Problem, problem_key: Mapping[str, Any]
+) -> list[sensitivity.GroupCost]:
     count = len(sensitivity.groups_of(problem))
 
     def measure(directory: Path, step: Step) -> None:
         costs = sensitivity.measure_costs(problem, step.advance)
         write_json(directory / "costs.json", [asdict(cost) for cost in costs])
 
-    key = _key(problem) | {"rows": features.features_hash(problem.calibration)}
+    key = {**problem_key, "rows": features.features_hash(problem.calibration)}
     path = cached(work, "measure the cost of each group", "costs", key, measure, total=count) / "costs.json"
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return [sensitivity.GroupCost(**(cost | {"nodes": tuple(cost["nodes"])})) for cost in found]
+    costs = json.loads(path.read_text(encoding="utf-8"))
+    return [sensitivity.GroupCost(**(cost | {"nodes": tuple(cost["nodes"])})) for cost in costs]
 
 
-def _choice(work: Work, problem: sensitivity.Problem, costs: Sequence[sensitivity.GroupCost]) -> Path:
+def _choice(
+    work: Work,
+    problem: sensitivity.Problem,
+    costs: Sequence[sensitivity.GroupCost],
+    problem_key: Mapping[str, Any],
+) -> Path:
     max_drop = work.options.max_drop
     assert max_drop is not None
 
@@ -76,7 +84,8 @@ def _choice(work: Work, problem: sensitivity.Problem, costs: Sequence[sensitivit
         choice = sensitivity.choose(problem, max_drop, costs, step.advance)
         _write(directory, problem, choice)
 
-    key = _key(problem) | {
+    key = {
+        **problem_key,
         "rows": features.features_hash(problem.heldout),
         "labels": [row.label for row in problem.heldout],
         "costs": [asdict(cost) for cost in costs],
@@ -89,25 +98,12 @@ def _choice(work: Work, problem: sensitivity.Problem, costs: Sequence[sensitivit
 def _key(problem: sensitivity.Problem) -> dict[str, Any]:
     machine = hardware.describe()
     return {
-        "model": sha256_file(problem.onnx_path),
         "recipe": problem.recipe.file_key(),
         "ranges": None if problem.ranges is None else sha256_json(problem.ranges.of),
         "task": problem.task.name,
         "threads": problem.threads,
         "cpu": [machine.cpu_model, *machine.instruction_sets],
-        "versions": versions_key("onnx", "onnxruntime", "onnx-ir", "numpy"),
-        "code": code_key(
-            "measuring.sensitivity",
-            "compression.quantize",
-            "compression.grid",
-            "onnx_model.layers",
-            "onnx_model.roles",
-            "data.metrics",
-            "data.scores",
-            "measuring.accuracy",
-            "compression.recipes.recipe",
-            "compression.recipes.file",
-        ),
+        "versions": versions_key("onnx", "onnxruntime", "onnx-ir", "numpy", "scipy", "scikit-learn"),
     }
 
 
@@ -149,8 +145,8 @@ def table(sensitivity_path: Path, rows: int = 12) -> Table:
     from rich import box
     from rich.table import Table
 
-    found = json.loads(sensitivity_path.read_text(encoding="utf-8"))
-    nodes, costs = found["chosen"]["nodes"], found["costs"]
+    sensitivities = json.loads(sensitivity_path.read_text(encoding="utf-8"))
+    nodes, costs = sensitivities["chosen"]["nodes"], sensitivities["costs"]
     result = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     result.add_column("group", no_wrap=True)
     result.add_column("logit error\nin 8 bits", justify="right")

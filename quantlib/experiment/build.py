@@ -15,7 +15,7 @@ from quantlib.experiment.compiling import compiled
 from quantlib.experiment.explaining import explained
 from quantlib.experiment.options import CALIBRATION_SAMPLES, ExperimentOptions, student_names
 from quantlib.experiment.quantizing import quantized
-from quantlib.experiment.work import Variant, Work, cached, tokenize
+from quantlib.experiment.work import Variant, Work, cached, cached_model, tokenize
 from quantlib.machine.sessions import default_threads
 from quantlib.onnx_model.compile import Compiled
 from quantlib.support.cache import code_key, open_cache, versions_key
@@ -119,7 +119,7 @@ def _teacher(work: Work) -> Path:
     checkpoints.check_sequence_length(base, work.options.seq_len)
 
     def train(directory: Path, step: Step) -> None:
-        rows = tokenize(work, work.splits.train, base)
+        rows = tokenize(work, "train", base)
         fine_tune(base, work.task, rows, directory, _training_options(work.options), step.training)
 
     key = _training_key(work) | {"base": sha256_tree(base)}
@@ -163,23 +163,13 @@ def _distilled(work: Work, teacher: Path) -> Path:
         "options": asdict(options),
         "bfloat16": bfloat16_pays("cpu"),
         "student": asdict(student),
-        "code": code_key(
-            "training.teacher",
-            "training.student",
-            "data.features",
-            "training.checkpoints",
-            "data.metrics",
-            "data.scores",
-            "measuring.accuracy",
-        ),
     }
     start = _start(work.options)
     if start is not None:
         key["init"] = sha256_tree(start)
-    unfinished = work.cache.unfinished(STUDENT, key)
 
     def train(directory: Path, step: Step) -> None:
-        rows = tokenize(work, work.splits.train, teacher)
+        rows = tokenize(work, "train", teacher)
         tokenizer = features.load_tokenizer(teacher)
         distil(
             teacher,
@@ -195,6 +185,8 @@ def _distilled(work: Work, teacher: Path) -> Path:
             cache_dir=work.cache.root / "augmented",
         )
 
+    key["code"] = code_key(train)  # another code does not go on from where this one stopped
+    unfinished = work.cache.unfinished(STUDENT, key)
     return cached(work, "train the student", STUDENT, key, train)
 
 
@@ -210,8 +202,7 @@ def _training_key(work: Work) -> dict[str, Any]:
         "rows": sha256_json([[row.text_a, row.text_b, row.label] for row in work.splits.train]),
         "options": asdict(_training_options(work.options)),
         "seq_len": work.options.seq_len,
-        "versions": versions_key("torch", "transformers", "tokenizers"),
-        "code": code_key("training.teacher", "data.features", "training.checkpoints"),
+        "versions": versions_key("torch", "transformers", "tokenizers", "numpy", "safetensors"),
     }
 
 
@@ -225,13 +216,15 @@ def _fp32(work: Work, name: str, folder: Path, checkpoint: Path) -> Variant:
         "opset": opset,
         "order": order,
         "versions": versions_key("torch", "transformers", "onnx", "onnxscript"),
-        "code": code_key("onnx_model.export", "training.checkpoints"),
     }
+    threads = work.options.threads  # of the parity check: they do not decide the model
 
     def export(directory: Path, _: Step) -> None:
         from quantlib.onnx_model.export import export_bert_to_onnx
 
-        export_bert_to_onnx(checkpoint, directory / "model.onnx", seq_len, opset, logit_order=order)
+        export_bert_to_onnx(
+            checkpoint, directory / "model.onnx", seq_len, opset, logit_order=order, threads=threads
+        )
 
-    path = cached(work, f"export {name}", "export", key, export) / "model.onnx"
-    return Variant(name, path, folder / "model.onnx", tokenize(work, work.splits.evaluation, checkpoint))
+    model = cached_model(work, f"export {name}", "export", key, export)
+    return Variant(name, model, folder / "model.onnx", tokenize(work, "evaluation", checkpoint))

@@ -17,7 +17,6 @@ from quantlib.measuring import accuracy
 from quantlib.measuring.latency import Launches, Sampling, TimedProcess, sample_ratios
 from quantlib.measuring.latency.launches import Start
 from quantlib.onnx_model.coverage import coverage
-from quantlib.onnx_model.model import op_counts, size_bytes
 from quantlib.support.cache import versions_key
 from quantlib.support.progress import Steps
 
@@ -27,7 +26,7 @@ def record(
 ) -> gate.GateRecord:
     """Accuracy and size of every variant, and the machine; latency is added by `with_latency`."""
     teacher = built.variants[0]
-    bytes_of = {variant.name: size_bytes(variant.path) for variant in built.variants}
+    bytes_of = {variant.name: variant.model.size_bytes for variant in built.variants}
     primary = built.task.primary_metric
     best = evaluations[TEACHER].metrics[primary]
     variants = {}
@@ -40,8 +39,8 @@ def record(
             predictions=tuple(float(f"{value:.6g}") for value in found.predictions),
             size_bytes=bytes_of[variant.name],
             compression_ratio=bytes_of[TEACHER] / bytes_of[variant.name],
-            quantized_share=None if variant.recipe is None else coverage(variant.path).share,
-            op_counts=dict(sorted(op_counts(variant.path).items())),
+            quantized_share=None if variant.recipe is None else coverage(variant.model).share,
+            op_counts=dict(sorted(variant.model.op_counts.items())),
             recipe=None if variant.recipe is None else asdict(variant.recipe),
         )
     return gate.GateRecord(

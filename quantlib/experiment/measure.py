@@ -21,11 +21,10 @@ from quantlib.measuring.checks import CHECKED_ROWS, Checks, Subject, run_checks
 from quantlib.measuring.latency import LatencyStats, benchmark_onnx_model
 from quantlib.measuring.throughput import Throughput, measure_throughput
 from quantlib.onnx_model.coverage import coverage
-from quantlib.onnx_model.model import size_bytes
 from quantlib.report import front
 from quantlib.report.columns import VariantResult
 from quantlib.support.cache import Cache, code_key, open_cache, versions_key
-from quantlib.support.files import place_errors, sha256_file, write_json
+from quantlib.support.files import place_errors, write_json
 from quantlib.support.progress import Steps
 
 Evaluations = dict[str, accuracy.Evaluation]
@@ -70,16 +69,6 @@ def evaluate(built: Built, options: ExperimentOptions, steps: Steps | None = Non
 def _evaluate(
     variant: Variant, built: Built, options: ExperimentOptions, cache: Cache, steps: Steps
 ) -> accuracy.Evaluation:
-    key = _key(variant, built, options) | {
-        "code": code_key(
-            "data.metrics",
-            "data.scores",
-            "measuring.accuracy",
-            "data.features",
-            "machine.sessions",
-            "machine.unsigned",
-        )
-    }
     with steps.step(f"evaluate {variant.name}", total=len(variant.rows)) as step:
 
         def predict(directory: Path) -> None:
@@ -88,6 +77,7 @@ def _evaluate(
             )
             np.save(directory / "logits.npy", evaluation.logits)
 
+        key = _key(variant, built, options) | {"code": code_key(predict)}
         entry = cache.get("predictions", key, predict)
         step.cached = entry.hit
         evaluation = accuracy.score(built.task, np.load(entry.path / "logits.npy"), variant.rows)
@@ -100,12 +90,12 @@ def _key(variant: Variant, built: Built, options: ExperimentOptions) -> dict[str
     """What decides a variant's logits, but for our own code."""
     machine = hardware.describe()
     return {
-        "model": sha256_file(variant.path),
+        "model": variant.model.sha256,
         "rows": features.features_hash(variant.rows),
         "labels": built.task.num_labels,
         "threads": options.threads,
         "cpu": [machine.cpu_model, *machine.instruction_sets],
-        "versions": versions_key("onnxruntime", "numpy"),
+        "versions": versions_key("onnxruntime", "onnx", "numpy"),
     }
 
 
@@ -117,18 +107,6 @@ def check(built: Built, options: ExperimentOptions, steps: Steps | None = None) 
 
 def _check(variant: Variant, built: Built, options: ExperimentOptions, cache: Cache, steps: Steps) -> Checks:
     quantized, kept = variant.recipe is not None, sorted(_kept(variant))
-    code = code_key(
-        "measuring.checks",
-        "data.metrics",
-        "data.scores",
-        "measuring.accuracy",
-        "onnx_model.coverage",
-        "data.features",
-        "machine.hardware",
-        "machine.sessions",
-        "machine.unsigned",
-    )
-    key = _key(variant, built, options) | {"quantized": quantized, "kept": kept, "code": code}
     with steps.step(f"check {variant.name}", total=CHECKED_ROWS) as step:
 
         def run(directory: Path) -> None:
@@ -143,6 +121,7 @@ def _check(variant: Variant, built: Built, options: ExperimentOptions, cache: Ca
             )
             write_json(directory / "checks.json", run_checks(subject).to_json())
 
+        key = _key(variant, built, options) | {"quantized": quantized, "kept": kept, "code": code_key(run)}
         entry = cache.get("checks", key, run)
         step.cached = entry.hit
         checks = Checks.from_json(json.loads((entry.path / "checks.json").read_text(encoding="utf-8")))
@@ -155,7 +134,7 @@ def _kept(variant: Variant) -> set[str]:
     recipe = variant.recipe
     if recipe is None or not recipe.nodes:
         return set()
-    in_float = coverage(variant.path).in_float
+    in_float = coverage(variant.model).in_float
     return {name for name in in_float if recipe.precision(name) == "float"}
 
 
@@ -196,7 +175,7 @@ def compare(built: Built, measured: dict[str, Measured]) -> list[VariantResult]:
 
     Of each one it says whether it is on the front, or which one beats it.
     """
-    sizes = {variant.name: size_bytes(variant.path) for variant in built.variants}
+    sizes = {variant.name: variant.model.size_bytes for variant in built.variants}
     beaten_by = front.beaten_by(
         {
             name: front.Score(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,9 +11,10 @@ from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
 from quantlib.compression.variants import VariantName
 from quantlib.data import features
 from quantlib.experiment.options import recipes_for
-from quantlib.experiment.work import Variant, Work, cached, tokenize
+from quantlib.experiment.work import Variant, Work, cached, cached_model, file_hash, tokenize
+from quantlib.onnx_model.model import Model
 from quantlib.support.cache import code_key, versions_key
-from quantlib.support.files import sha256_file, sha256_json
+from quantlib.support.files import sha256_json
 from quantlib.support.progress import Step
 
 
@@ -22,7 +23,7 @@ class Source:
     """A float model that recipes start from; `name` says which in the steps of a run."""
 
     name: str
-    path: Path
+    model: Model
 
 
 def quantized(work: Work, fp32: Variant, compiled: Variant | None, checkpoint: Path) -> list[Variant]:
@@ -33,15 +34,13 @@ def quantized(work: Work, fp32: Variant, compiled: Variant | None, checkpoint: P
     Raises:
         InputError: a recipe does not fit the model; said before anything is calibrated.
     """
-    rows = calibration_rows(work, checkpoint)
+    rows = tokenize(work, "calibration", checkpoint)
     asked = recipes_for(work.options, fp32.name)
-    begun = {r.name: fp32 if compiled is None or r.quantizer == "onnxruntime" else compiled for r in asked}
+    starts = {r.name: fp32 if compiled is None or r.quantizer == "onnxruntime" else compiled for r in asked}
     for recipe in asked:
-        if recipe.nodes:
-            tensors_to_calibrate(
-                begun[recipe.name].path, recipe
-            )  # refuses a node that the model does not have
-    sources = _sources(work, asked, begun, rows)
+        if recipe.nodes:  # refuses a node that the model does not have
+            tensors_to_calibrate(starts[recipe.name].model, recipe)
+    sources = _sources(work, asked, starts, rows)
     alike: dict[tuple[Source, bool], list[recipes.Recipe]] = {}
     for recipe in asked:
         if recipe.mode == "static":
@@ -49,155 +48,134 @@ def quantized(work: Work, fp32: Variant, compiled: Variant | None, checkpoint: P
     ranges: dict[str, calibration.Ranges] = {}
     for (model, _), static in alike.items():
         ranges |= ranges_of(work, model, rows, static)
-    return [variant(work, fp32, sources[r.name].path, r, ranges.get(r.name)) for r in asked]
+    return [variant(work, fp32, sources[r.name].model, r, ranges.get(r.name)) for r in asked]
 
 
 def _sources(
     work: Work,
     asked: Sequence[recipes.Recipe],
-    begun: Mapping[str, Variant],
+    starts: Mapping[str, Variant],
     rows: Sequence[features.Feature],
 ) -> dict[str, Source]:
     """What each recipe starts from, by its name; a model is smoothed once for all that ask for it."""
-    made: dict[tuple[str, bool], Source] = {}
-    for recipe in asked:
-        start = begun[recipe.name]
-        if (start.name, recipe.smooth) not in made:
-            made[start.name, recipe.smooth] = source(work, start, rows, recipe.smooth)
-    return {recipe.name: made[begun[recipe.name].name, recipe.smooth] for recipe in asked}
-
-
-def calibration_rows(work: Work, checkpoint: Path) -> list[features.Feature]:
-    """The rows that static recipes are calibrated on, tokenized for a checkpoint."""
-    return tokenize(work, work.splits.calibration[: work.options.calibration_samples], checkpoint)
+    needed = {(starts[recipe.name].name, recipe.smooth): starts[recipe.name] for recipe in asked}
+    made = {key: source(work, start, rows, smooth=key[1]) for key, start in needed.items()}
+    return {recipe.name: made[starts[recipe.name].name, recipe.smooth] for recipe in asked}
 
 
 def source(work: Work, fp32: Variant, rows: Sequence[features.Feature], smooth: bool) -> Source:
     """The FP32 model that a recipe starts from."""
-    return _smoothed(work, fp32, rows) if smooth else Source(fp32.name, fp32.path)
+    return _smoothed(work, fp32, rows) if smooth else Source(fp32.name, fp32.model)
 
 
 def variant(
-    work: Work, fp32: Variant, model: Path, recipe: recipes.Recipe, ranges: calibration.Ranges | None
+    work: Work, fp32: Variant, model: Model, recipe: recipes.Recipe, ranges: calibration.Ranges | None
 ) -> Variant:
     """What a recipe makes of a model, to stand beside `fp32`, which is not the compiled one."""
     name = replace(VariantName.parse(fp32.name), step=recipe.name)
-    path = _quantize(work, str(name), model, recipe, ranges)
-    return Variant(str(name), path, fp32.file.with_name(name.file_name), fp32.rows, recipe)
+    quantized = _quantize(work, str(name), model, recipe, ranges)
+    return Variant(str(name), quantized, fp32.file.with_name(name.file_name), fp32.rows, recipe)
 
 
 def ranges_of(
-    work: Work, model: Source, rows: Sequence[features.Feature], static: Sequence[recipes.Recipe]
+    work: Work, start: Source, rows: Sequence[features.Feature], static: Sequence[recipes.Recipe]
 ) -> dict[str, calibration.Ranges]:
     """The ranges of static recipes that share the model and `pad_calibration`, by their names."""
-    tensors = sorted({name for recipe in static for name in tensors_to_calibrate(model.path, recipe)})
+    tensors = {name for recipe in static for name in tensors_to_calibrate(start.model, recipe)}
     if not tensors:  # all that is left to quantize are embeddings, or weights
         return {recipe.name: calibration.Ranges({}) for recipe in static}
-    return _ranges(work, _statistics(work, model, rows, static, tensors), static)
+    padded = static[0].pad_calibration
+    methods = [calibration.parse_method(recipe.calibration_method or "") for recipe in static]
+    histograms = any(method.needs_histograms for method in methods)
+    name = f"calibrate {start.name}" + f" on rows padded to {work.options.seq_len}" * padded
+    path = statistics(work, name, start.model, rows, tensors, histograms=histograms, padded=padded)
+    return {recipe.name: _ranges(work, path, recipe.calibration_method or "") for recipe in static}
 
 
 def _smoothed(work: Work, fp32: Variant, rows: Sequence[features.Feature]) -> Source:
     """The same model with smooth activations."""
-    key = {
-        "model": sha256_file(fp32.path),
-        "rows": features.features_hash(rows),
-        "versions": versions_key("numpy", "onnx", "onnxruntime", "onnx-ir"),
-        "code": code_key(
-            "compression.smoothing",
-            "compression.folding",
-            "compression.grid",
-            "onnx_model.layers",
-            "onnx_model.roles",
-            "compression.calibration",
-            "data.features",
-        ),
-    }
+    threads = work.options.threads
 
     def make(directory: Path, step: Step) -> None:
         reader = features.CalibrationReader(rows, batch_size=4)
-        found = smoothing.search_smoothing(fp32.path, reader, progress=step.advance)
-        smoothing.smooth_onnx(fp32.path, directory / "model.onnx", found)
-
-    path = cached(work, f"smooth {fp32.name}", "smoothed", key, make, total=len(rows)) / "model.onnx"
-    return Source(f"smoothed {fp32.name}", path)
-
-
-def _statistics(
-    work: Work,
-    model: Source,
-    rows: Sequence[features.Feature],
-    static: Sequence[recipes.Recipe],
-    tensors: Sequence[str],
-) -> Path:
-    """The file of statistics that all these recipes take the ranges of these tensors from.
-
-    They share `pad_calibration`, and are made from the same model.
-    """
-    padded = static[0].pad_calibration
-    pad_to = work.options.seq_len if padded else None
-    reader = features.CalibrationReader(rows, batch_size=4, pad_to=pad_to)
-    methods = [calibration.parse_method(recipe.calibration_method or "") for recipe in static]
-    histograms = any(method.needs_histograms for method in methods)
-
-    def collect(directory: Path, step: Step) -> None:
-        found = calibration.collect(
-            model.path,
-            reader,
-            tensors,
-            histograms=histograms,
-            skip_padding=not padded,
-            progress=step.advance,
-        )
-        calibration.write_statistics(directory / "statistics.json", found)
+        factors = smoothing.search_smoothing(fp32.path, reader, threads=threads, progress=step.advance)
+        smoothing.smooth_onnx(fp32.path, directory / "model.onnx", factors)
 
     key = {
-        "model": sha256_file(model.path),
+        "model": fp32.model.sha256,
+        "rows": features.features_hash(rows),
+        "threads": threads,
+        "versions": versions_key("numpy", "onnx", "onnxruntime", "onnx-ir"),
+    }
+    model = cached_model(work, f"smooth {fp32.name}", "smoothed", key, make, total=len(rows))
+    return Source(f"smoothed {fp32.name}", model)
+
+
+def statistics(
+    work: Work,
+    name: str,
+    model: Model,
+    rows: Sequence[features.Feature],
+    tensors: Collection[str],
+    *,
+    histograms: bool,
+    padded: bool,
+) -> Path:
+    """The file of statistics of these activations over rows, padded to the full length or not at all."""
+    wanted, threads = sorted(tensors), work.options.threads
+    pad_to = work.options.seq_len if padded else None
+
+    def collect(directory: Path, step: Step) -> None:
+        observed = calibration.collect(
+            model.path,
+            features.CalibrationReader(rows, batch_size=4, pad_to=pad_to),
+            wanted,
+            histograms=histograms,
+            skip_padding=pad_to is None,
+            threads=threads,
+            progress=step.advance,
+        )
+        calibration.write_statistics(directory / "statistics.json", observed)
+
+    key = {
+        "model": model.sha256,
         "rows": features.features_hash(rows),
         "pad_to": pad_to,
-        "tensors": list(tensors),
+        "tensors": wanted,
         "histograms": histograms,
+        "threads": threads,
         "versions": versions_key("numpy", "onnx", "onnxruntime"),
-        "code": code_key("compression.calibration", "data.features"),
     }
-    name = f"calibrate {model.name}" + f" on rows padded to {pad_to}" * padded
     return cached(work, name, "statistics", key, collect, total=len(rows)) / "statistics.json"
 
 
-def _ranges(work: Work, statistics: Path, static: Sequence[recipes.Recipe]) -> dict[str, calibration.Ranges]:
-    """The ranges of each recipe, by its name. They are kept: a search takes seconds, reading them none."""
-    found = {}
-    digest = sha256_file(statistics)
-    for recipe in static:
-        method = recipe.calibration_method or ""
-        key = {"statistics": digest, "method": method, "code": code_key("compression.calibration")}
+def _ranges(work: Work, path: Path, method: str) -> calibration.Ranges:
+    """The ranges of a file of statistics by one method: a search takes seconds, reading its result none."""
 
-        def derive(directory: Path, method: str = method) -> None:
-            ranges = calibration.derive(calibration.read_statistics(statistics), method)
-            calibration.write_ranges(directory / "ranges.json", ranges)
+    def derive(directory: Path) -> None:
+        ranges = calibration.derive(calibration.read_statistics(path), method)
+        calibration.write_ranges(directory / "ranges.json", ranges)
 
-        entry = work.cache.get("ranges", key, derive)
-        found[recipe.name] = calibration.read_ranges(entry.path / "ranges.json")
-    return found
+    key = {
+        "statistics": file_hash(path),
+        "method": method,
+        "versions": versions_key("numpy"),
+        "code": code_key(derive),
+    }
+    return calibration.read_ranges(work.cache.get("ranges", key, derive).path / "ranges.json")
 
 
 def _quantize(
-    work: Work, name: str, model: Path, recipe: recipes.Recipe, ranges: calibration.Ranges | None
-) -> Path:
+    work: Work, name: str, model: Model, recipe: recipes.Recipe, ranges: calibration.Ranges | None
+) -> Model:
     key = {
-        "model": sha256_file(model),
+        "model": model.sha256,
         "recipe": recipe.file_key(),
         "ranges": None if ranges is None else sha256_json(ranges.of),
-        "versions": versions_key("onnx", "onnxruntime", "onnx-ir"),
-        "code": code_key(
-            "compression.quantize",
-            "compression.grid",
-            "onnx_model.layers",
-            "onnx_model.roles",
-            "compression.recipes.recipe",
-        ),
+        "versions": versions_key("onnx", "onnxruntime", "onnx-ir", "numpy"),
     }
 
     def make(directory: Path, _: Step) -> None:
         quantize_onnx(model, directory / "model.onnx", recipe, ranges)
 
-    return cached(work, f"quantize {name}", "quantized", key, make) / "model.onnx"
+    return cached_model(work, f"quantize {name}", "quantized", key, make)

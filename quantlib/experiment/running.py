@@ -19,14 +19,15 @@ from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.profiling import profiles
 from quantlib.machine import hardware
 from quantlib.machine.hardware import on_x86
-from quantlib.machine.unsigned import count_signed
+from quantlib.machine.unsigned import to_unsigned
 from quantlib.measuring.profile import write_profile
 from quantlib.onnx_model.compile import Compiled
 from quantlib.onnx_model.coverage import Coverage
+from quantlib.onnx_model.model import Model
 from quantlib.report import plots, results
 from quantlib.report.columns import VariantResult
 from quantlib.support.directories import atomic_files
-from quantlib.support.files import copy_file, make_dir, sha256_file, sha256_files
+from quantlib.support.files import copy_file, make_dir, sha256_files
 from quantlib.support.progress import Steps
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def provenance(options: ExperimentOptions, built: Built, steps: Steps) -> dict[s
         "hub_commits": dict(built.commits),
         "sha256": {
             **built.hashes,
-            "models": {variant.name: sha256_file(variant.path) for variant in built.variants},
+            "models": {variant.name: variant.model.sha256 for variant in built.variants},
         },
         "recipes": {v.name: asdict(v.recipe) for v in built.variants if v.recipe is not None},
         "durations_s": steps.durations_s,
@@ -105,9 +106,16 @@ def _sessions(options: ExperimentOptions, built: Built) -> dict[str, Any]:
     """How variants are timed, and how many S8 activations of each are turned to U8 for this CPU."""
     found: dict[str, Any] = {**asdict(options.session), "unsigned_activations": {}}
     if options.session.unsigned_activations and on_x86():
-        counts = {variant.name: count_signed(variant.path) for variant in built.variants}
+        counts = {variant.name: _count_signed(variant.model) for variant in built.variants}
         found["unsigned_activations"] = {name: count for name, count in counts.items() if count}
     return found
+
+
+def _count_signed(model: Model) -> int:
+    """How many S8 activations are turned to U8 when the model is loaded on x86."""
+    copy = type(model.skeleton)()
+    copy.CopyFrom(model.skeleton)
+    return to_unsigned(copy)
 
 
 def _report(compiled: Compiled) -> dict[str, Any]:

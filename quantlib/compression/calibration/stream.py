@@ -71,12 +71,15 @@ def collect(
     fold = _Fold(onnx_path, axes, BINS if histograms else None)
     folding: Future[None] | None = None
     batches = run_batches(session, onnx_path, list(axes), feeds, skip_padding=skip_padding, progress=progress)
-    # A batch is folded on one core while the next one runs: at most two batches are in memory.
+    # A batch is folded on one core while the next one runs: at most two batches are in memory. With one
+    # thread they take turns.
     with ThreadPoolExecutor(max_workers=1) as worker:
         for batch in batches:
             if folding:
                 folding.result()
             folding = worker.submit(fold, batch)
+            if threads == 1:
+                folding.result()
         if folding:
             folding.result()
     return Statistics({name: fold.statistics[source[name]] for name in names})

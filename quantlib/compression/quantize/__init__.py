@@ -58,7 +58,7 @@ def quantize_onnx(model: Model | Path, out_path: Path, recipe: Recipe, ranges: R
             quantized = sum("Linear" in op or "Integer" in op for op in op_counts(scratch).elements())
         if not quantized:
             raise InputError(f"{model.path}: recipe {recipe.name} quantizes no node of it")
-        open_session(scratch)
+        open_session(scratch, threads=1)  # it is only loaded
     return out_path
 
 

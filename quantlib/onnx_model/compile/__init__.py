@@ -52,7 +52,11 @@ class Compiled:
 
 
 def compile_onnx(
-    onnx_path: Path, out_path: Path, *, last_attention: Literal["row", "whole"] = "row"
+    onnx_path: Path,
+    out_path: Path,
+    *,
+    last_attention: Literal["row", "whole"] = "row",
+    threads: int | None = None,
 ) -> Compiled:
     """Compile a classifier that `quantlib.onnx_model.export` wrote; the model itself is left alone.
 
@@ -66,6 +70,7 @@ def compile_onnx(
             value; "whole" leaves it one node, like the others. "row" is as fast at 1x32; at 1x128 and 8x128
             it is 1.01 to 1.03 times as fast in FP32 and 1.02 to 1.05 times in 8 bits, where the scores of
             all rows cost more than the products (a MiniLM of 6 layers and BERT-base, 2 threads).
+        threads: of the parity check's sessions; the physical cores by default.
 
     Raises:
         InputError: the file is missing, no ONNX model, compiled already, or cannot be run; an unknown
@@ -86,7 +91,7 @@ def compile_onnx(
         import onnx_ir as ir
 
         ir.save(model, scratch)
-        difference = check_parity(model, onnx_path, scratch)
+        difference = check_parity(model, onnx_path, scratch, threads)
     return Compiled(out_path, done, tuple(left), before, len(model.graph), difference)
 
 

@@ -21,12 +21,13 @@ TOLERANCE = 1e-4
 _SHAPES = ((1, 1), (1, 9), (2, 16), (3, 37), (2, 128))
 
 
-def check_parity(model: ir.Model, original: Path, compiled: Path) -> float:
+def check_parity(model: ir.Model, original: Path, compiled: Path, threads: int | None = None) -> float:
     """Compare two files on random rows, alone and in batches, with padding at the end, inside, or nowhere.
 
     Args:
         model: either of the two, for the sizes of its embedding tables.
         original, compiled: the files.
+        threads: of their sessions; the physical cores by default.
 
     Returns:
         The largest absolute difference of a logit.
@@ -35,7 +36,8 @@ def check_parity(model: ir.Model, original: Path, compiled: Path) -> float:
         ParityError: it is above 1e-4.
         InputError: the original cannot be run, or has an input that BERT does not have.
     """
-    want, got = (_logits(open_session(path, spinning=False), original) for path in (original, compiled))
+    sessions = (open_session(path, threads=threads, spinning=False) for path in (original, compiled))
+    want, got = (_logits(session, original) for session in sessions)
     entries, longest = _limits(model)
     shapes = sorted({(rows, min(tokens, longest)) for rows, tokens in _SHAPES})
     feeds = (_random_feed(rows, tokens, entries) for rows, tokens in shapes)

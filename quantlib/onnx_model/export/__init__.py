@@ -41,6 +41,7 @@ def export_bert_to_onnx(
     opset: int = 17,
     *,
     logit_order: Sequence[int] | None = None,
+    threads: int | None = None,
 ) -> Path:
     """Export a fine-tuned classifier to ONNX and check that it computes the same.
 
@@ -54,6 +55,7 @@ def export_bert_to_onnx(
         seq_len: the longest sequence that will be fed, in tokens; the parity check includes it.
         opset: version of the ONNX operator set.
         logit_order: the model's logit index of each wanted label, where the order differs.
+        threads: of the parity check's session; the physical cores by default.
 
     Returns:
         out_path.
@@ -74,7 +76,7 @@ def export_bert_to_onnx(
         import onnx
 
         onnx.save(proto, scratch)
-        check_parity(model, scratch, seq_len)
+        check_parity(model, scratch, seq_len, threads)
     return out_path
 
 

@@ -22,7 +22,7 @@ PARITY_TOLERANCE = 1e-4
 _PARITY_SHAPES = ((1, 8), (2, 16), (3, 37), (2, 128))
 
 
-def check_parity(model: Any, onnx_path: Path, seq_len: int) -> float:
+def check_parity(model: Any, onnx_path: Path, seq_len: int, threads: int | None = None) -> float:
     """Compare an ONNX file with its PyTorch model on random rows, alone, in batches, and padded.
 
     Returns:
@@ -35,7 +35,7 @@ def check_parity(model: Any, onnx_path: Path, seq_len: int) -> float:
 
     from quantlib.machine.sessions import feed_for, open_session
 
-    session = open_session(onnx_path)
+    session = open_session(onnx_path, threads=threads)
 
     def original(feed: Feed) -> Array:
         with torch.no_grad(), _one_thread():
