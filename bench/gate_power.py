@@ -35,6 +35,7 @@ from quantlib.gate import LatencyRecord, decide, estimate_slowdown
 from quantlib.measuring.latency import Sampling, sample_ratios
 from quantlib.measuring.latency.launches import Start
 from quantlib.measuring.latency.others import Watch, watch_others
+from quantlib.onnx_model.model import Model
 from quantlib.support.files import write_json
 
 LIMIT = 0.05
@@ -151,7 +152,7 @@ def real(runs: int, slowdown: float, variant_name: str) -> dict[str, Any]:
             slower = Path(scratch) / "slower.onnx"
             feeds = list(features.fixed_shape_feeds(variant.rows, 1, options.seq_len, 8))
             found = make_slower(variant.path, slower, slowdown, feeds)
-            judged = replace(variant, path=slower)
+            judged = replace(variant, model=Model(slower))
             print(f"made {found:.1%} slower", flush=True)
         starts = [gating.start(v, 1, options.seq_len, options) for v in (teacher, variant, judged)]
         outcomes, seconds, sampling = Counter[str](), [], Sampling()
