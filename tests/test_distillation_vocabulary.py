@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantlib.data.features import Feature
@@ -69,6 +69,7 @@ def test_words_that_do_not_occur_are_not_decayed(tiny_teacher: Path) -> None:
     assert torch.equal(after[others], before[others])
 
 
+@settings(deadline=None)  # a model is run, on a machine that may be busy
 @given(st.lists(st.lists(st.integers(0, 63), min_size=1, max_size=6), min_size=1, max_size=4))
 def test_it_computes_what_it_did(tiny_teacher: Path, ids: list[list[int]]) -> None:
     import torch

@@ -175,10 +175,10 @@ def _encode(tokenizer: Any, texts: list[tuple[str, str | None]], max_seq_length:
         raise InputError(
             f"a {type(tokenizer).__name__} cannot be used; a tokenizers.Tokenizer or a fast tokenizer can"
         )
-    own = Tokenizer.from_str(rust.to_str())  # the caller's tokenizer keeps its own settings
-    own.enable_truncation(max_seq_length, strategy="longest_first")
-    own.no_padding()
-    encoded: list[Any] = own.encode_batch([a if b is None else (a, b) for a, b in texts])
+    truncating = Tokenizer.from_str(rust.to_str())  # the caller's tokenizer keeps its own settings
+    truncating.enable_truncation(max_seq_length, strategy="longest_first")
+    truncating.no_padding()
+    encoded: list[Any] = truncating.encode_batch([a if b is None else (a, b) for a, b in texts])
     return encoded
 
 

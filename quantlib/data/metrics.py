@@ -18,7 +18,7 @@ _NEARLY_CONSTANT = 1e-13
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric: more is better, and 0 where it is undefined, because nothing was told apart.
+    """A metric: more is better, and 0 where it is undefined, because no rows were distinguished.
 
     output_mode: "classification" compares class indices, "regression" scores. function: of (truth,
     predictions), each (rows,). resampled: the same of many resamples at once, float64 (resamples,): for
