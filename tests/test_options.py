@@ -14,6 +14,7 @@ import pytest
 from quantlib.compression.recipes import RECIPES, write_recipe
 from quantlib.compression.recipes import select as recipe_selection
 from quantlib.experiment.options import ExperimentOptions, recipes_for, variant_names
+from quantlib.gate.record import GateRecord, settings_differences
 from quantlib.harness.options import HarnessOptions
 from quantlib.measuring.latency import Sampling
 from quantlib.support.errors import InputError
@@ -117,6 +118,24 @@ def test_settings_of_the_gate_are_what_decides_the_models() -> None:
     assert set(settings) - set(without) == trains_student
 
 
+def test_baselines_with_other_models_are_told() -> None:
+    def record(settings: dict[str, object]) -> GateRecord:
+        return GateRecord("SST-2", "data", labels=(), machine={}, settings=settings, variants={})
+
+    ours = ExperimentOptions().settings
+    other = ExperimentOptions(student_config="tinybert-4-312", augment=2, train_rows=100).settings
+    assert settings_differences(record(other), record(ours)) == [
+        "student_config: tinybert-4-312, baseline half",
+        "augment: 2, baseline 0",
+        "train_rows: 100, baseline not given",
+    ]
+    older = {name: value for name, value in ours.items() if name not in ("train_rows", "calibration_samples")}
+    assert settings_differences(record(ours), record(older)) == [
+        "calibration_samples: 512, baseline not recorded",
+        "train_rows: not given, baseline not recorded",
+    ]
+
+
 def test_a_recipe_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "mine.toml"
     write_recipe(path, replace(RECIPES["quant_2"], name="mine"))
@@ -140,23 +159,41 @@ def test_the_gate_measures_as_much_as_the_library_does_by_default() -> None:
 # The plugin
 
 
-def test_the_plugin_is_light_and_silent_without_benchmarks(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["quantlib.harness.plugin"]\n')
-    (tmp_path / "test_units.py").write_text(
-        "import sys\n\ndef test_light():\n"
-        "    heavy = {'torch', 'onnx', 'onnxruntime', 'rich', 'transformers', 'scipy', 'sklearn'}\n"
-        "    assert not heavy & set(sys.modules)\n"
-    )
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--task=unknown", "test_units.py"]
-    done = subprocess.run(
-        command,
-        cwd=tmp_path,
+UNITS = """
+import sys
+
+
+def test_light():
+    heavy = {"torch", "onnx", "onnxruntime", "rich", "transformers", "scipy", "sklearn"}
+    assert not heavy & set(sys.modules)
+"""
+
+
+def pytest_without_benchmarks(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest on one unit test of a project that loads the plugin."""
+    (root / "conftest.py").write_text('pytest_plugins = ["quantlib.harness.plugin"]\n')
+    (root / "test_units.py").write_text(UNITS)
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, "test_units.py"],
+        cwd=root,
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
     )
+
+
+def test_the_plugin_is_light_and_silent_without_benchmarks(tmp_path: Path) -> None:
+    done = pytest_without_benchmarks(tmp_path, "--task=unknown")
     assert done.returncode == 0, done.stdout
     assert "quantlib:" not in done.stdout
+
+
+def test_a_gate_without_benchmarks_fails(tmp_path: Path) -> None:
+    limits = f"--limits={ROOT / 'bench' / 'limits.toml'}"
+    done = pytest_without_benchmarks(tmp_path, "--gate-update", limits, "-k", "nothing")
+    assert done.returncode == 1, done.stdout
+    assert "gate: accuracy, latency, presence, size not gated: tests were left out" in done.stdout
+    assert not (tmp_path / "bench").exists()
 
 
 if __name__ == "__main__":
