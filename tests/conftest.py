@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from filelock import FileLock
 from hypothesis import settings
 
 from quantlib.data.features import Feature
@@ -18,9 +19,14 @@ from quantlib.support.cache import ENVIRONMENT_VARIABLE
 
 ROOT = Path(__file__).parents[1]
 
-# The same examples in every run; `--hypothesis-profile=explore` looks for new ones.
-settings.register_profile("seeded", derandomize=True)
-settings.register_profile("explore", max_examples=1000)
+IN_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if IN_WORKER:  # before torch is loaded: each worker would take every core
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+# The same examples in every run, without deadlines: machines differ. `--hypothesis-profile=explore` looks for
+# new ones.
+settings.register_profile("seeded", derandomize=True, deadline=None)
+settings.register_profile("explore", max_examples=1000, deadline=None)
 settings.load_profile("seeded")
 
 
@@ -41,18 +47,39 @@ def same_package_in_other_processes() -> Iterator[None]:
         yield
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A directory that `make` has filled, in the first worker that needs it; others wait and take it."""
+    base = factory.getbasetemp()
+    directory = (base.parent if IN_WORKER else base) / "shared" / name
+    done = directory.with_name(f"{name}.done")
+    directory.parent.mkdir(exist_ok=True)
+    with FileLock(directory.with_name(f"{name}.lock")):
+        if not done.exists():
+            directory.mkdir()
+            make(directory)
+            done.touch()
+    return directory
+
+
 @pytest.fixture(scope="session")
 def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A BERT classifier of 2 layers with random weights and two labels. Not to be changed: copy it."""
-    return tiny.write_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny-bert")
+    return made_once(tmp_path_factory, "tiny-bert", tiny.write_checkpoint)
 
 
 @pytest.fixture(scope="session")
 def tiny_onnx(tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`tiny_teacher`, exported at opset 17 for 64 tokens."""
+    return _export(tmp_path_factory, "bert", tiny_teacher)
+
+
+def _export(factory: pytest.TempPathFactory, kind: str, checkpoint: Path) -> Path:
     from quantlib.onnx_model.export import export_bert_to_onnx
 
-    return export_bert_to_onnx(tiny_teacher, tmp_path_factory.mktemp("onnx") / "model.onnx", seq_len=64)
+    def make(directory: Path) -> None:
+        export_bert_to_onnx(checkpoint, directory / "model.onnx", seq_len=64)
+
+    return made_once(factory, f"onnx-{kind}", make) / "model.onnx"
 
 
 @pytest.fixture(scope="session")
@@ -64,14 +91,15 @@ def tiny_rows(tiny_teacher: Path) -> list[Feature]:
 @pytest.fixture(scope="session", params=tiny.ARCHITECTURES)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tiny.Exported:
     """A tiny classifier of each architecture; `tiny_teacher` and `tiny_onnx` are the first one."""
-    from quantlib.onnx_model.export import export_bert_to_onnx
-
     if request.param == "bert":
         checkpoint, model = (request.getfixturevalue(name) for name in ("tiny_teacher", "tiny_onnx"))
     else:
-        directory = tmp_path_factory.mktemp(request.param)
-        checkpoint = tiny.write_checkpoint(directory / "checkpoint", request.param)
-        model = export_bert_to_onnx(checkpoint, directory / "model.onnx", seq_len=64)
+        checkpoint = made_once(
+            tmp_path_factory,
+            f"tiny-{request.param}",
+            lambda directory: tiny.write_checkpoint(directory, request.param),
+        )
+        model = _export(tmp_path_factory, request.param, checkpoint)
     return tiny.Exported(request.param, checkpoint, model, tiny.features(checkpoint, 48))
 
 

@@ -1,0 +1,44 @@
+"""The main job as a user runs it, on the packaged MiniLM and BBC News, to its table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+RECIPES = ("quant_2", "dynamic_u8s8")
+VARIANTS = [
+    f"{prefix}{name}"
+    for prefix, fp32 in (("", "teacher"), ("student_", "student"))
+    for name in (fp32, f"{fp32}_compiled", *RECIPES)
+]
+
+
+@pytest.mark.embedded
+def test_the_embedded_default_runs_to_its_table(tmp_path: Path) -> None:
+    """With fewer rows to train and calibrate on, shorter ones, and fewer timed runs than by default."""
+    words = ["--train-rows", "24", "--calibration-samples", "32", "--seq-len", "32"]
+    words += ["--transformer-epochs", "0", "--prediction-epochs", "1"]
+    words += ["--recipes", ",".join(RECIPES), "--warmup-runs", "1", "--num-runs", "5", "--threads", "1"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "quantization_experiments.py", *words, "--cache-dir", tmp_path / "cache"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    directory = tmp_path / "runs" / "BBC-News"
+    variants = json.loads((directory / "results.json").read_text(encoding="utf-8"))["variants"]
+    with (directory / "results.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = [variant["name"] for variant in variants]
+    assert sorted(names) == sorted(VARIANTS)
+    assert [row["name"] for row in rows] == names
+    for name in names:
+        assert f"\n {name}" in done.stdout, "a row of the table"
+    assert {path.name for path in directory.iterdir()} >= {"run.json", "results.png", "ts_teacher_bert"}
