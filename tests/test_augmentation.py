@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from quantlib.data.features import Feature
 from quantlib.data.tasks import TASKS
+from quantlib.support.cache import Cache
 from quantlib.support.errors import InputError
 from quantlib.training.checkpoints import load_classifier, quiet_transformers
 from quantlib.training.student import AugmentationOptions, DistillationOptions, PhaseOptions, distil
@@ -118,25 +120,36 @@ def test_neighbours_against_numpy(tokens: int, count: int, seed: int) -> None:
 def test_copies_are_kept(
     tiny_teacher: Path, tiny_rows: list[Feature], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    cache = Cache(tmp_path)
     rows = [replace(tiny_rows[0], label=0.25), *tiny_rows[1:4]]
-    first = augmented(rows, tiny_teacher, OPTIONS, 1, tmp_path)
-    (path,) = tmp_path.iterdir()
+    first = augmented(rows, tiny_teacher, OPTIONS, 1, cache)
+    (path,) = tmp_path.rglob("rows.jsonl")
     text = path.read_text()
     path.write_text(text[: len(text) // 2])
-    assert same(first, augmented(rows, tiny_teacher, OPTIONS, 1, tmp_path)), "a damaged file is made anew"
+    assert same(first, augmented(rows, tiny_teacher, OPTIONS, 1, cache)), "a damaged file is made anew"
     assert path.read_text() == text
     made = augmenting._copies
     monkeypatch.setattr(augmenting, "_copies", lambda *_: pytest.fail("made again"))
-    assert same(first, augmented(rows, tiny_teacher, OPTIONS, 1, tmp_path))
+    assert same(first, augmented(rows, tiny_teacher, OPTIONS, 1, cache))
     monkeypatch.setattr(augmenting, "_copies", made)
-    augmented(rows, tiny_teacher, OPTIONS, 2, tmp_path)
-    augmented(rows[:3], tiny_teacher, OPTIONS, 1, tmp_path)
-    augmented(rows, tiny_teacher, replace(OPTIONS, probability=0.5), 1, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 4
+    augmented(rows, tiny_teacher, OPTIONS, 2, cache)
+    augmented(rows[:3], tiny_teacher, OPTIONS, 1, cache)
+    augmented(rows, tiny_teacher, replace(OPTIONS, probability=0.5), 1, cache)
+    assert len(list(tmp_path.rglob("rows.jsonl"))) == 4
+
+
+def test_copies_are_kept_under_their_code_and_versions(
+    tiny_teacher: Path, tiny_rows: list[Feature], tmp_path: Path
+) -> None:
+    augmented(tiny_rows[:2], tiny_teacher, OPTIONS, 1, Cache(tmp_path))
+    (record,) = tmp_path.rglob("entry.json")
+    key = json.loads(record.read_text())["key"]
+    assert {"torch", "transformers", "tokenizers", "numpy"} == set(key["versions"])
+    assert {"training.student.augmentation:likely_words", "data.features"} <= set(key["code"])
 
 
 def test_off_by_default(tiny_teacher: Path, tiny_rows: list[Feature], tmp_path: Path) -> None:
-    assert augmented(tiny_rows, tiny_teacher, DistillationOptions().augmentation, 1, tmp_path) == []
+    assert augmented(tiny_rows, tiny_teacher, DistillationOptions().augmentation, 1, Cache(tmp_path)) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -155,11 +168,11 @@ def test_a_student_learns_from_copies_too(
         tmp_path / "out",
         options,
         lambda done, total, _: told.append((done, total)),
-        cache_dir=tmp_path / "cache",
+        cache=Cache(tmp_path / "cache"),
     )
     teacher, steps = -(-(48 + 43 * 3) // 16), -(-43 * 4 // 16)
     assert told[-1] == (teacher + steps, teacher + steps)
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache").rglob("rows.jsonl"))) == 1
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def _distilled(work: Work, teacher: Path) -> Path:
             further=features.further_windows(work.splits.train, rows, work.options.seq_len, tokenizer),
             logit_order=order,
             work_dir=unfinished,
-            cache_dir=work.cache.root / "augmented",
+            cache=work.cache,
         )
 
     key["code"] = code_key(train)  # another code does not go on from where this one stopped

@@ -20,8 +20,8 @@ from typing import Any
 from quantlib.support.code import code_key
 from quantlib.support.directories import atomic_dir
 from quantlib.support.errors import InputError
-from quantlib.support.eviction import RECORD, begin_run, lock_of, shrink
-from quantlib.support.files import make_dir, place_errors, sha256_files, sha256_json, write_json
+from quantlib.support.eviction import begin_run, lock_of, shrink
+from quantlib.support.files import RECORD, make_dir, place_errors, sha256_files, sha256_json, write_json
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",

@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantlib.support.files import RECORD
 from quantlib.support.scratch import PREFIX, give_up, hold, locks, remove_stale
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
-
-RECORD = "entry.json"
-"""The file of an entry that lists the others; when it was changed says when the entry was used."""
 
 _runs: dict[Path, BaseFileLock] = {}  # held until this process ends
 

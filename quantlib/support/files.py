@@ -19,6 +19,9 @@ from typing import Any
 from quantlib.support.errors import InputError
 from quantlib.support.scratch import scratch_dir
 
+# The file of a cache entry that lists the others; its time of change says when the entry was used.
+RECORD = "entry.json"
+
 # What the file system says when the user's place is the problem, with the words a user needs.
 _PLACE_ERRORS = {
     errno.ENOSPC: "no space left on the disk",
@@ -32,6 +35,7 @@ _PLACE_ERRORS = {
     errno.EISDIR: "a directory stands where a file is needed",
     errno.ELOOP: "its symbolic links go in a circle",
     errno.ENAMETOOLONG: "the name is too long",
+    errno.EBUSY: "it is in use, as a mount point is; name a directory inside it",
 }
 
 
@@ -159,8 +163,11 @@ def sha256_files(directory: Path) -> dict[str, str]:
 
 
 def sha256_tree(directory: Path) -> str:
-    """The SHA-256 of all regular files below a directory: their relative names and bytes."""
-    return sha256_json([list(item) for item in sha256_files(directory).items()])
+    """The SHA-256 of all regular files below a directory: their relative names and bytes.
+
+    The record of a cache entry does not count: another key may give the same files.
+    """
+    return sha256_json([[name, digest] for name, digest in sha256_files(directory).items() if name != RECORD])
 
 
 def copy_file(source: Path, target: Path) -> None:

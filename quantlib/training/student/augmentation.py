@@ -13,14 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from quantlib.data.features import Feature, features_hash, labels_array, load_tokenizer
+from quantlib.support.cache import Cache, code_key, versions_key
 from quantlib.support.errors import InputError
-from quantlib.support.files import sha256_json, sha256_tree, write_text
+from quantlib.support.files import sha256_tree, write_text
 from quantlib.training.checkpoints import loading_errors, quiet_transformers
 
 if TYPE_CHECKING:
     import torch
 
 _AT_ONCE = 64
+_FILE = "rows.jsonl"
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def augmented(
     checkpoint: Path,
     options: AugmentationOptions,
     seed: int,
-    cache_dir: Path | None = None,
+    cache: Cache | None = None,
 ) -> list[Feature]:
     """`options.copies` copies of each row, with words replaced by likely or similar ones.
 
@@ -65,25 +67,30 @@ def augmented(
         checkpoint: a BERT directory with a WordPiece tokenizer.
         options: see `AugmentationOptions`.
         seed: of the random draws.
-        cache_dir: where the copies are kept as JSON lines, under a key of everything that decides them.
+        cache: where the copies are kept as JSON lines; None keeps none.
 
     Returns:
         The first row's copies, then the second's, ...; a copy may equal its row if no word was drawn.
     """
     if not options.copies:
         return []
-    path = None if cache_dir is None else cache_dir / f"{_key(features, checkpoint, options, seed)}.jsonl"
-    copies = None if path is None else _read(path, len(features) * options.copies)
-    if copies is None:
-        copies = list(_copies(features, checkpoint, options, seed))
-        if path is not None:
-            write_text(path, "".join(_line(row) for row in copies))
-    return copies
+    if cache is None:
+        return list(_copies(features, checkpoint, options, seed))
 
+    def make(directory: Path) -> None:
+        copies = _copies(features, checkpoint, options, seed)
+        write_text(directory / _FILE, "".join(_line(row) for row in copies))
 
-def _key(features: Sequence[Feature], checkpoint: Path, options: AugmentationOptions, seed: int) -> str:
-    rows = [features_hash(features), labels_array(features).tolist()]
-    return sha256_json([rows, sha256_tree(checkpoint), asdict(options), seed])[:24]
+    key = {
+        "rows": features_hash(features),
+        "labels": labels_array(features).tolist(),
+        "checkpoint": sha256_tree(checkpoint),
+        "options": asdict(options),
+        "seed": seed,
+        "versions": versions_key("torch", "transformers", "tokenizers", "numpy"),
+        "code": code_key(make),
+    }
+    return _read(cache.get("augmented", key, make).path / _FILE)
 
 
 def _line(row: Feature) -> str:
@@ -91,17 +98,12 @@ def _line(row: Feature) -> str:
     return json.dumps(fields | {"label": row.label}) + "\n"
 
 
-def _read(path: Path, count: int) -> list[Feature] | None:
-    """The rows of a file; None where it is missing or damaged."""
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        rows = [
-            Feature(np.array(v["input_ids"], np.int64), np.array(v["token_type_ids"], np.int64), v["label"])
-            for v in lines
-        ]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return rows if len(rows) == count else None
+def _read(path: Path) -> list[Feature]:
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [
+        Feature(np.array(row["input_ids"], np.int64), np.array(row["token_type_ids"], np.int64), row["label"])
+        for row in rows
+    ]
 
 
 def _copies(

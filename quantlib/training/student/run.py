@@ -27,6 +27,7 @@ from quantlib.training.teacher import save_classifier
 
 if TYPE_CHECKING:
     from quantlib.data.tasks import Task
+    from quantlib.support.cache import Cache
 
 STATE_FILE = "training.pt"
 CHECKPOINT_VERSION = 2  # 2: the embedding table holds only tokens that occur
@@ -45,7 +46,7 @@ def distil(
     further: Sequence[Sequence[Feature]] = (),
     logit_order: Sequence[int] | None = None,
     work_dir: Path | None = None,
-    cache_dir: Path | None = None,
+    cache: Cache | None = None,
 ) -> None:
     """Train a student on what a teacher computes, as TinyBERT (Jiao et al. 2020); save it to `out_dir`.
 
@@ -66,7 +67,7 @@ def distil(
         work_dir: where the teacher's states and checkpoints of the training are kept until it is finished;
             an interrupted training continues from there, to the same weights. None puts the states beside
             `out_dir` and keeps no checkpoints.
-        cache_dir: where augmented rows are kept; None keeps none.
+        cache: where augmented rows are kept; None keeps none.
 
     Raises:
         InputError: the teacher is no BERT, the student cannot be made from it, there are no rows, or training
@@ -83,7 +84,7 @@ def distil(
     layers = layer_mapping(*depths, options.mapping) if options.transformer.epochs else ()
     rows, held_out = hold_out(len(features), options)
     labelled = features
-    features, rows = with_more(features, rows, further, teacher_dir, options, cache_dir)
+    features, rows = with_more(features, rows, further, teacher_dir, options, cache)
     source = Teacher(teacher.to(device), layers, device, options.precision)
     report = Report(progress or (lambda *_: None), task.primary_metric)
     with teacher_targets(source, features, options, work_dir or out_dir.parent, report.teacher) as targets:
@@ -114,12 +115,12 @@ def with_more(
     further: Sequence[Sequence[Feature]],
     checkpoint: Path,
     options: DistillationOptions,
-    cache_dir: Path | None,
+    cache: Cache | None,
 ) -> tuple[list[Feature], list[int]]:
     """All features followed by windows and augmented copies of `rows`, and the indices to train on."""
     more = [window for row in rows if further for window in further[row][: options.windows]]
     originals = [features[row] for row in rows]
-    more += augmented(originals, checkpoint, options.augmentation, options.seed, cache_dir)
+    more += augmented(originals, checkpoint, options.augmentation, options.seed, cache)
     return [*features, *more], [*rows, *range(len(features), len(features) + len(more))]
 
 
