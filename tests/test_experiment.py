@@ -30,6 +30,8 @@ from quantlib.experiment.work import Variant
 from quantlib.machine import hardware, sessions
 from quantlib.machine.sessions import SessionConfig
 from quantlib.machine.unsigned import count_signed
+from quantlib.measuring.checks.saturation import Saturation
+from quantlib.onnx_model.coverage import Coverage
 from quantlib.onnx_model.model import Model, op_counts
 from quantlib.onnx_model.parity import ParityError
 from quantlib.report.results import SCHEMA_VERSION, read_results
@@ -164,7 +166,7 @@ def test_run_says_what_the_results_depend_on(
     assert list(run_json) == [
         "schema_version", "arguments", "packages", "python", "hardware", "int8", "threads", "sessions",
         "compiled", "seeds", "hub_commits", "sha256", "recipes", "durations_s", "cached", "peak_memory_bytes",
-        "checks", "not_quantized",
+        "checks", "not_quantized", "files",
     ]  # fmt: skip
     assert run_json["schema_version"] == SCHEMA_VERSION
     assert run_json["arguments"]["teacher"] == str(tiny_teacher)
@@ -204,11 +206,14 @@ def test_a_product_that_the_recipe_keeps_in_float_is_no_oversight(
     path = quantize_onnx(tiny_onnx, tmp_path / "m.onnx", recipe)
     variant = Variant("mixed", Model(path), Path("m.onnx"), tiny_rows, recipe)
     found = measuring.check(Built(TASKS["SST-2"], (variant,), {}), replace(options, cache_dir=tmp_path))
-    coverage = found["mixed"].coverage
+    coverage = found["mixed"].get(Coverage)
+    saturation = found["mixed"].get(Saturation)
+    assert coverage is not None
+    assert saturation is not None
     reasons = {product.node: product.reason for product in coverage.not_quantized}
     assert coverage.in_float == ("bert.encoder.layer.1.output.dense/MatMul",)
     assert reasons[coverage.in_float[0]] == "kept in float by the recipe"
-    assert found["mixed"].saturation.why_not == "" or not X86, "two products share a weight"
+    assert saturation.why_not == "" or not X86, "two products share a weight"
 
 
 def test_run_says_what_was_checked_and_why_products_stay_in_float(first: Path) -> None:
@@ -682,8 +687,15 @@ def keys_until(last: str, options: ExperimentOptions) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def keys(tiny_run: Path, tiny_options: ExperimentOptions, tiny_teacher: Path) -> dict[str, Any]:
-    """The key of one step of each kind."""
+def keys(
+    tiny_run: Path,
+    tiny_options: ExperimentOptions,
+    tiny_teacher: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Any]:
+    """The key of one step of each kind; what is made on the way goes into a cache of its own."""
+    cache = tmp_path_factory.mktemp("keys") / "cache"
+    tiny_options = replace(tiny_options, cache_dir=shutil.copytree(tiny_options.cache_dir or "", cache))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("quantlib.training.checkpoints.packaged_minilm", lambda: tiny_teacher)
         found = keys_until("teacher", replace(tiny_options, teacher=None))
@@ -733,7 +745,7 @@ def test_a_model_file_is_hashed_and_parsed_once_in_a_run(
         parsed[path] += 1
         return load_onnx(path, *args, **kwargs)
 
-    for module in ("support.files", "support.cache", "onnx_model.model"):
+    for module in ("support.files", "onnx_model.model"):
         monkeypatch.setattr(f"quantlib.{module}.sha256_file", hash_file)
     monkeypatch.setattr(onnx, "load", parse)
     run(replace(options, output_dir=tmp_path))

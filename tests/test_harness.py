@@ -38,6 +38,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def same_quantlib(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let pytest inside pytest import the quantlib that is tested, wherever another is installed."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # pytest-benchmark would time nothing
 
 
 @pytest.fixture

@@ -63,8 +63,8 @@ def run(options: ExperimentOptions, console: Console | None = None) -> list[Vari
             results.write_results(scratch, compared)
             plots.draw(scratch / "results.png", compared)
             step.note = str(directory)
-        run = provenance(options, built, steps) | _checked(measured) | {"files": sha256_files(scratch)}
-        results.write_run(scratch, run)
+        record = provenance(options, built, steps) | _checked(measured) | {"files": sha256_files(scratch)}
+        results.write_run(scratch, record)
     return compared
 
 

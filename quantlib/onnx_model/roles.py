@@ -30,7 +30,7 @@ def _in_layer(names: Iterable[str]) -> str:
 
 
 # What compiling makes of queries, keys and values is named beside them.
-_FUSED = {"key_value": "key and value", "qkv": "QKV"}
+_FUSED = {"query": "query", "key_value": "key and value", "qkv": "QKV"}
 _QKV = [name for row in _ROWS for name in (row.query, row.key, row.value)]
 _QKV += [f"{row.query.rpartition('.')[0]}.{fused}" for row in _ROWS for fused in _FUSED]
 _QKV_WORDS = _FUSED | {

@@ -37,6 +37,8 @@ _PLACE_ERRORS = {
     errno.ENAMETOOLONG: "the name is too long",
     errno.EBUSY: "it is in use, as a mount point is; name a directory inside it",
 }
+# These come from writing alone, also where a copy names its source.
+_OF_WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 
 
 @contextmanager
@@ -58,6 +60,8 @@ def place_errors(path: Path, *, scratch: Path | None = None) -> Iterator[None]:
         if reason is None:
             raise
         elsewhere = _file_elsewhere(error, [path] if scratch is None else [path, scratch])
+        if _errno(error) in _OF_WRITING:
+            elsewhere = None
         subject = f"cannot write {path}" if elsewhere is None else f"cannot open {elsewhere}"
         raise InputError(f"{subject}: {reason}") from error
 
