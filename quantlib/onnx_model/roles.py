@@ -65,26 +65,30 @@ def role(name: str) -> str:
     return next((role for role, pattern in _ROLE_PATTERNS if pattern.search(name)), "other")
 
 
+def layer_number(name: str) -> int | None:
+    """The number of the encoder layer that a node is in; None outside of them."""
+    layer = _LAYER.search(name)
+    return int(layer[1]) if layer else None
+
+
 def group(name: str) -> str:
     """Layers that are judged together: "layer.4.ffn_out", "embeddings", "pooler"; a node's name tells."""
-    layer = _LAYER.search(name)
-    kind = role(name)
+    layer, kind = layer_number(name), role(name)
     if kind == "other":
         return name
-    return f"layer.{layer[1]}.{kind}" if layer else kind
+    return kind if layer is None else f"layer.{layer}.{kind}"
 
 
 def label(name: str) -> str:
     """A node in words, for a table: "layer 4 FFN output", "layer 4 query", "pooler"."""
-    layer = _LAYER.search(name)
-    kind = role(name)
+    layer, kind = layer_number(name), role(name)
     if kind == "qkv" and (part := _QKV_PART.search(name)):
         words = _QKV_WORDS[part[1]]
     elif kind == "embeddings" and (part := re.search(r"(\w+)_embeddings\b", name)):
         words = f"{part[1].replace('_', ' ')} embeddings"
     else:
         words = _WORDS.get(kind, kind if kind != "other" else name)
-    return f"layer {layer[1]} {words}" if layer else words
+    return words if layer is None else f"layer {layer} {words}"
 
 
 def groups(names: Iterable[str]) -> dict[str, list[str]]:

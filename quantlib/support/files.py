@@ -60,8 +60,6 @@ def place_errors(path: Path, *, scratch: Path | None = None) -> Iterator[None]:
         if reason is None:
             raise
         elsewhere = _file_elsewhere(error, [path] if scratch is None else [path, scratch])
-        if _errno(error) in _OF_WRITING:
-            elsewhere = None
         subject = f"cannot write {path}" if elsewhere is None else f"cannot open {elsewhere}"
         raise InputError(f"{subject}: {reason}") from error
 
@@ -77,7 +75,7 @@ def _errno(error: Exception) -> int:
 def _file_elsewhere(error: Exception, places: Sequence[Path]) -> str | None:
     """The file that an error names, if it is neither in one of the places nor a directory above them."""
     name = getattr(error, "filename", None)
-    if not isinstance(name, str | os.PathLike):
+    if _errno(error) in _OF_WRITING or not isinstance(name, str | os.PathLike):
         return None
     file = Path(os.fsdecode(name)).absolute()
     absolute = [place.absolute() for place in places]

@@ -15,11 +15,11 @@ from quantlib.machine.sessions import SessionConfig
 from quantlib.measuring.latency.process import Feeds, TimedProcess
 from quantlib.measuring.latency.stats import NUM_RUNS, WAKE_SECONDS, WARMUP_RUNS
 from quantlib.measuring.profile.operations import Operations, Tensor, count
+from quantlib.onnx_model.roles import layer_number
 from quantlib.onnx_model.roles import role as linear_role
 from quantlib.support.errors import InputError
 
 _KERNEL = "_kernel_time"
-_LAYER = re.compile(r"\blayer\.(\d+)\.")
 # Roles of nodes without a weight, which `onnx_model.roles` does not name.
 _OTHER_ROLES = tuple(
     (role, re.compile(pattern))
@@ -60,8 +60,7 @@ class Node:
     @property
     def layer(self) -> int | None:
         """The number of its layer; None outside of layers, or if its name has no number."""
-        match = _LAYER.search(self.name)
-        return int(match[1]) if match else None
+        return layer_number(self.name)
 
 
 @dataclass(frozen=True)
