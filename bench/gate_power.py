@@ -29,8 +29,9 @@ import numpy as np
 from slower import make_slower
 
 from quantlib.data import features
-from quantlib.experiment import ExperimentOptions, gating
+from quantlib.experiment import ExperimentOptions
 from quantlib.experiment.build import build
+from quantlib.experiment.gate_timing import Shape, for_baseline, latency_record, start
 from quantlib.gate import LatencyRecord, decide, estimate_slowdown
 from quantlib.measuring.latency import Sampling, sample_ratios
 from quantlib.measuring.latency.launches import Start
@@ -86,9 +87,9 @@ def gate_once(
     """One gate run, by the gate's own means: pass, fail or undecided."""
 
     def outcome(launches: Any) -> str:
-        if gating.latency_record(launches).disturbed or baseline.disturbed:
+        if latency_record(launches).disturbed or baseline.disturbed:
             return "undecided"
-        return decide(estimate_slowdown(gating.latency_record(launches), baseline), LIMIT)
+        return decide(estimate_slowdown(latency_record(launches), baseline), LIMIT)
 
     found = sample_ratios(
         teacher,
@@ -104,9 +105,9 @@ def measure_baseline(
     teacher: Start, variant: Start, sampling: Sampling, watch: Watch = undisturbed
 ) -> LatencyRecord:
     """A baseline, sampled as `--gate-update` samples it."""
-    fixed = gating.for_baseline(sampling)
+    fixed = for_baseline(sampling)
     found = sample_ratios(teacher, {"variant": variant}, fixed, lambda *_: True, watch=watch)
-    return gating.latency_record(found["variant"])
+    return latency_record(found["variant"])
 
 
 def simulate(paths: list[Path], runs: int) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def real(runs: int, slowdown: float, variant_name: str) -> dict[str, Any]:
             found = make_slower(variant.path, slower, slowdown, feeds)
             judged = replace(variant, model=Model(slower))
             print(f"made {found:.1%} slower", flush=True)
-        starts = [gating.start(v, 1, options.seq_len, options) for v in (teacher, variant, judged)]
+        starts = [start(v, Shape(1, options.seq_len), options) for v in (teacher, variant, judged)]
         outcomes, seconds, sampling = Counter[str](), [], Sampling()
         for run in range(runs):
             if run % RUNS_PER_BASELINE == 0:

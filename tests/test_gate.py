@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from quantlib import gate
 from quantlib.compression.recipes import RECIPES
@@ -33,6 +34,7 @@ from quantlib.gate import (
     VariantRecord,
     Verdict,
     decide,
+    estimate_paired_slowdown,
     estimate_slowdown,
     estimate_speedup,
     judge,
@@ -48,6 +50,7 @@ from quantlib.gate import (
 from quantlib.gate.accuracy import changed_predictions, mcnemar_p
 from quantlib.gate.findings import Kind
 from quantlib.gate.limits import Tables
+from quantlib.measuring.latency.estimate import estimate_log_ratio
 from quantlib.support.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -465,25 +468,17 @@ def recorded(launches: Any, shift: float = 0.0) -> LatencyRecord:
     return LatencyRecord(tuple(tuple(float(v) + shift for v in launch) for launch in launches), 1.0, 1.0)
 
 
-def test_the_error_of_steady_launches_is_that_between_launches() -> None:
-    found = estimate_speedup(recorded([[0.5] * 5] * 4), confidence=0.99)
-    assert found.ratio == pytest.approx(math.exp(0.5))
-    assert math.log(found.high / found.ratio) == pytest.approx(
-        2.3263 * gate.LAUNCH_SD / 2 / math.sqrt(3 / math.pi), rel=1e-4
-    )
-    assert found.turns == 20
-    assert found.confidence == pytest.approx(0.98)
-
-
-def test_the_error_grows_with_the_spread_of_turns_and_of_launches() -> None:
-    # Residuals 0, 0, 0.1, 0.1, 0.1, 0.1 twice: MAD 0.1; 12 turns less 2 medians; a median of 6 each.
-    turns = [[-0.1, -0.1, 0.0, 0.0, 0.1, 0.1]] * 2
-    variance = (1.4826 * 0.1) ** 2 * 12 / 10
-    expected = math.sqrt((gate.LAUNCH_SD**2 + math.pi / 2 * variance / 6) / 2 / (3 / math.pi))
-    assert math.log(estimate_speedup(recorded(turns)).high) == pytest.approx(1.95996 * expected, rel=1e-4)
-    apart = estimate_speedup(recorded([[0.0, 0.0], [0.4, 0.4]]))
-    assert math.log(apart.high / apart.ratio) == pytest.approx(
-        1.95996 * 1.4826 * 0.2 / math.sqrt(3 / math.pi), rel=1e-4
+def test_both_runs_have_an_error() -> None:
+    # Two launches that differ by nothing: what is known of launches is all their error, with 3 degrees.
+    sure, both = recorded([[0.5] * 5] * 2), recorded([[0.5] * 5] * 2)
+    error = estimate_log_ratio(sure.launches).error
+    paired = estimate_paired_slowdown([[0.0] * 5] * 2, confidence=0.99)
+    assert math.log1p(paired.high) == pytest.approx(stats.t.ppf(0.99, 3) * error)
+    two = estimate_slowdown(sure, both, confidence=0.99)
+    # Of two equal errors, Welch and Satterthwaite's degrees are the sum.
+    assert math.log1p(two.high) == pytest.approx(stats.t.ppf(0.99, 6) * math.sqrt(2) * error)
+    assert math.log1p(estimate_slowdown(sure, both, confidence=0.99, spread=0.1).high) == pytest.approx(
+        math.log1p(two.high) + 0.1
     )
 
 
@@ -894,10 +889,10 @@ def latency_of(times: LatencyRecord, held: LimitTable, **changes: Any) -> list[F
 @pytest.mark.parametrize(
     ("speedup", "kind", "words"),
     [
-        (1.31, "violation", "slowdown 22.1 % [19.1, 25.3]"),
-        (1.53, "undecided", "slowdown 4.6 % [1.9, 7.3], undecided: the interval holds the limit"),
-        (1.60, "note", "slowdown 0.0 % [-2.5, 2.6]"),
-        (2.00, "note", "slowdown -20.0 % [-22.0, -17.9]"),
+        (1.31, "violation", "slowdown 22.1 % [19.9, 24.4]"),
+        (1.53, "undecided", "slowdown 4.6 % [2.7, 6.5], undecided: the interval holds the limit"),
+        (1.60, "note", "slowdown 0.0 % [-1.8, 1.9]"),
+        (2.00, "note", "slowdown -20.0 % [-21.5, -18.5]"),
     ],
     ids=["slower", "near_the_limit", "same", "faster"],
 )
@@ -906,7 +901,7 @@ def test_speedup_against_the_baseline(speedup: float, kind: str, words: str) -> 
     assert finding.kind == kind
     assert re.match(
         rf"quant_2 1x128: speedup {speedup:.2f} \[\d\.\d\d, \d\.\d\d\], "
-        r"baseline 1.60 \[1.57, 1.63\], limit -5 %; ",
+        r"baseline 1.60 \[1.58, 1.62\], limit -5 %; ",
         finding.text,
     )
     assert finding.text.endswith(words)
@@ -918,15 +913,80 @@ def test_speedup_against_the_baseline(speedup: float, kind: str, words: str) -> 
 def test_the_least_speedup(least: float, kind: str) -> None:
     (finding,) = judge_latency("quant_2", "1x128", gate_record(), None, table(min_speedup=least))
     assert finding.kind == kind
-    assert finding.text.startswith(f"quant_2 1x128: speedup 1.60 [1.57, 1.63], limit at least {least:.2f}")
+    assert finding.text.startswith(f"quant_2 1x128: speedup 1.60 [1.58, 1.62], limit at least {least:.2f}")
 
 
 def test_latency_without_limits_is_noted() -> None:
     (finding,) = judge_latency("quant_2", "1x128", gate_record(), None, NO_LIMITS)
-    assert (finding.kind, finding.text) == ("note", "quant_2 1x128: speedup 1.60 [1.57, 1.63]")
+    assert (finding.kind, finding.text) == ("note", "quant_2 1x128: speedup 1.60 [1.58, 1.62]")
     (finding,) = latency_of(latency(0.1), NO_LIMITS)
     assert finding.kind == "note"
     assert "no limit" in finding.text
+
+
+def compared(comparison: gate.Comparison, held: LimitTable, **changes: Any) -> list[Finding]:
+    run = gate_record(**({"latency": {}} | changes))
+    return judge_latency("quant_2", "1x128", run, gate_record(), held, comparison=comparison)
+
+
+@pytest.mark.parametrize(
+    ("slower", "kind", "words"),
+    [
+        (0.10, "violation", "slowdown 10.0 % [7.2, 12.9], limit -5 %; in turns with the old model"),
+        (0.05, "undecided", "undecided: the interval holds the limit"),
+        (0.0, "note", "4 launches"),
+    ],
+)
+def test_a_model_against_the_old_one(slower: float, kind: str, words: str) -> None:
+    comparison = gate.Comparison("old model", "old model from the store", pairs(slower, spread=0), 0.998)
+    (finding,) = compared(comparison, table(max_slowdown=0.05))
+    assert finding.kind == kind
+    assert words in finding.text
+    (finding,) = compared(comparison, NO_LIMITS)
+    assert finding.kind == "note"
+
+
+def test_other_programs_leave_a_pair_undecided() -> None:
+    busy = gate.Comparison("old model", "old model", pairs(0.5), others=0.4, disturbed=True)
+    (finding,) = compared(busy, table(max_slowdown=0.05))
+    assert finding.kind == "undecided"
+    assert finding.text.endswith("undecided: other programs used 40 % of the machine now")
+
+
+def test_what_is_unchanged_is_a_note_and_the_least_speedup_still_holds() -> None:
+    same = gate.Comparison("unchanged", "the same would run")
+    held = table(max_slowdown=0.05, min_speedup=1.7)
+    (finding,) = compared(same, held)
+    assert (finding.kind, finding.text) == ("note", "quant_2 1x128: unchanged: the same would run")
+    least, finding = compared(same, held, latency=gate_record().latency)
+    assert (least.kind, least.metric) == ("violation", "min_speedup")
+    assert finding.text.endswith("; speedup 1.60 [1.58, 1.62]")
+
+
+def test_the_weaker_way_says_why_and_is_wider() -> None:
+    weaker = gate.Comparison("teacher", "the store has no model 12ab", spread=0.4)
+    (finding,) = compared(weaker, table(max_slowdown=0.05), latency=gate_record(times=latency(1.2)).latency)
+    assert finding.kind == "undecided"
+    assert "by ratios to the teacher, the weaker comparison: the store has no model 12ab, und" in finding.text
+
+
+def test_comparisons_are_checked() -> None:
+    with pytest.raises(ValueError, match="launches of an old and a new model"):
+        gate.Comparison("old model", "no launches")
+    with pytest.raises(ValueError, match="spread -1 must be at least 0"):
+        gate.Comparison("teacher", "", spread=-1)
+
+
+def test_what_was_neither_timed_nor_compared_cannot_be_judged() -> None:
+    with pytest.raises(KeyError):
+        judge_latency("quant_2", "1x128", gate_record(latency={}), None, NO_LIMITS)
+
+
+def test_shapes_that_were_compared_without_the_teacher_are_not_missing() -> None:
+    run = gate_record(latency={})
+    held = {"quant_2": {"1x128": gate.Comparison("old model", "old model", pairs())}}
+    assert judge(run, gate_record(), USUAL, compared=held).passed
+    assert not judge(run, gate_record(), USUAL).passed
 
 
 def test_another_machine_is_not_compared_unless_asked_for() -> None:
@@ -1047,10 +1107,16 @@ def some_records() -> tuple[GateRecord, GateRecord]:
     baseline = gate_record()
     baseline = replace(
         baseline,
-        variants={**baseline.variants, "quant_1": int8_record(), "dynamic_u8s8": int8_record()},
+        variants={
+            **baseline.variants,
+            "quant_1": int8_record(),
+            "dynamic_u8s8": int8_record(),
+            "weight_only_int4": int8_record(),
+        },
         latency={
             "quant_2": {"1x128": latency(), "8x128": latency(1.4)},
             "dynamic_u8s8": {"1x128": latency(2.0)},
+            "weight_only_int4": {"1x128": latency(0.9)},
         },
     )
     run = replace(
@@ -1059,22 +1125,39 @@ def some_records() -> tuple[GateRecord, GateRecord]:
         variants={
             **gate_record(int8_record(flipped(1, 2, 3, 4, 5, 6, 7))).variants,
             "dynamic_u8s8": int8_record(size_bytes=20_000_000),
+            "weight_only_int4": int8_record(),
             "quant_1_defaults": int8_record(flipped(*range(1, 30))),
         },
         latency={
-            "quant_2": {"1x128": latency(1.31), "8x128": latency(1.4)},
+            "quant_2": {"8x128": latency(1.4)},
             "dynamic_u8s8": {"1x128": latency(1.91)},
+            "weight_only_int4": {"1x128": latency(0.7)},
         },
     )
     return run, baseline
 
 
+def pairs(slowdown: float = 0.0, launches: int = 4, spread: float = 0.01) -> tuple[tuple[float, ...], ...]:
+    """Turns of an old and a new model that is slower, the same in each launch."""
+    return latency(1 / (1 + slowdown), launches, spread).launches
+
+
+COMPARED = {
+    "quant_2": {
+        "1x128": gate.Comparison("old model", "old model from the store", pairs(0.1), 0.998),
+        "8x128": gate.Comparison("unchanged", "the same would run"),
+    },
+    "dynamic_u8s8": {"1x128": gate.Comparison("teacher", "the store has no model 12ab", spread=0.4)},
+    "weight_only_int4": {"1x128": gate.Comparison("not compared", "the store has no model 34cd")},
+}
+
+
 def rendered() -> dict[str, str]:
     run, baseline = some_records()
-    verdict = judge(run, baseline, USUAL)
+    verdict = judge(run, baseline, USUAL, compared=COMPARED)
     first = judge(gate_record(), None, USUAL)
     return {
-        "gate_verdict.md": gate.markdown(verdict, run, baseline),
+        "gate_verdict.md": gate.markdown(verdict, run, baseline, COMPARED),
         "gate_console.txt": "\n".join(gate.console_lines(verdict)) + "\n",
         "gate_first_run.md": gate.markdown(first, gate_record(), None),
     }

@@ -83,6 +83,13 @@ def changed(baseline: Path, target: Path, change: Callable[[dict[str, Any]], Non
     return target
 
 
+def from_before_origins(record: dict[str, Any]) -> None:
+    """As quantlib wrote baselines before they said what their models come from."""
+    del record["origin"]
+    for variant in record["variants"].values():
+        del variant["sha256"]
+
+
 def text_of(result: pytest.RunResult) -> str:
     return "\n".join((*result.outlines, *result.errlines))
 
@@ -237,6 +244,10 @@ def test_regressed_run_is_not_saved_as_a_baseline(run, tmp_path):
         (["--gate-update", "--benchmark-only"], "error: --gate and --benchmark-only exclude each other"),
         (["--gate-update", "-n1"], "error: --gate cannot run under pytest-xdist"),
         (["--gate-update", "--gate-launches=0"], "launches must be at least 1"),
+        (
+            ["--gate-state-spread=-1"],
+            "error: --gate-state-spread -1.0 is out of range; it must be at least 0",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -261,8 +272,32 @@ def test_update_writes_a_baseline_and_the_gate_passes_on_it(run, made, tmp_path)
     assert "speedup" in report.read_text(encoding="utf-8")
 
 
+def test_what_is_unchanged_is_not_timed_and_cannot_fail(run, made, tmp_path):
+    def faster_before(record: dict[str, Any]) -> None:
+        shapes = record["latency"]["dynamic_u8s8"]
+        shapes["1x16"]["launches"] = [[v + 4 for v in launch] for launch in shapes["1x16"]["launches"]]
+
+    result = run(f"--gate={changed(made, tmp_path / 'b.json', faster_before)}")
+    assert result.ret == 0
+    assert "dynamic_u8s8 1x16: unchanged: its model, session, runtime, CPU, threads" in text_of(result)
+    assert "in turns" not in text_of(result)
+    assert "take turns" not in text_of(result)
+
+
+def test_unchanged_models_are_timed_if_asked_for(run, made, tmp_path):
+    result = run(f"--gate={made}", "--gate-remeasure", f"--gate-store={tmp_path / 'store'}")
+    assert result.ret == 0
+    assert re.search(
+        r"dynamic_u8s8 1x16: slowdown .* in turns with the same model, 2 launches", text_of(result)
+    )
+    record = json.loads(made.read_text(encoding="utf-8"))
+    stored = {variant["sha256"] for variant in record["variants"].values()}
+    assert {path.stem for path in (tmp_path / "store").glob("*.onnx")} == stored
+
+
 def test_slower_variant_fails_with_figures_and_exit_code_1(run, made, tmp_path):
     def faster_before(record: dict[str, Any]) -> None:
+        from_before_origins(record)
         shapes = record["latency"]["dynamic_u8s8"]
         shapes["1x16"]["launches"] = [[v + 4 for v in launch] for launch in shapes["1x16"]["launches"]]
 
@@ -271,6 +306,7 @@ def test_slower_variant_fails_with_figures_and_exit_code_1(run, made, tmp_path):
     assert re.search(
         r"dynamic_u8s8 1x16: speedup \d+\.\d+ \[\d+\.\d+, \d+\.\d+\], baseline \d+\.\d+ \[", text_of(result)
     )
+    assert "the weaker comparison: the baseline does not record which model it timed" in text_of(result)
 
 
 def test_variant_missing_from_the_run_fails(run, made, tmp_path):
@@ -317,6 +353,7 @@ def test_violation_of_a_variant_whose_tests_were_left_out_fails(run, made, tmp_p
 
 def test_baseline_of_another_machine_gates_accuracy_and_size_only(run, made, tmp_path):
     def elsewhere(record: dict[str, Any]) -> None:
+        from_before_origins(record)
         record["machine"]["cpu_model"] = "another"
         shapes = record["latency"]["dynamic_u8s8"]
         shapes["1x16"]["launches"] = [[v + 4 for v in launch] for launch in shapes["1x16"]["launches"]]

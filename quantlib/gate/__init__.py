@@ -2,28 +2,47 @@
 
 from quantlib.gate.accuracy import judge_accuracy
 from quantlib.gate.baseline import SCHEMA_VERSION, read_record, write_record
+from quantlib.gate.comparison import CONFIDENCE, Comparison, Comparisons
 from quantlib.gate.findings import Finding, Verdict
+from quantlib.gate.identity import Changes, changes_since
 from quantlib.gate.judge import judge, judge_presence
 from quantlib.gate.latency import judge_latency
 from quantlib.gate.limits import Limits, LimitTable, read_limits
-from quantlib.gate.record import GateRecord, LatencyRecord, VariantRecord, machine_differences
+from quantlib.gate.record import GateRecord, LatencyRecord, Origin, VariantRecord, machine_differences
 from quantlib.gate.render import console_lines, markdown
+from quantlib.gate.sequential import ERROR, confidence_at
 from quantlib.gate.size import judge_size
-from quantlib.gate.slowdown import LAUNCH_SD, Slowdown, decide, estimate_slowdown, estimate_speedup
+from quantlib.gate.slowdown import (
+    Slowdown,
+    decide,
+    decide_pair,
+    estimate_paired_slowdown,
+    estimate_slowdown,
+    estimate_speedup,
+)
 
 __all__ = [
-    "LAUNCH_SD",
+    "CONFIDENCE",
+    "ERROR",
     "SCHEMA_VERSION",
+    "Changes",
+    "Comparison",
+    "Comparisons",
     "Finding",
     "GateRecord",
     "LatencyRecord",
     "LimitTable",
     "Limits",
+    "Origin",
     "Slowdown",
     "VariantRecord",
     "Verdict",
+    "changes_since",
+    "confidence_at",
     "console_lines",
     "decide",
+    "decide_pair",
+    "estimate_paired_slowdown",
     "estimate_slowdown",
     "estimate_speedup",
     "judge",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from quantlib.gate.record import GateRecord, LatencyRecord, VariantRecord
+from quantlib.gate.record import GateRecord, LatencyRecord, Origin, VariantRecord
 from quantlib.support.errors import InputError
 from quantlib.support.files import write_text
 from quantlib.support.typed import read_json
@@ -52,7 +52,7 @@ def read_record(path: Path) -> GateRecord:
 
 def _plain(value: Any) -> Any:
     """Records and mappings as dicts, tuples as lists; class indices, stored as floats, as whole numbers."""
-    if isinstance(value, GateRecord | VariantRecord | LatencyRecord):
+    if isinstance(value, GateRecord | VariantRecord | LatencyRecord | Origin):
         return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}

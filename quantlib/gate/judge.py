@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quantlib.compression.variants import TEACHER
 from quantlib.gate.accuracy import judge_accuracy
+from quantlib.gate.comparison import Comparisons
 from quantlib.gate.findings import Finding, Verdict, apply_report_only
 from quantlib.gate.latency import judge_latency
 from quantlib.gate.limits import LimitTable
@@ -14,7 +15,12 @@ _UPDATE = "--gate-update"
 
 
 def judge(
-    current: GateRecord, baseline: GateRecord | None, limits: LimitTable, *, across_machines: bool = False
+    current: GateRecord,
+    baseline: GateRecord | None,
+    limits: LimitTable,
+    *,
+    compared: Comparisons | None = None,
+    across_machines: bool = False,
 ) -> Verdict:
     """Judge presence, accuracy, size and latency of every variant.
 
@@ -22,27 +28,38 @@ def judge(
         current: this run.
         baseline: what the run is compared with; without one only limits that need none are judged.
         limits: the table of limits.
-        across_machines: compare latency even if the machines differ; accuracy and size are always compared.
+        compared: how each latency was compared; what is missing there is judged by its ratio to the teacher.
+        across_machines: compare ratios to the teacher even if the machines differ; accuracy and size are
+            always compared.
 
     Raises:
         InputError: the baseline is of another task or of other rows.
     """
     if baseline is not None:
         check_comparable(current, baseline)
-    findings = judge_presence(current, baseline, limits)
+    compared = compared or {}
+    findings = judge_presence(current, baseline, limits, compared)
     if baseline is not None:
-        findings += _judge_machine(current, baseline, across_machines)
+        findings += _judge_machine(current, baseline, across_machines, compared)
     for variant in current.variants:
         findings += judge_accuracy(variant, current, baseline, limits)
         findings += judge_size(variant, current, baseline, limits)
-        for shape in current.latency.get(variant, {}):
+        for shape in _shapes(variant, current, compared):
             findings += judge_latency(
-                variant, shape, current, baseline, limits, across_machines=across_machines
+                variant,
+                shape,
+                current,
+                baseline,
+                limits,
+                comparison=compared.get(variant, {}).get(shape),
+                across_machines=across_machines,
             )
     return Verdict(tuple(findings))
 
 
-def judge_presence(current: GateRecord, baseline: GateRecord | None, limits: LimitTable) -> list[Finding]:
+def judge_presence(
+    current: GateRecord, baseline: GateRecord | None, limits: LimitTable, compared: Comparisons | None = None
+) -> list[Finding]:
     """Find what was left out: a variant or shape that only the run or only the baseline has, or all variants.
 
     A limit on latency is a promise to measure, so a variant with one and without a measured shape is a
@@ -52,7 +69,9 @@ def judge_presence(current: GateRecord, baseline: GateRecord | None, limits: Lim
         current: this run.
         baseline: None where there is none.
         limits: the table of limits; report-only variants may be absent.
+        compared: shapes that were compared without the teacher.
     """
+    compared = compared or {}
     findings = []
     if not set(current.variants) - {TEACHER}:
         only = "only the teacher" if current.variants else "nothing"
@@ -61,8 +80,10 @@ def judge_presence(current: GateRecord, baseline: GateRecord | None, limits: Lim
     before = baseline or current
     for variant in dict.fromkeys((*before.variants, *current.variants)):
         limit = limits.of(variant, current.task)
-        missing = _missing_variant(variant, current, before) or _missing_shapes(variant, current, before)
-        timed = current.latency.get(variant) or variant == TEACHER or variant not in current.variants
+        missing = _missing_variant(variant, current, before) or _missing_shapes(
+            variant, current, before, compared
+        )
+        timed = _shapes(variant, current, compared) or variant == TEACHER or variant not in current.variants
         if not missing and not timed and (limit.min_speedup is not None or limit.max_slowdown is not None):
             text = f"{variant}: there is a limit on its latency, but no shape of it was timed"
             missing = [Finding("violation", "presence", variant, "presence", None, text)]
@@ -76,8 +97,16 @@ def _missing_variant(variant: str, current: GateRecord, baseline: GateRecord) ->
     return [_missing(variant, None, variant in baseline.variants)]
 
 
-def _missing_shapes(variant: str, current: GateRecord, baseline: GateRecord) -> list[Finding]:
-    ours, theirs = current.latency.get(variant, {}), baseline.latency.get(variant, {})
+def _shapes(variant: str, current: GateRecord, compared: Comparisons) -> list[str]:
+    """The shapes at which a variant was timed or compared in this run."""
+    return list(dict.fromkeys((*current.latency.get(variant, {}), *compared.get(variant, {}))))
+
+
+def _missing_shapes(
+    variant: str, current: GateRecord, baseline: GateRecord, compared: Comparisons
+) -> list[Finding]:
+    ours = _shapes(variant, current, compared)
+    theirs = ours if baseline is current else list(baseline.latency.get(variant, {}))
     return [
         _missing(variant, shape, shape in theirs)
         for shape in dict.fromkeys((*theirs, *ours))
@@ -94,18 +123,34 @@ def _missing(variant: str, shape: str | None, in_baseline: bool) -> Finding:
     return Finding("violation", "presence", variant, "presence", shape, text)
 
 
-def _judge_machine(current: GateRecord, baseline: GateRecord, across_machines: bool) -> list[Finding]:
+def _judge_machine(
+    current: GateRecord, baseline: GateRecord, across_machines: bool, compared: Comparisons
+) -> list[Finding]:
     """Notes on what makes the two runs hard to compare."""
     texts = []
     differences = "; ".join(machine_differences(current, baseline))
-    if differences and across_machines:
+    by_ratio = [
+        f"{variant} {shape}"
+        for variant in current.variants
+        for shape in _shapes(variant, current, compared)
+        if (how := compared.get(variant, {}).get(shape)) is None or how.how in ("teacher", "not compared")
+    ]
+    if not by_ratio:
+        pass
+    elif differences and across_machines:
         texts.append(f"latency is compared across machines ({differences})")
     elif differences:
         texts.append(
-            f"latency is not compared with the baseline's, which is from another machine ({differences}); "
+            f"latency is not compared with the baseline's, which is from another machine ({differences})"
+            f"{_some(by_ratio, compared)}; "
             "--gate-across-machines compares it anyway"
         )
     settings = "; ".join(settings_differences(current, baseline))
     if settings:
         texts.append(f"the baseline was made with other settings ({settings})")
     return [Finding("note", "machine", "", "machine", None, text) for text in texts]
+
+
+def _some(names: list[str], compared: Comparisons) -> str:
+    """Which latencies are meant, where they are not all."""
+    return f", for {', '.join(names)}" if any(compared.values()) else ""

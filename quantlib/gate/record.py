@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +25,8 @@ class VariantRecord:
     row, or a score rounded to 6 significant digits. size_bytes: external data included. compression_ratio:
     the teacher's bytes over the variant's. quantized_share: see `quantlib.onnx_model.coverage`; None for
     a float model.
-    op_counts: nodes by operator type. recipe: its fields, None for a float model.
+    op_counts: nodes by operator type. recipe: its fields, None for a float model. sha256: of the model file,
+    empty where a baseline is older than this field.
     """
 
     metrics: Mapping[str, float]
@@ -36,8 +38,11 @@ class VariantRecord:
     quantized_share: float | None
     op_counts: Mapping[str, int]
     recipe: Mapping[str, Any] | None = None
+    sha256: str = ""
 
     def __post_init__(self) -> None:
+        if self.sha256 and not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"sha256 {self.sha256!r} must be 64 hexadecimal digits")
         share = () if self.quantized_share is None else (self.quantized_share,)
         values = (*self.metrics.values(), self.eval_loss, self.accuracy_drop, self.compression_ratio, *share)
         if not all(math.isfinite(value) for value in (*values, *self.predictions)):
@@ -81,12 +86,34 @@ class LatencyRecord:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What else latencies and models come from, so that a later run can compare with it or make it again.
+
+    session: the options of timed sessions. worker: the SHA-256 of the code of the process that times.
+    commit: of the checkout that the code ran from, empty outside of one; changed: whether the code differed
+    from it. arguments: the options that decide which models are made, by field name, where they are not the
+    defaults; paths in the checkout are relative to its root.
+    """
+
+    session: Mapping[str, Any]
+    worker: str
+    commit: str
+    changed: bool
+    arguments: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.commit and not re.fullmatch("[0-9a-f]{40,64}", self.commit):
+            raise ValueError(f"commit {self.commit!r} must be 40 or 64 hexadecimal digits")
+
+
+@dataclass(frozen=True)
 class GateRecord:
     """One gate run.
 
     task: a name in `TASKS`. data_hash: of all rows. labels: of the evaluation rows, class indices or scores.
     machine: what latencies depend on, without a host name. settings: lengths, seeds and the like. variants:
-    by name, the teacher first. latency: by variant and shape ("1x128").
+    by name, the teacher first. latency: by variant and shape ("1x128"). origin: None in a baseline that is
+    older than it.
     """
 
     task: str
@@ -96,6 +123,7 @@ class GateRecord:
     settings: Mapping[str, Any]
     variants: Mapping[str, VariantRecord]
     latency: Mapping[str, Mapping[str, LatencyRecord]] = field(default_factory=dict)
+    origin: Origin | None = None
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -138,15 +166,16 @@ def _check_rows(what: str, task: str, values: tuple[float, ...]) -> None:
 
 def machine_differences(current: GateRecord, baseline: GateRecord) -> list[str]:
     """The differences between the machines of two records, for example `threads: 2, baseline 4`."""
-    return _differences(current.machine, baseline.machine)
+    return differences(current.machine, baseline.machine)
 
 
 def settings_differences(current: GateRecord, baseline: GateRecord) -> list[str]:
     """The differences between the settings of two records, in the same form."""
-    return _differences(current.settings, baseline.settings)
+    return differences(current.settings, baseline.settings)
 
 
-def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """The keys whose values differ, with both values in words."""
     both = {key: (_words(ours, key), _words(theirs, key)) for key in [*ours, *theirs]}
     return [f"{key}: {our}, baseline {their}" for key, (our, their) in both.items() if our != their]
 

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 
 from quantlib.data.tasks import TASKS
+from quantlib.gate.comparison import CONFIDENCE, Comparison, Comparisons
 from quantlib.gate.findings import Kind, Verdict
-from quantlib.gate.latency import interval
+from quantlib.gate.latency import interval, percent
 from quantlib.gate.record import GateRecord, LatencyRecord
-from quantlib.gate.slowdown import CONFIDENCE, estimate_speedup
+from quantlib.gate.slowdown import estimate_paired_slowdown, estimate_slowdown, estimate_speedup
 from quantlib.report.columns import BYTES_PER_MB
 
 # From worst to best, with the words of one finding and of several.
@@ -24,19 +25,24 @@ _ESCAPES = str.maketrans(
 )
 
 
-def markdown(verdict: Verdict, current: GateRecord, baseline: GateRecord | None) -> str:
+def markdown(
+    verdict: Verdict,
+    current: GateRecord,
+    baseline: GateRecord | None,
+    compared: Comparisons | None = None,
+) -> str:
     """A summary in GitHub's Markdown: heading, a row per variant and shape, then all findings."""
     metric = TASKS[current.task].primary_metric
     columns = ["variant", "shape", metric, "drop, points", "size, MB", "compression", "speedup"]
-    columns += ["baseline speedup", "verdict"]
+    columns += ["baseline speedup", "slowdown", "compared", "verdict"]
     lines = [
         f"## Gate: {verdict.outcome} ({_escape(current.task)})",
         "",
         f"{_counts(verdict)}. Intervals: {100 * (2 * CONFIDENCE - 1):.0f} % for speedups, 95 % for drops.",
         "",
         _row(columns),
-        _row(["---", "---", *["---:"] * (len(columns) - 3), "---"]),
-        *(_row(cells) for cells in _table(verdict, current, baseline)),
+        _row(["---", "---", *["---:"] * (len(columns) - 4), "---", "---"]),
+        *(_row(cells) for cells in _table(verdict, current, baseline, compared or {})),
     ]
     for kind, (_, heading) in _KINDS.items():
         findings = verdict.of_kind(kind)
@@ -56,7 +62,9 @@ def console_lines(verdict: Verdict) -> list[str]:
     return [*lines, f"gate: {verdict.outcome} ({_counts(verdict)})"]
 
 
-def _table(verdict: Verdict, current: GateRecord, baseline: GateRecord | None) -> Iterator[list[str]]:
+def _table(
+    verdict: Verdict, current: GateRecord, baseline: GateRecord | None, compared: Comparisons
+) -> Iterator[list[str]]:
     """A row per variant and shape of either record, then one per variant that was not run."""
     for name, variant in current.variants.items():
         exact = [
@@ -66,17 +74,37 @@ def _table(verdict: Verdict, current: GateRecord, baseline: GateRecord | None) -
             f"{variant.compression_ratio:.2f}",
         ]
         ours = current.latency.get(name, {})
-        theirs = baseline.latency.get(name, {}) if baseline else {}
-        for shape in dict.fromkeys((*ours, *theirs)) or [""]:
+        theirs, how = baseline.latency.get(name, {}) if baseline else {}, compared.get(name, {})
+        for shape in dict.fromkeys((*ours, *theirs, *how)) or [""]:
             speedups = [_speedup(ours.get(shape)), _speedup(theirs.get(shape))]
-            yield [_escape(name), _escape(shape), *exact, *speedups, _worst(verdict, name, shape)]
+            cells = [*exact, *speedups, *_compared(how.get(shape), ours.get(shape), theirs.get(shape))]
+            yield [_escape(name), _escape(shape), *cells, _worst(verdict, name, shape)]
     for name in dict.fromkeys(finding.variant for finding in verdict.of("presence")):
         if name and name not in current.variants:
-            yield [_escape(name), *[""] * 7, _worst(verdict, name, "")]
+            yield [_escape(name), *[""] * 9, _worst(verdict, name, "")]
 
 
 def _speedup(latency: LatencyRecord | None) -> str:
     return interval(estimate_speedup(latency)) if latency else ""
+
+
+def _compared(
+    comparison: Comparison | None, ours: LatencyRecord | None, theirs: LatencyRecord | None
+) -> list[str]:
+    """The slowdown with its interval, and what it was compared with."""
+    if comparison is None:
+        return ["", ""]
+    if comparison.how == "not compared":
+        return ["", "not compared"]
+    if comparison.how == "unchanged":
+        return ["0", "unchanged"]
+    if comparison.how == "old model":
+        slowdown = estimate_paired_slowdown(comparison.launches, confidence=comparison.confidence)
+        return [percent(slowdown), _escape(comparison.words)]
+    if ours is None or theirs is None:
+        return ["", "teacher (weaker)"]
+    slowdown = estimate_slowdown(ours, theirs, confidence=comparison.confidence, spread=comparison.spread)
+    return [percent(slowdown), "teacher (weaker)"]
 
 
 def _worst(verdict: Verdict, variant: str, shape: str) -> str:

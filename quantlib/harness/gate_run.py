@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 
 from quantlib import gate
-from quantlib.experiment import gating
 from quantlib.experiment.build import Built
+from quantlib.experiment.gate_timing import GateTiming
+from quantlib.experiment.old_models import STORE, OldModels
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.harness.options import HarnessOptions
+from quantlib.support.cache import open_cache
 from quantlib.support.files import write_text
 from quantlib.support.progress import Steps
+from quantlib.support.store import FileStore
 
 AREAS = frozenset({"accuracy", "size", "latency", "presence"})
 
@@ -39,25 +42,41 @@ class GateRun:
         self.current: gate.GateRecord | None = None
         self.verdict: gate.Verdict | None = None
         self.last_words = ""
+        self.store: FileStore | None = None
+        self.built: Built | None = None
 
     def judge(self, record: gate.GateRecord, built: Built, steps: Steps) -> gate.Verdict:
         """Every finding of this run; sampling the latencies is what takes its time."""
         options = self.options
-        current = gating.with_latency(
-            record,
+        cache = open_cache(self.experiment.cache_dir)
+        self.store = FileStore(options.gate_store or cache.root / STORE, ".onnx")
+        self.built = built
+        old_models = None
+        if self.baseline is not None:
+            old_models = OldModels(self.baseline, self.experiment, cache, self.store, steps)
+            self._keep_models(self.baseline)
+        timing = GateTiming(
             built,
             self.experiment,
-            options.parsed_shapes,
+            self.limits,
+            options.sampling,
+            steps,
             baseline=self.baseline,
-            limits=self.limits,
-            sampling=options.sampling,
-            steps=steps,
+            old_models=old_models,
+            remeasure=options.gate_remeasure,
+            across_machines=options.gate_across_machines,
+            spread=options.gate_state_spread,
         )
+        current, compared = timing.measure(record, options.parsed_shapes)
         verdict = gate.judge(
-            current, self.baseline, self.limits, across_machines=options.gate_across_machines
+            current,
+            self.baseline,
+            self.limits,
+            compared=compared,
+            across_machines=options.gate_across_machines,
         )
         if options.gate_markdown:
-            write_text(options.gate_markdown, gate.markdown(verdict, current, self.baseline))
+            write_text(options.gate_markdown, gate.markdown(verdict, current, self.baseline, compared))
         self.current, self.verdict = current, verdict
         return verdict
 
@@ -86,8 +105,19 @@ class GateRun:
         elif any(r.disturbed for shapes in self.current.latency.values() for r in shapes.values()):
             self._fail(session, "baseline NOT written: other programs used too much of the machine")
         else:
+            self._keep_models(self.current)
             gate.write_record(self.path, self.current)
             self.last_words = f"gate: baseline written to {self.path}"
+
+    def _keep_models(self, baseline: gate.GateRecord) -> None:
+        """Put into the store what a baseline names and this run has made."""
+        assert self.store is not None
+        assert self.built is not None
+        for variant in self.built.variants:
+            record = baseline.variants.get(variant.name)
+            if record is None or record.sha256 != variant.model.sha256 or self.store.has(record.sha256):
+                continue
+            self.store.put(variant.path, variant.model.sha256)
 
     def _fail(self, session: pytest.Session, words: str) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED

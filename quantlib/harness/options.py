@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantlib.support.errors import InputError
-from quantlib.support.options import PYTEST, option
+from quantlib.support.options import PYTEST, check_ranges, option
 
 if TYPE_CHECKING:
     from quantlib.measuring.latency import Sampling
@@ -37,11 +37,28 @@ class HarnessOptions:
         offered=(PYTEST,),
     )
     gate_update: bool = option(False, "Write the baseline if all limits hold.", offered=(PYTEST,))
+    gate_remeasure: bool = option(False, "Time also what is unchanged since the baseline.", offered=(PYTEST,))
+    gate_store: Path | None = option(
+        None,
+        "Directory of models by hash, from which the baseline's are taken; default: a place in the cache.",
+        metavar="DIR",
+        offered=(PYTEST,),
+    )
     gate_across_machines: bool = option(
-        False, "Compare latency also with a baseline of another machine.", offered=(PYTEST,)
+        False,
+        "Where the old model cannot be had, compare the ratio to the teacher also with a baseline of another "
+        "machine.",
+        offered=(PYTEST,),
+    )
+    gate_state_spread: float = option(
+        0.4,
+        "By how much the ratio to the teacher may differ, on the log scale, because a machine has states; "
+        "0 for a machine known to have one. Where old and new model take turns it is not needed.",
+        least=0.0,
+        offered=(PYTEST,),
     )
     gate_strict: bool = option(False, "Let an undecided comparison fail.", offered=(PYTEST,))
-    gate_seconds: float = option(60.0, "Time budget for each shape, in seconds.", offered=(PYTEST,))
+    gate_seconds: float = option(60.0, "Time budget for each comparison, in seconds.", offered=(PYTEST,))
     gate_max_others: float = option(
         0.1,
         "Share of the machine that other programs may use during a launch that counts; default 0.1.",
@@ -53,6 +70,7 @@ class HarnessOptions:
     )
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         _ = self.parsed_shapes
         if self.gating:
             _ = self.sampling

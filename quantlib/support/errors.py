@@ -1,4 +1,4 @@
-"""The one exception for input that cannot be used."""
+"""Exceptions: for input that cannot be used, and for what cannot be had here."""
 
 
 class InputError(Exception):
@@ -7,4 +7,11 @@ class InputError(Exception):
     The message is a single line that names the file, the line number, the value, and what would be right.
     The command line prints it to stderr and exits with code 2; everything else that is raised is a bug
     and gets a traceback.
+    """
+
+
+class Unavailable(Exception):
+    """Something that a run can do without cannot be had here; the message says what and why, in one line.
+
+    Whoever catches it takes a weaker way, and says so in the output.
     """

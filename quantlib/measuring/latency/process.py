@@ -39,7 +39,8 @@ class TimedProcess:
         onnx_path: the model.
         feeds: arrays by input name, cycled through by the timed runs; what the model does not take is
             left out.
-        config: threads, spinning, providers and optimizers; the default is one thread a physical core.
+        config: threads, spinning, providers and optimizers; the default is one thread a physical core. A
+            mapping is for a worker of another revision, whose options have other names.
         profile_prefix: with one, ONNX Runtime traces every run; see `end_profiling`. Times then include
             what tracing costs.
         limits: how long the process may take to answer; one that takes longer is killed.
@@ -50,14 +51,15 @@ class TimedProcess:
         self,
         onnx_path: Path,
         feeds: Feeds,
-        config: SessionConfig | None = None,
+        config: SessionConfig | Mapping[str, Any] | None = None,
         *,
         profile_prefix: Path | None = None,
         limits: TimeLimits | None = None,
         worker: Sequence[str] = _WORKER,
     ) -> None:
         self.onnx_path = onnx_path
-        self.config = config or SessionConfig(default_threads())
+        config = config or SessionConfig(default_threads())
+        self.config = asdict(config) if isinstance(config, SessionConfig) else dict(config)
         self._feeds = feeds
         self._profile_prefix = profile_prefix
         self._limits = limits or TimeLimits()
@@ -86,7 +88,7 @@ class TimedProcess:
         try:
             prefix = None if self._profile_prefix is None else str(self._profile_prefix.resolve())
             model = str(self.onnx_path.resolve())
-            self._ask("load", onnx_path=model, profile_prefix=prefix, **asdict(self.config))
+            self._ask("load", onnx_path=model, profile_prefix=prefix, **self.config)
             self.set_feeds(self._feeds)
         except BaseException:
             self._end(kill=True)

@@ -1,0 +1,191 @@
+"""The old side of a comparison: the baseline's model, as it ran then, on this machine now."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import quantlib
+from quantlib import gate
+from quantlib.experiment.options import ExperimentOptions
+from quantlib.experiment.rebuilding import CHECKOUT, package_of, rebuild
+from quantlib.experiment.runtimes import python_with
+from quantlib.experiment.work import Variant
+from quantlib.machine.sessions import SessionConfig
+from quantlib.measuring.latency import TimedProcess
+from quantlib.measuring.latency.process import Feeds
+from quantlib.support.cache import Cache
+from quantlib.support.errors import InputError, Unavailable
+from quantlib.support.progress import Steps
+from quantlib.support.store import FileStore
+
+STORE = "gate-models"
+PACKAGE = Path(quantlib.__file__).resolve().parent
+
+# Loads quantlib from one directory, whatever else the interpreter can see, and serves.
+_SERVE = """
+import importlib.util, sys
+place = sys.argv[1]
+spec = importlib.util.spec_from_file_location(
+    "quantlib", place + "/__init__.py", submodule_search_locations=[place]
+)
+sys.modules["quantlib"] = package = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from quantlib.measuring.latency.worker import main
+main()
+"""
+
+
+def worker_command(python: Path, package: Path) -> tuple[str, ...]:
+    """The command of a timing process with this interpreter's packages and the quantlib in a directory."""
+    return (str(python), "-B", "-P", "-c", _SERVE, str(package))
+
+
+@dataclass(frozen=True)
+class OldModel:
+    """What the baseline timed: a file, the options of its session, and the command that timed it.
+
+    words: where it came from. worker: None for this run's own.
+    """
+
+    path: Path
+    session: SessionConfig | Mapping[str, Any]
+    words: str
+    worker: tuple[str, ...] | None = None
+
+    def start(self, feeds: Feeds) -> AbstractContextManager[TimedProcess]:
+        """Its timing process."""
+        if self.worker is None:
+            return TimedProcess(self.path, feeds, self.session)
+        return TimedProcess(self.path, feeds, self.session, worker=self.worker)
+
+
+class OldModels:
+    """Finds the models of a baseline; what takes long is done once, and when it is first needed.
+
+    Args:
+        baseline: what the run is compared with.
+        options: of this run: rows, cache and threads are the same for the old models.
+        cache: keeps old code and old runtimes.
+        store: has models by their hash; rebuilt ones are put there.
+        steps: shows what takes long.
+        checkout: of the code that runs.
+    """
+
+    def __init__(
+        self,
+        baseline: gate.GateRecord,
+        options: ExperimentOptions,
+        cache: Cache,
+        store: FileStore,
+        steps: Steps,
+        checkout: Path = CHECKOUT,
+    ) -> None:
+        self.baseline, self.options = baseline, options
+        self.cache, self.store, self.steps, self.checkout = cache, store, steps, checkout
+        self._failure: str | None = None  # of building again; None before it was tried
+
+    def find(self, variant: Variant, changes: gate.Changes, feeds: Feeds) -> OldModel:
+        """The old model of a variant.
+
+        Args:
+            variant: of this run; the baseline has one of that name.
+            changes: what differs between the two.
+            feeds: on which it will be timed. One that needs another process than this run's is started once.
+
+        Raises:
+            Unavailable: it cannot be had, with all reasons.
+        """
+        if changes.unknown:
+            raise Unavailable(changes.unknown)
+        path, words = self._file(variant, changes)
+        python, package = Path(sys.executable), PACKAGE
+        if changes.runtime:
+            version = str(self.baseline.machine["onnxruntime"])
+            with self.steps.step(f"install onnxruntime {version} beside this one"):
+                python = python_with(version, self.cache)
+            words += f", with onnxruntime {version}"
+        if changes.worker:
+            try:
+                package = package_of(self._origin, self.checkout, self.cache)
+                words += ", timed by the baseline's code"
+            except Unavailable as error:
+                if not (changes.model or changes.session or changes.runtime):
+                    raise
+                words += f", both timed by this run's code ({error})"
+        own = not changes.runtime and package == PACKAGE
+        session: SessionConfig | Mapping[str, Any] = self.options.session
+        if changes.session:
+            session = {**self._origin.session, "threads": self.options.threads}
+            words += ", with the baseline's session options"
+        old = OldModel(
+            path,
+            session,
+            words,
+            None if own else worker_command(python, package),
+        )
+        if changes.session or not own:
+            _try(old, feeds)
+        return old
+
+    def _file(self, variant: Variant, changes: gate.Changes) -> tuple[Path, str]:
+        if not changes.model:
+            return variant.path, "same model"
+        sha256 = self.baseline.variants[variant.name].sha256
+        try:
+            return self.store.get(sha256), "old model from the store"
+        except Unavailable as error:
+            why = str(error)
+        try:
+            self._build_again()
+            commit = self._origin.commit[:12]
+            return self.store.get(sha256), f"old model, rebuilt from {commit}"
+        except Unavailable as error:
+            raise Unavailable(f"{why}; {error}") from error
+
+    def _build_again(self) -> None:
+        """Put the models that the baseline's revision makes into the store; tried once.
+
+        Raises:
+            Unavailable: they cannot be made, or not all of them are the baseline's.
+        """
+        if self._failure is None:
+            commit = self._origin.commit[:12]
+            with self.steps.step(f"build the models of {commit} again"):
+                self._failure = self._rebuild(commit)
+        if self._failure:
+            raise Unavailable(self._failure)
+
+    def _rebuild(self, commit: str) -> str:
+        """Why not all models could be put into the store; empty if they could."""
+        try:
+            models = rebuild(self._origin, self.options, self.checkout, self.cache)
+        except Unavailable as error:
+            return str(error)
+        others = []
+        for name, record in self.baseline.variants.items():
+            try:
+                self.store.put(models[name], record.sha256)
+            except (KeyError, Unavailable):
+                others.append(name)
+        changed = ", whose code had been changed," if self._origin.changed else ""
+        return f"{commit}{changed} makes other models of {', '.join(others)}" if others else ""
+
+    @property
+    def _origin(self) -> gate.Origin:
+        assert self.baseline.origin is not None
+        return self.baseline.origin
+
+
+def _try(old: OldModel, feeds: Feeds) -> None:
+    """Start an old model's process once: other code, options or runtimes may not work together."""
+    try:
+        with old.start(feeds):
+            pass
+    except (InputError, RuntimeError) as error:
+        line = (str(error).strip().splitlines() or ["no message"])[-1]
+        raise Unavailable(f"{old.words}: its process does not start: {line}") from error

@@ -1,0 +1,75 @@
+"""What a variant's latency depends on, and which of it differs between a run and its baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from quantlib.gate.record import GateRecord, differences
+
+_RUNTIME = ("onnxruntime",)
+_PROCESSOR = ("cpu_model", "instruction_sets", "architecture", "threads")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What of a variant's latency differs from the baseline's, in words; empty for what is the same.
+
+    unknown: why that cannot be said. model: its bytes. session: the options of its session. runtime: the
+    version of ONNX Runtime. worker: the code of the process that times it. processor: the CPU and the number
+    of threads. When nothing but the processor differs, the old and the new model are the same here.
+    """
+
+    unknown: str = ""
+    model: str = ""
+    session: str = ""
+    runtime: str = ""
+    worker: str = ""
+    processor: str = ""
+
+    @property
+    def same_program(self) -> bool:
+        """Whether the same would run on this machine as ran for the baseline."""
+        return not (self.unknown or self.model or self.session or self.runtime or self.worker)
+
+    @property
+    def words(self) -> str:
+        """All that differs, in one line."""
+        texts = (self.unknown, self.model, self.session, self.runtime, self.worker, self.processor)
+        return "; ".join(text for text in texts if text)
+
+
+def changes_since(variant: str, current: GateRecord, baseline: GateRecord) -> Changes:
+    """Compare all that the latency of a variant depends on; both records have the variant.
+
+    Raises:
+        KeyError: a record has no such variant.
+        ValueError: the current run does not record it all.
+    """
+    ours, theirs = current.variants[variant], baseline.variants[variant]
+    now, before = current.origin, baseline.origin
+    if now is None or not ours.sha256:
+        raise ValueError(f"this run does not record what the latency of {variant} depends on")
+    if before is None or not theirs.sha256:
+        return Changes(unknown="the baseline does not record which model it timed and how")
+    return Changes(
+        model=""
+        if ours.sha256 == theirs.sha256
+        else f"model {ours.sha256[:12]}, baseline {theirs.sha256[:12]}",
+        session=_words(_without(now.session, "threads"), _without(before.session, "threads")),
+        runtime=_words(_only(current.machine, _RUNTIME), _only(baseline.machine, _RUNTIME)),
+        worker="" if now.worker == before.worker else "the code that times has changed",
+        processor=_words(_only(current.machine, _PROCESSOR), _only(baseline.machine, _PROCESSOR)),
+    )
+
+
+def _words(ours: Mapping[str, object], theirs: Mapping[str, object]) -> str:
+    return "; ".join(differences(ours, theirs))
+
+
+def _only(values: Mapping[str, object], keys: tuple[str, ...]) -> dict[str, object]:
+    return {key: values[key] for key in keys if key in values}
+
+
+def _without(values: Mapping[str, object], key: str) -> dict[str, object]:
+    return {name: value for name, value in values.items() if name != key}

@@ -1,0 +1,72 @@
+"""What git knows of the checkout that this code runs from: its commit, and the code of another one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from quantlib.support.errors import Unavailable
+from quantlib.support.scratch import scratch_dir
+
+PACKAGE = "quantlib"
+
+
+@dataclass(frozen=True)
+class Revision:
+    """commit: 40 hexadecimal digits. changed: whether the package's code differed from that commit's."""
+
+    commit: str
+    changed: bool
+
+
+def revision_of(checkout: Path) -> Revision | None:
+    """The commit of the checkout in which the package lies; None outside of one, and without git.
+
+    A package that is only installed inside somebody's repository is not of that repository.
+    """
+    try:
+        _git(checkout, "ls-files", "--error-unmatch", f"{PACKAGE}/__init__.py")
+        commit = _git(checkout, "rev-parse", "--verify", "HEAD")
+        return Revision(commit, changed=bool(_git(checkout, "status", "--porcelain", "--", PACKAGE)))
+    except Unavailable:
+        return None
+
+
+@contextmanager
+def worktree(checkout: Path, commit: str, parent: Path) -> Iterator[Path]:
+    """A temporary directory in `parent` with the files of a commit, as git's worktree.
+
+    Raises:
+        Unavailable: there is no git, no repository, or no such commit in it, as in a shallow clone.
+    """
+    try:
+        _git(checkout, "cat-file", "-e", f"{commit}^{{commit}}")
+    except Unavailable as error:
+        raise Unavailable(
+            f"revision {commit[:12]} is not in this repository (a shallow clone has the newest one only)"
+        ) from error
+    with scratch_dir(parent) as scratch:
+        tree = scratch / "tree"
+        _git(checkout, "worktree", "add", "--detach", "--quiet", str(tree), commit)
+        try:
+            yield tree
+        finally:
+            _git(checkout, "worktree", "remove", "--force", str(tree))
+
+
+def _git(directory: Path, *words: str) -> str:
+    # Inside a hook git names the repository in variables, which would win over the directory.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(directory), *words]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise Unavailable("git is not installed") from error
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["no message"]
+        raise Unavailable(f"git {words[0]}: {said[-1]}")
+    return done.stdout.strip()
