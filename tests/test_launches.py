@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from quantlib.measuring.latency import Launches, Sampling, sample_ratios
+from quantlib.measuring.latency.launches import MOST_TURNS
 from quantlib.measuring.latency.others import watch_others
 from quantlib.support.errors import InputError
 
@@ -83,14 +84,31 @@ def test_budget_ends_the_sampling_but_not_before_the_least_launches():
     assert start.launches == 2
 
 
-def test_disturbed_launches_are_set_aside():
+def test_disturbed_turns_are_set_aside_and_made_up_for():
     start = Starts(5.0)
-    sampling = Sampling(min_launches=2, max_launches=3, max_others=0.1)
+    sampling = Sampling(turns=3, min_launches=2, max_launches=3, max_others=0.1)
     found = sample_ratios(Starts(1.0), {"a": start}, sampling, never, watch=shares(0.5, 0.0, 0.4, 0.05))
-    assert start.launches == 5
-    assert len(found["a"].log_ratios) == 3
+    assert start.launches == 3
+    assert [len(launch) for launch in found["a"].log_ratios] == [3, 3, 3]
     assert not found["a"].disturbed
     assert found["a"].others == pytest.approx(0.05)
+
+
+def test_a_launch_without_a_quiet_turn_does_not_count():
+    start = Starts(5.0)
+    sampling = Sampling(turns=2, min_launches=2, max_launches=2, max_others=0.1)
+    busy = [0.5] * 2 * MOST_TURNS
+    found = sample_ratios(Starts(1.0), {"a": start}, sampling, never, watch=shares(*busy, 0.0))
+    assert start.launches == 3
+    assert [len(launch) for launch in found["a"].log_ratios] == [2, 2]
+
+
+def test_times_belong_to_their_models_whoever_starts_and_begins():
+    found = sample_ratios(
+        Starts(8.0), {"a": Starts(4.0), "b": Starts(2.0)}, Sampling(turns=3), always, watch=quiet
+    )
+    assert np.allclose(found["a"].log_ratios, math.log(2))
+    assert np.allclose(found["b"].log_ratios, math.log(4))
 
 
 def test_a_machine_that_is_never_quiet_is_told():

@@ -14,6 +14,7 @@ from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.work import Variant
 from quantlib.measuring.latency import Launches, Sampling, TimedProcess, sample_ratios
 from quantlib.measuring.latency.launches import Start
+from quantlib.measuring.latency.others import Watch, watch_others
 from quantlib.measuring.latency.process import Feeds
 from quantlib.support.errors import Unavailable
 from quantlib.support.progress import Steps
@@ -41,7 +42,7 @@ class GateTiming:
     baseline: None for a run that is to become one. old_models: where its models come from, None without one.
     sampling: how much to measure for each comparison. remeasure: also what is unchanged. across_machines:
     ratios to the teacher may be compared with those of another machine. spread: by how much, on the log
-    scale, they may differ because a machine has states.
+    scale, they may differ because a machine has states. watch: tells what other programs use.
     """
 
     built: Built
@@ -54,6 +55,7 @@ class GateTiming:
     remeasure: bool = False
     across_machines: bool = False
     spread: float = 0.0
+    watch: Watch = watch_others
 
     def measure(
         self, current: gate.GateRecord, shapes: Sequence[tuple[int, int]]
@@ -111,7 +113,9 @@ class GateTiming:
 
         with self.steps.step(f"{variant.name} at {shape}, in turns with the {words}") as step:
             new = start(variant, shape, self.options)
-            launches = sample_ratios(old, {variant.name: new}, self.sampling, decided)[variant.name]
+            launches = sample_ratios(old, {variant.name: new}, self.sampling, decided, watch=self.watch)[
+                variant.name
+            ]
             step.note = f"{len(launches.log_ratios)} launches"
         return paired_comparison(launches, words, self.sampling)
 
@@ -157,6 +161,7 @@ class GateTiming:
                 {name: start(variant, shape, self.options) for name, variant in variants.items()},
                 sampling,
                 decided,
+                watch=self.watch,
             )
             step.note = f"{max(len(of_variant.log_ratios) for of_variant in launches.values())} launches"
         for name, of_variant in launches.items():

@@ -61,7 +61,7 @@ class HarnessOptions:
     gate_seconds: float = option(60.0, "Time budget for each comparison, in seconds.", offered=(PYTEST,))
     gate_max_others: float = option(
         0.1,
-        "Share of the machine that other programs may use during a launch that counts; default 0.1.",
+        "Share of the machine that other programs may use during a turn that counts; default 0.1.",
         offered=(PYTEST,),
     )
     gate_launches: int = option(12, "Launches of each process, at most; default 12.", offered=(PYTEST,))

@@ -1,8 +1,9 @@
 """Ratios against the teacher over several launches of the processes, until they are precise enough.
 
 What a process gets when it starts (memory layout, cores) moves its times for as long as it lives. Turns of
-one launch cannot show that; new launches can. Launches during which other programs used the machine are
-discarded: other programs slow models unequally, so that even the ratio is wrong.
+one launch cannot show that; new launches can. Turns during which other programs used the machine are
+discarded: other programs slow models unequally, so that even the ratio is wrong. A launch goes on for more
+turns then, since what disturbs often comes and goes, and starting processes takes longer than a turn.
 """
 
 from __future__ import annotations
@@ -14,11 +15,17 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from quantlib.measuring.latency.others import MAX_OTHERS, Watch, watch_others
 from quantlib.measuring.latency.paired import FloatArray, Timed, take_turns
 from quantlib.measuring.latency.stats import Clock
 from quantlib.support.errors import InputError
+
+MOST_TURNS = 3
+"""A launch on a busy machine takes at most so many times as many turns as it needs."""
+
+BoolArray = npt.NDArray[np.bool_]
 
 Start = Callable[[], AbstractContextManager[Timed]]
 """Starts the process of one model and ends it on exit."""
@@ -28,10 +35,10 @@ Start = Callable[[], AbstractContextManager[Timed]]
 class Sampling:
     """How much to measure.
 
-    turns: in a launch. block: runs in a block, whose median counts. min_launches: before anything may be
+    turns: undisturbed ones in a launch; it gives up after `MOST_TURNS` times as many. block: runs in a block, whose median counts. min_launches: before anything may be
     decided. max_launches: when to give up. seconds: after which no further launch starts.
     wake_seconds: untimed work before each block. max_others: the share of the machine's cores that other
-    programs may use during a launch that counts.
+    programs may use during a turn that counts.
     """
 
     turns: int = 6
@@ -57,10 +64,9 @@ class Sampling:
 class Launches:
     """The times of one variant and of the teacher in the same launches.
 
-    log_ratios: for each launch, the log of (teacher's time / variant's time) of each turn.
+    log_ratios: for each launch, the log of (teacher's time / variant's time) of each undisturbed turn.
     teacher_ms, variant_ms: medians of all blocks. others: the share of the machine that other programs used,
-    the median over these launches. disturbed: whether that is more than allowed, since no launch was
-    undisturbed.
+    the median over these turns. disturbed: whether these are all turns, since no launch had undisturbed ones.
     """
 
     log_ratios: tuple[tuple[float, ...], ...]
@@ -115,7 +121,7 @@ def sample_ratios(
         times = times if number % 2 else times[::-1]
         for name, row in zip(open_names, times[1:], strict=True):
             launches[name].append(_Launch(times[0], row, others))
-        quiet += others <= sampling.max_others
+        quiet += _is_quiet(others, sampling)
         if quiet >= sampling.min_launches:
             open_names = [n for n in open_names if not decided(n, _summary(launches[n], sampling))]
     return {name: _summary(of_variant, sampling) for name, of_variant in launches.items()}
@@ -123,28 +129,52 @@ def sample_ratios(
 
 @dataclass(frozen=True)
 class _Launch:
+    """What one launch measured; all (turns,). others: the share that other programs used in each turn."""
+
     teacher_ms: FloatArray
     variant_ms: FloatArray
-    others: float
+    others: FloatArray
+
+    def of(self, turns: BoolArray) -> _Launch:
+        """These turns only."""
+        return _Launch(self.teacher_ms[turns], self.variant_ms[turns], self.others[turns])
 
 
-def _one_launch(starts: Sequence[Start], sampling: Sampling, watch: Watch) -> tuple[FloatArray, float]:
+def _one_launch(starts: Sequence[Start], sampling: Sampling, watch: Watch) -> tuple[FloatArray, FloatArray]:
+    """The block times of each process, (processes, turns), and what others used in each turn."""
     with ExitStack() as stack, ThreadPoolExecutor(len(starts)) as pool:
         # In parallel: loading a model keeps only one core busy.
         processes = list(pool.map(lambda start: stack.enter_context(start()), starts))
-        others = watch(processes)
-        times = take_turns(processes, sampling.turns, sampling.block, wake_seconds=sampling.wake_seconds)
-        return times, others()
+        times: list[FloatArray] = []
+        others: list[float] = []
+        while len(times) < MOST_TURNS * sampling.turns:
+            step = 1 if len(times) % 2 == 0 else -1  # A B C, C B A, ...: steady drift favours nobody
+            share = watch(processes)
+            turn = take_turns(processes[::step], 1, sampling.block, wake_seconds=sampling.wake_seconds)
+            others.append(share())
+            times.append(turn[::step, 0])
+            if np.sum(np.array(others) <= sampling.max_others) == sampling.turns:
+                break
+        return np.stack(times, axis=1), np.array(others)
+
+
+def _is_quiet(others: FloatArray, sampling: Sampling) -> bool:
+    """Whether a launch has undisturbed turns enough to count; their spread takes two."""
+    return int(np.sum(others <= sampling.max_others)) >= min(2, sampling.turns)
 
 
 def _summary(launches: Sequence[_Launch], sampling: Sampling) -> Launches:
-    """The undisturbed launches, or all of them if none is undisturbed."""
-    quiet = [launch for launch in launches if launch.others <= sampling.max_others] or launches
-    others = float(np.median([launch.others for launch in quiet]))
+    """The undisturbed turns of launches that have some, or everything if none has."""
+    quiet = [
+        launch.of(launch.others <= sampling.max_others)
+        for launch in launches
+        if _is_quiet(launch.others, sampling)
+    ]
+    used = quiet or launches
     return Launches(
-        log_ratios=tuple(tuple(np.log(launch.teacher_ms / launch.variant_ms).tolist()) for launch in quiet),
-        teacher_ms=float(np.median([launch.teacher_ms for launch in quiet])),
-        variant_ms=float(np.median([launch.variant_ms for launch in quiet])),
-        others=others,
-        disturbed=others > sampling.max_others,
+        log_ratios=tuple(tuple(np.log(launch.teacher_ms / launch.variant_ms).tolist()) for launch in used),
+        teacher_ms=float(np.median(np.concatenate([launch.teacher_ms for launch in used]))),
+        variant_ms=float(np.median(np.concatenate([launch.variant_ms for launch in used]))),
+        others=float(np.median(np.concatenate([launch.others for launch in used]))),
+        disturbed=not quiet,
     )

@@ -26,7 +26,8 @@ def watch_others(processes: Sequence[Any]) -> Callable[[], float]:
     def share() -> float:
         wall = (time.monotonic() - started) * (os.cpu_count() or 1)
         used = _busy_seconds() - busy - (_our_seconds(pids) - ours)
-        return max(0.0, used / wall) if wall > 0 else 0.0
+        # Clocks tick in hundredths of a second: in less, more may seem used than there is.
+        return min(1.0, max(0.0, used / wall)) if wall > 0 else 0.0
 
     return share
 
