@@ -11,15 +11,18 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantlib.data.features import Feature
+from quantlib.data.features import Feature, pad
 from quantlib.data.tasks import TASKS, Task
 from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_file
 from quantlib.training.checkpoints import check_for_task, load_classifier
+from quantlib.training.forward import logits_of
 from quantlib.training.teacher import TrainingOptions, _epochs, fine_tune, predict_logits, task_loss
+from quantlib.training.upper import upper_layers
 
 SST2, STSB, BBC = TASKS["SST-2"], TASKS["STS-B"], TASKS["BBC-News"]
-OPTIONS = TrainingOptions(epochs=10, learning_rate=5e-3, batch_size=8, threads=1)
+OPTIONS = TrainingOptions(epochs=10, learning_rate=5e-3, batch_size=8, threads=1, trained_layers=None)
+UPPER = replace(OPTIONS, trained_layers=1)
 
 
 def rows_of(lengths: list[int]) -> list[Feature]:
@@ -104,6 +107,78 @@ def test_regression(tiny_teacher: Path, rows: list[Feature], tmp_path: Path) -> 
     assert check_for_task(tmp_path / "out", STSB) == [0]
 
 
+def test_upper_layers_learn_and_the_rest_stays(
+    tiny_teacher: Path, rows: list[Feature], tmp_path: Path
+) -> None:
+    import torch
+
+    losses: list[float] = []
+    fine_tune(tiny_teacher, SST2, rows, tmp_path / "out", UPPER, lambda *step: losses.append(step[2]))
+    assert np.mean(losses[-12:]) < 0.7 * np.mean(losses[:12])
+    before, after = (load_classifier(path).state_dict() for path in (tiny_teacher, tmp_path / "out"))
+    changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
+    trained = ("bert.encoder.layer.1.", "bert.pooler.", "classifier.")
+    assert changed == {name for name in before if name.startswith(trained)}
+
+
+@pytest.mark.parametrize("most", [2**30, 0], ids=["kept", "anew"])
+def test_upper_layers_start_from_what_the_rest_gives(
+    tiny_teacher: Path, rows: list[Feature], monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    import torch
+
+    monkeypatch.setattr("quantlib.training.upper._MOST_BYTES", most)
+    model = load_classifier(tiny_teacher)
+    index = np.array([40, 3, 17, 5])
+    logits = upper_layers(model, rows, 1).logits(index).detach()
+    torch.testing.assert_close(logits, predict_logits(model, rows)[index], atol=1e-4, rtol=1e-4)
+
+
+def test_upper_layers_end_with_the_same_weights(
+    tiny_teacher: Path, rows: list[Feature], tmp_path: Path
+) -> None:
+    for name in "ab":
+        fine_tune(tiny_teacher, SST2, rows, tmp_path / name, replace(UPPER, epochs=1))
+    assert len({sha256_file(tmp_path / name / "model.safetensors") for name in "ab"}) == 1
+
+
+def test_parts_give_the_logits_of_the_whole(tiny_teacher: Path, rows: list[Feature]) -> None:
+    """With gradients: rows of one length, and with padding."""
+    import torch
+
+    model = load_classifier(tiny_teacher)
+    longest = max(map(len, rows))
+    for some in ([row for row in rows if len(row) == len(rows[0])], rows[:12]):
+        feed = {k: torch.from_numpy(v) for k, v in pad(some, longest).items()}
+        results = []
+        for logits in (model(**feed).logits, logits_of(model, feed)):
+            model.zero_grad()
+            logits.square().sum().backward()
+            gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+            results.append((logits.detach(), gradients))
+        (wanted, slopes), (parts, part_slopes) = results
+        torch.testing.assert_close(parts, wanted, atol=1e-5, rtol=1e-4)
+        assert slopes.keys() == part_slopes.keys()
+        for name, slope in slopes.items():
+            torch.testing.assert_close(part_slopes[name], slope, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "words"),
+    [
+        ("bert", 3, "trained layers 3 is out of range; the model has 2"),
+        ("roberta", 1, "trained layers 1: a roberta can only be trained as a whole"),
+    ],
+    ids=["too_many", "roberta"],
+)
+def test_layers_that_cannot_be_trained_alone(tmp_path: Path, kind: str, count: int, words: str) -> None:
+    base = tiny.write_checkpoint(tmp_path / "base", kind)
+    options = replace(OPTIONS, trained_layers=count)
+    with pytest.raises(InputError, match=words):
+        fine_tune(base, SST2, tiny.features(base, 8), tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_losses_against_numpy() -> None:
     import torch
 
@@ -172,6 +247,7 @@ def test_no_rows(tiny_teacher: Path, tmp_path: Path, task: Task) -> None:
         ({"learning_rate": 0.0}, "learning rate 0.0 is out of range"),
         ({"learning_rate": 1.0}, "learning rate 1.0 is out of range"),
         ({"learning_rate": float("nan")}, "learning rate nan is out of range"),
+        ({"trained_layers": 0}, "trained layers 0 is out of range; it must be at least 1"),
         ({"warmup_ratio": 1.1}, "warm-up ratio 1.1 is out of range"),
     ],
     ids=str,

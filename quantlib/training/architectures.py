@@ -15,7 +15,7 @@ class Architecture:
     model_type, classifier: its names in config.json, the type and the class. shape_keys: what config.json
     calls the number of layers, the width, the FFN's width and the number of heads. position_offset: position
     embeddings that no token uses. takes_token_types: whether `token_type_ids` are an input. can_be_distilled:
-    whether a student can be made of it.
+    whether a student can be made of it. runs_in_parts: whether `forward` runs it layer by layer.
 
     Names of modules. layers: the list of encoder layers. query, key, value, attention_output, ffn_in,
     ffn_out: linear layers within a layer. pooler: the layer before the last one, without the encoder's name.
@@ -40,12 +40,19 @@ class Architecture:
     position_offset: int = 0
     takes_token_types: bool = True
     can_be_distilled: bool = False
+    runs_in_parts: bool = False
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     architecture.model_type: architecture
     for architecture in (
-        Architecture("bert", "BertForSequenceClassification", "bert.encoder.layer", can_be_distilled=True),
+        Architecture(
+            "bert",
+            "BertForSequenceClassification",
+            "bert.encoder.layer",
+            can_be_distilled=True,
+            runs_in_parts=True,
+        ),
         Architecture(
             "distilbert",
             "DistilBertForSequenceClassification",

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from quantlib.data.features import Feature, labels_array, pad
+from quantlib.data.features import Feature, labels_array
 from quantlib.support.errors import InputError
 from quantlib.training.architectures import accepted
 from quantlib.training.checkpoints import quiet_transformers, read_config
+from quantlib.training.upper import upper_layers, whole
 
 if TYPE_CHECKING:
     import torch
@@ -32,12 +33,14 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_ma
 class TrainingOptions:
     """How a model is trained: AdamW, linear warm-up, then linear decay to zero, gradients clipped at 1.
 
-    warmup_ratio: share of the steps in which the learning rate rises.
+    trained_layers: train only that many upper layers, pooler and classifier, for a fraction of the time; None
+    trains everything. warmup_ratio: share of the steps in which the learning rate rises.
     threads: CPU threads; part of what decides the weights, since sums are split among them.
     """
 
     epochs: int = 2
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
+    trained_layers: int | None = 2
     batch_size: int = 16
     weight_decay: float = 0.01
     warmup_ratio: float = 0.1
@@ -48,6 +51,8 @@ class TrainingOptions:
         for name in ("epochs", "batch_size", "threads"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} {getattr(self, name)} is out of range; it must be at least 1")
+        if self.trained_layers is not None and self.trained_layers < 1:
+            raise InputError(f"trained layers {self.trained_layers} is out of range; it must be at least 1")
         if not 0 < self.learning_rate < 1:
             raise InputError(f"learning rate {self.learning_rate} is out of range; it must be within (0, 1)")
         if not 0 <= self.warmup_ratio <= 1:
@@ -126,21 +131,21 @@ def train(
     if not features:
         raise InputError("no rows to train on: the train split is empty")
     steps = options.epochs * -(-len(features) // options.batch_size)
+    count = options.trained_layers
+    part = whole(model, features) if count is None else upper_layers(model, features, count)
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, options.weight_decay), lr=options.learning_rate, fused=True
+        parameter_groups(part.module, options.weight_decay), lr=options.learning_rate, fused=True
     )
     warmup = max(1, round(steps * options.warmup_ratio))
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warmup, max(0.0, (steps - step) / max(1, steps - warmup)))
     )
-    model.train()
+    part.module.train()
     for step, index in enumerate(_epochs(features, options), start=1):
-        rows = [features[i] for i in index]
-        feed = {k: torch.from_numpy(v) for k, v in pad(rows, max(map(len, rows))).items()}
-        value = loss(model(**accepted(model, feed)).logits, targets[torch.from_numpy(index)])
+        value = loss(part.logits(index), targets[torch.from_numpy(index)])
         optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(part.module.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if progress:

@@ -1,12 +1,11 @@
-"""What a classifier computes for a batch: logits, hidden states and attention scores, by hooks."""
+"""What a BERT classifier computes for a batch: logits, hidden states and attention scores."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from quantlib.training.architectures import of_model
+from quantlib.training.forward import embed, layers_of, run_layer, split_heads, visible
 from quantlib.training.student.losses import States
 
 if TYPE_CHECKING:
@@ -23,39 +22,14 @@ def run_with_states(model: Any, feed: Mapping[str, torch.Tensor]) -> tuple[torch
 def run_with_products(
     model: Any, feed: Mapping[str, torch.Tensor]
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], list[tuple[torch.Tensor, torch.Tensor]]]:
-    """Logits, hidden states, and (query, key), each (rows, tokens, width), of every layer.
-
-    Queries and keys are the outputs of their linear layers, so it does not matter how attention is computed
-    from them: many implementations never store its scores.
-    """
-    with _captured(model) as outputs:
-        output = model(**feed, output_hidden_states=True)
-    return (
-        output.logits,
-        tuple(output.hidden_states),
-        list(zip(outputs["query"], outputs["key"], strict=True)),
-    )
-
-
-@contextmanager
-def _captured(model: Any) -> Iterator[dict[str, list[torch.Tensor]]]:
-    """Collect the outputs of the query and key layers within the block, in the order of the layers."""
-    outputs: dict[str, list[torch.Tensor]] = {"query": [], "key": []}
-
-    def keep(kind: str) -> Any:
-        return lambda _module, _inputs, output: outputs[kind].append(output)
-
-    architecture = of_model(model)
-    hooks = [
-        layer.get_submodule(getattr(architecture, kind)).register_forward_hook(keep(kind))
-        for layer in model.get_submodule(architecture.layers)
-        for kind in outputs
-    ]
-    try:
-        yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()
+    """Logits, hidden states, and (query, key), each (rows, tokens, width), of every layer."""
+    mask, hidden, products = visible(feed["attention_mask"]), [embed(model, feed)], []
+    for layer in layers_of(model):
+        output, *product = run_layer(layer, hidden[-1], mask)
+        hidden.append(output)
+        products.append((product[0], product[1]))
+    logits: torch.Tensor = model.classifier(model.dropout(model.bert.pooler(hidden[-1])))
+    return logits, tuple(hidden), products
 
 
 def scores(query: torch.Tensor, key: torch.Tensor, heads: int) -> torch.Tensor:
@@ -66,8 +40,6 @@ def scores(query: torch.Tensor, key: torch.Tensor, heads: int) -> torch.Tensor:
         key: the same shape.
         heads: the number of heads.
     """
-    rows, tokens, width = query.shape
-    size = width // heads
-    q, k = (array.view(rows, tokens, heads, size).transpose(1, 2) for array in (query, key))
-    result: torch.Tensor = q @ k.transpose(-1, -2) / size**0.5
+    q, k = split_heads(query, heads), split_heads(key, heads)
+    result: torch.Tensor = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
     return result
