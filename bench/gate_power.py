@@ -1,13 +1,18 @@
 """How often the gate is wrong: false alarms on identical code, and regressions it misses.
 
     python bench/gate_power.py simulate bench/traces/*.json [--runs 1000]
-    python bench/gate_power.py pytest [--runs 60] [--out FILE]
-    python bench/gate_power.py real [--runs 100] [--slowdown 0.1] [--out FILE]
+    python bench/gate_power.py real [--runs 60] [--slowdown 0.1] [--load] [--out FILE]
+    python bench/gate_power.py pytest [--runs 60] [--load run] [--out FILE]
+    python bench/gate_power.py unchanged [--runs 200] [--out FILE]
 
-`simulate` replays recorded launches of this machine through the gate's own sampling and decision. `pytest`
-runs `pytest bench --gate` on identical code. `real` measures as the gate does, without pytest around it: the
-teacher and one variant of the embedded default, which is made slower by real extra work (`bench/slower.py`).
-Both take a new baseline every ten runs.
+`simulate` replays launches through the gate's own sampling and decision: those that were recorded, and ones
+that are drawn from a machine with two states. The old and the new model take turns there, and beside it, for
+the weaker comparison, a baseline and a run have the teacher. `real` lets a variant of the embedded default
+take turns with a copy that has other bytes and the same work, or is slower by real extra work
+(`bench/slower.py`). `pytest` runs all of `pytest bench --gate` on identical code; the baseline names a copy
+of the variant with other bytes, so that the gate has to measure. `unchanged` leaves the baseline as it is.
+With a load, one core is busy on and off (`bench/load.py`): while the baseline is made, while the gate runs,
+or both.
 """
 
 from __future__ import annotations
@@ -20,46 +25,101 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from load import load
 from slower import make_slower
 
+from quantlib import gate
 from quantlib.data import features
 from quantlib.experiment import ExperimentOptions
 from quantlib.experiment.build import build
-from quantlib.experiment.gate_timing import Shape, for_baseline, latency_record, start
-from quantlib.gate import LatencyRecord, decide, estimate_slowdown
-from quantlib.measuring.latency import Sampling, sample_ratios
+from quantlib.experiment.gate_timing import (
+    confidence_of,
+    for_baseline,
+    latency_record,
+    paired_comparison,
+)
+from quantlib.measuring.latency import Launches, Sampling, TimedProcess, sample_ratios
 from quantlib.measuring.latency.launches import Start
 from quantlib.measuring.latency.others import Watch, watch_others
-from quantlib.onnx_model.model import Model
-from quantlib.support.files import write_json
+from quantlib.support.files import sha256_file, write_json
+from quantlib.support.store import FileStore
 
 LIMIT = 0.05
 RUNS_PER_BASELINE = 10
+OUTCOMES = ("pass", "fail", "undecided")
+ROOT = Path(__file__).resolve().parent.parent
+# What the log ratio to the teacher may differ by, as --gate-state-spread has it.
+SPREAD = 0.4
+
+Times = Mapping[str, list[float]]
+"""The block times of one launch, by side: "teacher_ms", "variant_ms", "same_ms"."""
+
+
+# Traces
+
+
+def recorded(path: Path) -> Callable[[np.random.Generator], Times]:
+    """Draws launches from a trace, with replacement."""
+    launches = json.loads(path.read_text(encoding="utf-8"))["launches"]
+    if "same_ms" not in launches[0]:
+        # Older traces have no second process of the variant: the teacher, scaled, stands for it. That is
+        # harder than what the gate does, since unlike models move less alike.
+        ratio = np.median([np.median(np.divide(one["variant_ms"], one["teacher_ms"])) for one in launches])
+        launches = [one | {"same_ms": [ratio * t for t in one["teacher_ms"]]} for one in launches]
+    turns = Sampling().turns
+
+    def draw(rng: np.random.Generator) -> Times:
+        launch = launches[int(rng.integers(len(launches)))]
+        start = int(rng.integers(len(launch["teacher_ms"]) - turns + 1))
+        return {side: launch[side][start : start + turns] for side in ("teacher_ms", "variant_ms", "same_ms")}
+
+    return draw
+
+
+def two_states(rng: np.random.Generator) -> Times:
+    """A launch on a machine with two states, as DESIGN.md describes one.
+
+    Every half minute or so the teacher takes 1.22 times as long, and the variant 1.48 times. A turn takes
+    0.4 s, so a state may also change within a launch. Each process has a deviation of its own, of 1.2 %, each
+    block one of 2 %, and one block in twenty a spike.
+    """
+    turns, slow = Sampling().turns, bool(rng.random() < 0.5)
+    times: dict[str, list[float]] = {"teacher_ms": [], "variant_ms": [], "same_ms": []}
+    of_process = {side: rng.normal(0, 0.012) for side in times}
+    for _ in range(turns):
+        for side, blocks in times.items():
+            slow ^= bool(rng.random() < 0.4 / 30 / len(times))
+            base, cost = (17.0, 1.22) if side == "teacher_ms" else (6.5, 1.48)
+            spike = rng.exponential(0.3) if rng.random() < 0.05 else 0.0
+            log = of_process[side] + rng.normal(0, 0.02) + spike
+            blocks.append(base * (cost if slow else 1.0) * float(np.exp(log)))
+    return times
 
 
 class Replay:
-    """Recorded launches of a teacher and a variant, drawn with replacement, as processes to be timed."""
+    """Launches that are drawn, as processes to be timed; the sides of a launch belong together."""
 
-    def __init__(self, launches: list[dict[str, Any]], rng: np.random.Generator, slowdown: float, turns: int):
-        self.picks = [launches[i] for i in rng.integers(0, len(launches), 64)]
-        self.offsets = [int(rng.integers(0, len(pick["teacher_ms"]) - turns + 1)) for pick in self.picks]
-        self.factor = {"teacher_ms": 1.0, "variant_ms": 1 + slowdown}
-        self.started = Counter[str]()
+    def __init__(self, draw: Callable[[np.random.Generator], Times], rng: np.random.Generator) -> None:
+        self.draw, self.rng = draw, rng
+        self.launches: list[Times] = []
+        self.started = Counter[tuple[str, float]]()
 
-    def start(self, side: str) -> Start:
+    def start(self, side: str, slowdown: float = 0.0) -> Start:
         """The `Start` of one side; each call of it is one more launch."""
 
         @contextlib.contextmanager
         def launch() -> Iterator[Any]:
-            number = self.started[side]
-            self.started[side] += 1
-            yield _Replayed([t * self.factor[side] for t in self.picks[number][side][self.offsets[number] :]])
+            number = self.started[side, slowdown]
+            self.started[side, slowdown] += 1
+            while len(self.launches) <= number:
+                self.launches.append(self.draw(self.rng))
+            yield _Replayed([t * (1 + slowdown) for t in self.launches[number][side]])
 
         return launch
 
@@ -77,142 +137,187 @@ def undisturbed(_: object) -> Callable[[], float]:
     return lambda: 0.0
 
 
-def gate_once(
-    teacher: Start,
-    variant: Start,
-    baseline: LatencyRecord,
-    sampling: Sampling,
-    watch: Watch = undisturbed,
-) -> str:
-    """One gate run, by the gate's own means: pass, fail or undecided."""
+# One run
 
-    def outcome(launches: Any) -> str:
-        if latency_record(launches).disturbed or baseline.disturbed:
-            return "undecided"
-        return decide(estimate_slowdown(latency_record(launches), baseline), LIMIT)
 
-    found = sample_ratios(
-        teacher,
-        {"variant": variant},
+def in_turns(old: Start, new: Start, watch: Watch = undisturbed) -> tuple[str, int]:
+    """An old and a new model in turns, by the gate's own means: the outcome, and the number of launches."""
+    sampling = Sampling()
+
+    def comparison(launches: Launches) -> gate.Comparison:
+        return paired_comparison(launches, "old model", sampling)
+
+    def decided(_: str, launches: Launches) -> bool:
+        return gate.decide_pair(comparison(launches), LIMIT) != "undecided"
+
+    launches = sample_ratios(old, {"new": new}, sampling, decided, watch=watch)["new"]
+    return gate.decide_pair(comparison(launches), LIMIT), len(launches.log_ratios)
+
+
+def by_teacher(baseline: Replay, run: Replay, slowdown: float) -> tuple[str, int]:
+    """The weaker comparison: the ratio to the teacher in a run, and in a baseline."""
+    sampling = Sampling()
+    before = latency_record(
+        sample_ratios(
+            baseline.start("teacher_ms"),
+            {"variant": baseline.start("variant_ms")},
+            for_baseline(sampling),
+            lambda *_: True,
+            watch=undisturbed,
+        )["variant"]
+    )
+
+    def outcome(launches: Launches) -> str:
+        confidence = confidence_of(launches, sampling)
+        found = gate.estimate_slowdown(latency_record(launches), before, confidence=confidence, spread=SPREAD)
+        return gate.decide(found, LIMIT)
+
+    launches = sample_ratios(
+        run.start("teacher_ms"),
+        {"variant": run.start("variant_ms", slowdown)},
         sampling,
         lambda _, launches: outcome(launches) != "undecided",
-        watch=watch,
-    )
-    return outcome(found["variant"])
+        watch=undisturbed,
+    )["variant"]
+    return outcome(launches), len(launches.log_ratios)
 
 
-def measure_baseline(
-    teacher: Start, variant: Start, sampling: Sampling, watch: Watch = undisturbed
-) -> LatencyRecord:
-    """A baseline, sampled as `--gate-update` samples it."""
-    fixed = for_baseline(sampling)
-    found = sample_ratios(teacher, {"variant": variant}, fixed, lambda *_: True, watch=watch)
-    return latency_record(found["variant"])
+# Many runs
 
 
 def simulate(paths: list[Path], runs: int) -> dict[str, Any]:
-    """Outcomes of simulated gate runs, by trace and slowdown."""
-    sampling, results = Sampling(), {}
-    for path in paths:
-        launches = json.loads(path.read_text(encoding="utf-8"))["launches"]
-        for slowdown in (0.0, 0.10, 0.15):
-            rng, outcomes = np.random.default_rng(0), Counter[str]()
+    """Outcomes of simulated gate runs, by trace, way and slowdown."""
+    results: dict[str, Any] = {}
+    draws = {path.stem: recorded(path) for path in paths} | {"two states": two_states}
+    for name, draw in draws.items():
+        for slowdown in (0.0, 0.10):
+            rng, outcomes, weaker, launches = np.random.default_rng(0), Counter[str](), Counter[str](), []
             for _ in range(runs):
-                before, after = (
-                    Replay(launches, rng, 0.0, sampling.turns),
-                    Replay(launches, rng, slowdown, sampling.turns),
-                )
-                baseline = measure_baseline(before.start("teacher_ms"), before.start("variant_ms"), sampling)
-                outcomes[
-                    gate_once(after.start("teacher_ms"), after.start("variant_ms"), baseline, sampling)
-                ] += 1
-            results[f"{path.stem}, {slowdown:.0%} slower"] = report(
-                f"{path.stem:<20} {slowdown:4.0%} slower", outcomes
-            )
+                replay = Replay(draw, rng)
+                outcome, count = in_turns(replay.start("same_ms"), replay.start("variant_ms", slowdown))
+                outcomes[outcome] += 1
+                launches.append(count)
+                weaker[by_teacher(Replay(draw, rng), Replay(draw, rng), slowdown)[0]] += 1
+            label = f"{name}, {slowdown:.0%} slower"
+            results[label] = report(f"{label}, in turns with the old model", outcomes)
+            results[label]["median_launches"] = int(np.median(launches))
+            results[f"{label}, by the teacher"] = report(f"{label}, by the teacher (weaker)", weaker)
     return results
 
 
-def report(label: str, outcomes: Counter[str]) -> dict[str, int]:
+def report(label: str, outcomes: Counter[str]) -> dict[str, Any]:
     """Print one line of outcomes."""
     total = sum(outcomes.values())
-    shares = ", ".join(
-        f"{name} {100 * outcomes[name] / total:.1f} %" for name in ("pass", "fail", "undecided")
-    )
+    shares = ", ".join(f"{name} {100 * outcomes[name] / total:.1f} %" for name in OUTCOMES)
     print(f"{label}: {shares} of {total} runs", flush=True)
-    return dict(outcomes)
+    return {name: outcomes[name] for name in OUTCOMES}
 
 
-def real(runs: int, slowdown: float, variant_name: str) -> dict[str, Any]:
-    """Outcomes of real gate runs."""
-    options = ExperimentOptions(no_student=True)
-    built = build(options)
-    teacher, variant = built.variants[0], next(v for v in built.variants if v.name == variant_name)
+def real(runs: int, slowdown: float, variant_name: str, loaded: bool, teacher: str | None) -> dict[str, Any]:
+    """Outcomes of a variant in turns with a copy that has other bytes, or more work."""
+    options = ExperimentOptions(no_student=True, recipes=(variant_name,), teacher=teacher)
+    variant = next(v for v in build(options).variants if v.name == variant_name)
+    feeds = list(features.fixed_shape_feeds(variant.rows, 1, options.seq_len, 8))
     with tempfile.TemporaryDirectory() as scratch:
-        judged, found = variant, 0.0
+        new, found = Path(scratch) / "new.onnx", 0.0
         if slowdown:
-            slower = Path(scratch) / "slower.onnx"
-            feeds = list(features.fixed_shape_feeds(variant.rows, 1, options.seq_len, 8))
-            found = make_slower(variant.path, slower, slowdown, feeds)
-            judged = replace(variant, model=Model(slower))
+            found = make_slower(variant.path, new, slowdown, feeds)
             print(f"made {found:.1%} slower", flush=True)
-        starts = [start(v, Shape(1, options.seq_len), options) for v in (teacher, variant, judged)]
-        outcomes, seconds, sampling = Counter[str](), [], Sampling()
-        for run in range(runs):
-            if run % RUNS_PER_BASELINE == 0:
-                baseline = measure_baseline(starts[0], starts[1], sampling, watch_others)
-            began = time.perf_counter()
-            outcome = gate_once(starts[0], starts[2], baseline, sampling, watch_others)
-            seconds.append(time.perf_counter() - began)
-            outcomes[outcome] += 1
-            print(f"run {run + 1}: {outcome} after {seconds[-1]:.1f} s", flush=True)
-        report(f"{slowdown:.0%} slower", outcomes)
+        else:
+            other_bytes(variant.path, new)
+        outcomes, seconds, launches = Counter[str](), [], []
+        with load() if loaded else contextlib.nullcontext():
+            for run in range(runs):
+                began = time.perf_counter()
+                outcome, count = in_turns(
+                    lambda: TimedProcess(variant.path, feeds, options.session),
+                    lambda: TimedProcess(new, feeds, options.session),
+                    watch_others,
+                )
+                seconds.append(time.perf_counter() - began)
+                launches.append(count)
+                outcomes[outcome] += 1
+                print(f"run {run + 1}: {outcome} after {count} launches, {seconds[-1]:.1f} s", flush=True)
     return {
         "slowdown_wanted": slowdown,
         "slowdown_measured": found,
         "limit": LIMIT,
-        "outcomes": dict(outcomes),
+        "load": loaded,
+        "outcomes": report(f"{slowdown:.0%} slower", outcomes),
+        "median_launches": float(np.median(launches)),
         "median_seconds": float(np.median(seconds)),
     }
 
 
-def new_baseline(command: list[str], root: Path) -> None:
+def other_bytes(path: Path, out: Path) -> Path:
+    """A copy of a model that computes the same and has other bytes."""
+    model = onnx.load(path)
+    model.metadata_props.add(key="copy_of", value=sha256_file(path))
+    onnx.save(model, out)
+    return out
+
+
+def name_copies(baseline: Path, store: FileStore) -> None:
+    """Let a baseline name copies of its models with other bytes, which are put into the store."""
+    record = json.loads(baseline.read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in list(record["variants"])[1:]:
+            variant = record["variants"][name]
+            copy = other_bytes(store.get(variant["sha256"]), Path(scratch) / f"{name}.onnx")
+            variant["sha256"] = sha256_file(copy)
+            store.put(copy, variant["sha256"])
+    write_json(baseline, record)
+
+
+def new_baseline(command: list[str]) -> None:
     """Write a baseline; one that is refused because the machine was busy is tried again."""
     for attempt in range(10):
-        done = subprocess.run([*command, "--gate-update"], cwd=root, capture_output=True, text=True)
+        done = subprocess.run([*command, "--gate-update"], cwd=ROOT, capture_output=True, text=True)
         if done.returncode == 0:
             return
-        print(f"baseline refused, attempt {attempt + 1}: {done.stdout.splitlines()[-1]}", flush=True)
+        last = (done.stdout or done.stderr).splitlines()[-1:]
+        print(f"baseline refused, attempt {attempt + 1}: {last}", flush=True)
     raise RuntimeError(f"no baseline in 10 attempts: {done.stdout}{done.stderr}")
 
 
-def pytest_runs(runs: int, variant_name: str) -> dict[str, Any]:
+def pytest_runs(
+    runs: int, variant_name: str, loaded: str, teacher: str | None, *, unchanged: bool
+) -> dict[str, Any]:
     """Outcomes of whole `pytest bench --gate` runs of the teacher and one variant, identical code."""
-    words = ["--recipes", variant_name, "--no-student", "-q"]
-    root = Path(__file__).resolve().parent.parent
     outcomes, seconds = Counter[str](), []
     with tempfile.TemporaryDirectory() as scratch:
         baseline, verdict = Path(scratch) / "baseline.json", Path(scratch) / "verdict.md"
-        command = [sys.executable, "-m", "pytest", "bench", f"--gate={baseline}", *words]
+        store = FileStore(Path(scratch) / "store", ".onnx")
+        command = [sys.executable, "-m", "pytest", "bench", "-q", "-k", "test_gate", f"--gate={baseline}"]
+        command += ["--recipes", variant_name, "--no-student", f"--gate-store={store.directory}"]
+        command += ["--teacher", teacher] if teacher else []
         for run in range(runs):
-            if run % RUNS_PER_BASELINE == 0:
-                new_baseline(command, root)
+            if run % RUNS_PER_BASELINE == 0 and not (unchanged and run):
+                with load() if loaded in ("baseline", "both") else contextlib.nullcontext():
+                    new_baseline(command)
+                if not unchanged:
+                    name_copies(baseline, store)
             began = time.perf_counter()
-            done = subprocess.run(
-                [*command, "--gate-markdown", verdict], cwd=root, capture_output=True, text=True
-            )
+            with load() if loaded in ("run", "both") else contextlib.nullcontext():
+                done = subprocess.run(
+                    [*command, "--gate-markdown", verdict], cwd=ROOT, capture_output=True, text=True
+                )
             seconds.append(time.perf_counter() - began)
             if done.returncode not in (0, 1):
                 raise RuntimeError(f"the gate ended with {done.returncode}: {done.stdout}{done.stderr}")
             heading = verdict.read_text(encoding="utf-8").splitlines()[0]
-            outcome = next(name for name in ("pass", "fail", "undecided") if name in heading)
+            outcome = next(name for name in OUTCOMES if name in heading)
             outcomes[outcome] += 1
             print(f"run {run + 1}: {outcome} after {seconds[-1]:.1f} s", flush=True)
-            if outcome == "fail":
-                print(verdict.read_text(encoding="utf-8"), flush=True)
+            if outcome != "pass":
+                print("\n".join(line for line in done.stdout.splitlines() if "slowdown" in line), flush=True)
     return {
         "limit": LIMIT,
+        "load": loaded,
+        "unchanged": unchanged,
         "outcomes": report("identical code", outcomes),
         "median_seconds": float(np.median(seconds)),
+        "longest_seconds": float(np.max(seconds)),
     }
 
 
@@ -222,24 +327,30 @@ def main() -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     simulated = commands.add_parser("simulate")
-    simulated.add_argument("traces", nargs="+", type=Path)
+    simulated.add_argument("traces", nargs="*", type=Path)
     simulated.add_argument("--runs", type=int, default=1000)
     measured = commands.add_parser("real")
-    measured.add_argument("--runs", type=int, default=60)
     measured.add_argument("--slowdown", type=float, default=0.0)
-    measured.add_argument("--variant", default="quant_2")
+    measured.add_argument("--load", action="store_true")
     whole = commands.add_parser("pytest")
-    whole.add_argument("--runs", type=int, default=60)
-    whole.add_argument("--variant", default="quant_2")
-    for command in (simulated, measured, whole):
+    whole.add_argument("--load", choices=("none", "baseline", "run", "both"), default="none")
+    unchanged = commands.add_parser("unchanged")
+    for command, runs in ((measured, 60), (whole, 60), (unchanged, 200)):
+        command.add_argument("--runs", type=int, default=runs)
+        command.add_argument("--variant", default="quant_2")
+        command.add_argument("--teacher", help="a fine-tuned checkpoint; default: train one")
+    for command in (simulated, measured, whole, unchanged):
         command.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.command == "simulate":
         found = simulate(args.traces, args.runs)
-    elif args.command == "pytest":
-        found = pytest_runs(args.runs, args.variant)
+    elif args.command == "real":
+        found = real(args.runs, args.slowdown, args.variant, args.load, args.teacher)
     else:
-        found = real(args.runs, args.slowdown, args.variant)
+        loaded = args.load if args.command == "pytest" else "none"
+        found = pytest_runs(
+            args.runs, args.variant, loaded, args.teacher, unchanged=args.command == "unchanged"
+        )
     if args.out:
         write_json(args.out, found)
 

@@ -1,23 +1,24 @@
-"""Record timing traces of this machine: block times of the teacher and one variant, launch after launch.
+"""Record timing traces of this machine: block times of three processes in turns, launch after launch.
 
-    python bench/record_traces.py TEACHER.onnx VARIANT.onnx OUT.json [--launches 20] [--turns 20] [--busy]
+    python bench/record_traces.py TEACHER.onnx VARIANT.onnx OUT.json [--launches 20] [--turns 20] [--load]
 
-The simulation in `bench/gate_power.py` resamples them. With --busy a process keeps one core at work.
+The third process runs the variant too: what it differs by from the second is what identical models differ by.
+The simulation in `bench/gate_power.py` resamples the traces. With --load one core is busy on and off.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import multiprocessing
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from load import load
 
 from quantlib.machine.hardware import describe
 from quantlib.machine.sessions import SessionConfig, default_threads
 from quantlib.measuring.latency import TimedProcess, take_turns
+from quantlib.measuring.latency.others import watch_others
 from quantlib.support.files import write_json
 
 
@@ -33,23 +34,29 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=8)
     parser.add_argument("--wake-seconds", type=float, default=0.05)
     parser.add_argument("--shape", default="1x128")
-    parser.add_argument("--busy", action="store_true")
+    parser.add_argument("--load", action="store_true")
     args = parser.parse_args()
     batch, length = map(int, args.shape.split("x"))
     feeds = [random_feed(batch, length)]
     config = SessionConfig(default_threads())
-    launches = []
-    with busy_core() if args.busy else contextlib.nullcontext():
+    launches: list[dict[str, object]] = []
+    with load() if args.load else contextlib.nullcontext():
         for launch in range(args.launches):
             with (
                 TimedProcess(args.teacher, feeds, config) as a,
                 TimedProcess(args.variant, feeds, config) as b,
+                TimedProcess(args.variant, feeds, config) as c,
             ):
-                blocks = take_turns([a, b], args.turns, args.block, wake_seconds=args.wake_seconds)
-            launches.append({"teacher_ms": rounded(blocks[0]), "variant_ms": rounded(blocks[1])})
-            ratio = np.median(np.log(blocks[0] / blocks[1]))
+                share = watch_others([a, b, c])
+                blocks = take_turns([a, b, c], args.turns, args.block, wake_seconds=args.wake_seconds)
+                others = round(share(), 4)
+            names = ("teacher_ms", "variant_ms", "same_ms")
+            launches.append({name: rounded(row) for name, row in zip(names, blocks, strict=True)})
+            launches[-1]["others"] = others
             print(
-                f"launch {launch + 1}: log ratio {ratio:.4f}, teacher {np.median(blocks[0]):.2f} ms",
+                f"launch {launch + 1}: teacher {np.median(blocks[0]):.2f} ms, log ratio "
+                f"{np.median(np.log(blocks[0] / blocks[1])):.4f}, of identical models "
+                f"{np.median(np.log(blocks[1] / blocks[2])):.4f}, others {others:.2f}",
                 flush=True,
             )
     machine = describe()
@@ -61,7 +68,7 @@ def main() -> None:
             "threads": config.threads,
             "shape": args.shape,
             "block": args.block,
-            "busy": args.busy,
+            "busy": args.load,
             "launches": launches,
         },
     )
@@ -75,23 +82,6 @@ def random_feed(batch: int, length: int) -> dict[str, np.ndarray]:
 
 def rounded(times_ms: np.ndarray) -> list[float]:
     return [round(float(value), 4) for value in times_ms]
-
-
-def spin() -> None:
-    value = 1.0
-    while True:
-        value = (value * 1.0000001) % 1e9
-
-
-@contextlib.contextmanager
-def busy_core() -> Iterator[None]:
-    process = multiprocessing.Process(target=spin, daemon=True)
-    process.start()
-    try:
-        yield
-    finally:
-        process.kill()
-        process.join()
 
 
 if __name__ == "__main__":

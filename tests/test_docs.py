@@ -107,6 +107,8 @@ def test_files_exist(page: Path) -> None:
         "bench/peers_accuracy.py",
         "bench/similarity_task.py",
         "bench/gate_power.py",
+        "bench/load.py",
+        "bench/record_traces.py",
         "bench/calibration_memory.py",
     ],
 )

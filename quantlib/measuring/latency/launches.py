@@ -35,8 +35,9 @@ Start = Callable[[], AbstractContextManager[Timed]]
 class Sampling:
     """How much to measure.
 
-    turns: undisturbed ones in a launch; it gives up after `MOST_TURNS` times as many. block: runs in a block, whose median counts. min_launches: before anything may be
-    decided. max_launches: when to give up. seconds: after which no further launch starts.
+    turns: undisturbed ones in a launch; it gives up after `MOST_TURNS` times as many. block: runs in a block,
+    whose median counts. min_launches: before anything may be decided. max_launches: when to give up.
+    seconds: after which no further launch starts.
     wake_seconds: untimed work before each block. max_others: the share of the machine's cores that other
     programs may use during a turn that counts.
     """
