@@ -47,6 +47,22 @@ def same_package_in_other_processes() -> Iterator[None]:
         yield
 
 
+# Files that take longest come first, so that no worker ends long after the others (with xdist's
+# --no-loadscope-reorder; by itself it takes files with most tests first).
+LONGEST = (
+    "test_export_layers", "test_embedded", "test_experiment", "test_harness", "test_export", "test_command",
+    "test_sensitivity", "test_bench_distillation", "test_quantize", "test_graph",
+    "test_distillation_vocabulary", "test_accuracy", "test_calibration",
+    "test_tox", "test_distillation", "test_profile", "test_explain",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files of `LONGEST` first, in that order; the rest stays as it is."""
+    rank = {name: index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
     """A directory that `make` has filled, in the first worker that needs it; others wait and take it."""
     base = factory.getbasetemp()
@@ -68,9 +84,26 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_onnx(tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny_teacher`, exported at opset 17 for 64 tokens."""
-    return _export(tmp_path_factory, "bert", tiny_teacher)
+def tiny_trace(tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What PyTorch's exporter gives for `tiny_teacher`, before anything is renamed or stripped."""
+    from quantlib.onnx_model import export
+    from quantlib.training.checkpoints import load_classifier
+
+    def make(directory: Path) -> None:
+        traced = export._to_onnx(load_classifier(tiny_teacher), 64)
+        (directory / "trace.onnx").write_bytes(traced.SerializeToString(deterministic=True))
+
+    return made_once(tmp_path_factory, "trace-bert", make) / "trace.onnx"
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_teacher: Path, tiny_trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_teacher`, exported at opset 17 for 64 tokens, of `tiny_trace`."""
+    import onnx
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("quantlib.onnx_model.export._to_onnx", lambda *_: onnx.load(tiny_trace))
+        return _export(tmp_path_factory, "bert", tiny_teacher)
 
 
 def _export(factory: pytest.TempPathFactory, kind: str, checkpoint: Path) -> Path:
@@ -122,13 +155,15 @@ def fake_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, 
 @pytest.fixture(scope="session")
 def glue_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory with SST-2 in it: 120 train and 40 dev rows whose label can be learned."""
-    return tiny.write_sst2(tmp_path_factory.mktemp("glue"))
+    return made_once(tmp_path_factory, "glue", tiny.write_sst2)
 
 
 @pytest.fixture(scope="session")
-def tiny_options(tiny_teacher: Path, glue_dir: Path, cache_dir: Path) -> ExperimentOptions:
-    """A run on `tiny_teacher` and `glue_dir`, with a cache of its own."""
-    return ExperimentOptions(
+def first_run(
+    tiny_teacher: Path, glue_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, ExperimentOptions]:
+    """Where a run on `tiny_teacher` and `glue_dir` had to make everything, and its options."""
+    options = ExperimentOptions(
         task="SST-2",
         data_dir=glue_dir,
         teacher=str(tiny_teacher),
@@ -137,13 +172,22 @@ def tiny_options(tiny_teacher: Path, glue_dir: Path, cache_dir: Path) -> Experim
         calibration_samples=16,
         warmup_runs=0,
         num_runs=3,
-        cache_dir=cache_dir / "tiny-run",
     )
+
+    def make(directory: Path) -> None:
+        run(replace(options, output_dir=directory / "runs", cache_dir=directory / "cache"))
+
+    return made_once(tmp_path_factory, "tiny-run", make), options
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tiny_options: ExperimentOptions, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OUTPUT_DIR of the first run with `tiny_options`, which had to make everything."""
-    directory = tmp_path_factory.mktemp("tiny-run")
-    run(replace(tiny_options, output_dir=directory))
-    return directory
+def tiny_options(first_run: tuple[Path, ExperimentOptions], cache_dir: Path) -> ExperimentOptions:
+    """A run on `tiny_teacher` and `glue_dir`, with this worker's copy of the cache of the first such run."""
+    directory, options = first_run
+    return replace(options, cache_dir=shutil.copytree(directory / "cache", cache_dir / "tiny-run"))
+
+
+@pytest.fixture(scope="session")
+def tiny_run(first_run: tuple[Path, ExperimentOptions]) -> Path:
+    """OUTPUT_DIR of the first run with `tiny_options`, which had to make everything. Not to be changed."""
+    return first_run[0] / "runs"

@@ -64,8 +64,9 @@ class Case:
 
 
 @pytest.fixture
-def case(tmp_path: Path, tiny_teacher: Path, glue_dir: Path, cache_dir: Path) -> Case:
-    return Case(tmp_path, tiny_teacher, glue_dir, cache_dir / "tiny-run")
+def case(tmp_path: Path, tiny_options: ExperimentOptions) -> Case:
+    assert tiny_options.teacher and tiny_options.data_dir and tiny_options.cache_dir
+    return Case(tmp_path, Path(tiny_options.teacher), tiny_options.data_dir, tiny_options.cache_dir)
 
 
 def refusal(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> str:
@@ -406,9 +407,7 @@ def run(case: Case, *prefix: str, **environment: str) -> subprocess.CompletedPro
 
 
 @pytest.fixture(scope="module")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory, tiny_options: ExperimentOptions, tiny_run: Path
-) -> Finished:
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_options: ExperimentOptions) -> Finished:
     """A second run as a user starts it, in a directory whose name is markup."""
     root = tmp_path_factory.mktemp("[red]command")
     assert tiny_options.teacher and tiny_options.data_dir and tiny_options.cache_dir

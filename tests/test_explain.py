@@ -582,9 +582,8 @@ def test_the_table_says_how_many_more_there_are(layers: list[LayerNoise]) -> Non
 
 
 @pytest.fixture(scope="module")
-def options(tiny_options: ExperimentOptions, cache_dir: Path) -> ExperimentOptions:
-    """With a cache of their own: other tests watch what the first run on `tiny_options` makes."""
-    return replace(tiny_options, recipes=(), no_student=True, explain=True, cache_dir=cache_dir / "explain")
+def options(tiny_options: ExperimentOptions) -> ExperimentOptions:
+    return replace(tiny_options, recipes=(), no_student=True, explain=True)
 
 
 def test_a_run_explains_the_teacher_once(options: ExperimentOptions) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from quantlib.experiment import ExperimentOptions
+
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,11 +44,12 @@ def same_quantlib(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def run(suite: Path, tiny_teacher: Path, glue_dir: Path, cache_dir: Path, pytester: pytest.Pytester) -> Run:
-    """Run pytest in the suite on the tiny teacher and one dynamic variant."""
-    words = ["--task=SST-2", f"--data-dir={glue_dir}", f"--teacher={tiny_teacher}", "--no-student"]
+def run(suite: Path, tiny_options: ExperimentOptions, pytester: pytest.Pytester) -> Run:
+    """Run pytest in the suite on the tiny teacher and one dynamic variant, from the cache of the tiny run."""
+    words = ["--task=SST-2", f"--data-dir={tiny_options.data_dir}", f"--teacher={tiny_options.teacher}"]
+    words += ["--no-student", f"--calibration-samples={tiny_options.calibration_samples}"]
     words += ["--recipes=dynamic_u8s8", "--seq-len=32", "--shapes=1x16", "--threads=1"]
-    words += [f"--cache-dir={cache_dir}", "--num-runs=3", "--warmup-runs=1", "--gate-launches=2"]
+    words += [f"--cache-dir={tiny_options.cache_dir}", "--num-runs=3", "--warmup-runs=1", "--gate-launches=2"]
     # Not to depend on what else this machine does while the tests run.
     words += ["--gate-max-others=1"]
 
@@ -117,10 +120,11 @@ def test_times_and_checks_every_variant(run, tmp_path):
     assert {"accuracy", "accuracy_drop", "size_bytes", "standard_error_ms", "noisy"} <= set(extra)
 
 
-def test_students_are_quantized_and_held_to_limits(suite, tiny_teacher, glue_dir, cache_dir, pytester):
-    words = ["--task=SST-2", f"--data-dir={glue_dir}", f"--teacher={tiny_teacher}", "--threads=1"]
+def test_students_are_quantized_and_held_to_limits(suite, tiny_options, pytester):
+    words = ["--task=SST-2", f"--data-dir={tiny_options.data_dir}", f"--teacher={tiny_options.teacher}"]
+    words += ["--threads=1", f"--calibration-samples={tiny_options.calibration_samples}"]
     words += ["--recipes=dynamic_u8s8", "--seq-len=32", "--shapes=1x16", "--student-config=layers=1"]
-    words += [f"--cache-dir={cache_dir}", f"--rootdir={suite}", f"--confcutdir={suite}"]
+    words += [f"--cache-dir={tiny_options.cache_dir}", f"--rootdir={suite}", f"--confcutdir={suite}"]
     words += [f"-c{suite / 'pytest.ini'}"]
     limits = suite / "strict.toml"
     limits.write_text("[recipe.student_quantized]\nmin_compression_ratio = 100\n", encoding="utf-8")

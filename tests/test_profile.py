@@ -498,9 +498,8 @@ def test_a_file_that_is_none(tmp_path: Path, text: str | None, words: str) -> No
 
 
 @pytest.fixture(scope="module")
-def options(tiny_options: ExperimentOptions, cache_dir: Path) -> ExperimentOptions:
-    changes: dict[str, Any] = {"recipes": ("dynamic_u8s8",), "no_student": True}
-    return replace(tiny_options, **changes, cache_dir=cache_dir / "profile")
+def options(tiny_options: ExperimentOptions) -> ExperimentOptions:
+    return replace(tiny_options, recipes=("dynamic_u8s8",), no_student=True)
 
 
 def test_a_run_profiles_what_is_named(options: ExperimentOptions, tmp_path: Path) -> None:
