@@ -3,10 +3,10 @@
     python bench/distillation.py --teacher DIR                                  # the embedded BBC News
     python bench/distillation.py --task CoLA --data-dir DIR --teacher DIR --seeds 42,43,44
 
-Both students of a seed start from the same weights and see the same rows, in the same number of epochs; the
-same held-out rows decide which epoch's weights are kept. The distilled one also reads what truncation cut off
-of its rows, for which there is no label (`--windows 0` leaves that out), and the rows that `--augment` makes.
-Scores are on the evaluation rows.
+Both students of a seed start from the same weights and see the same rows; the same held-out rows decide
+which epoch's weights are kept. The one fine-tuned alone has epochs and a learning rate of its own. The
+distilled one can also read what truncation cut off of its rows, for which there is no label (`--windows`),
+and the rows that `--augment` makes. Scores are on the evaluation rows.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 
 TEACHER, DISTILLED, FINE_TUNED = "teacher", "distilled", "fine-tuned"
 KINDS = (DISTILLED, FINE_TUNED)
+# More epochs than distilling takes by default, and a rate that suits them.
+ALONE = PhaseOptions(3, 2e-4)
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ def fine_tune_alone(
     *,
     student: StudentConfig,
     logit_order: Sequence[int] | None = None,
+    training: PhaseOptions,
 ) -> None:
-    """Train the student that `distil` starts from on the labels instead, for as many epochs in all."""
+    """Train the student that `distil` starts from on the labels instead, as `training` says."""
     import torch
 
     device = prepare(options)
@@ -92,10 +95,9 @@ def fine_tune_alone(
     def on_labels(index: Any, feed: Any) -> Any:
         return loss(trainee.run(feed), labels[torch.from_numpy(index)].to(device))
 
-    epochs = options.transformer.epochs + options.prediction.epochs
     phase = Phase(
         "label",
-        replace(options.prediction, epochs=epochs),
+        training,
         torch.nn.ModuleDict({"student": model}),
         on_labels,
         metric_score(trainee, on_labels),
@@ -112,6 +114,7 @@ def compare(
     seeds: Sequence[int],
     student: StudentConfig,
     options: DistillationOptions,
+    alone: PhaseOptions,
     steps: Steps,
 ) -> list[Result]:
     """The teacher's result, then that of both students of each seed."""
@@ -124,7 +127,7 @@ def compare(
     further = features.further_windows(splits.train, rows, seq_len, tokenizer)
     ways: dict[str, Callable[..., object]] = {
         DISTILLED: partial(distil, further=further),
-        FINE_TUNED: fine_tune_alone,
+        FINE_TUNED: partial(fine_tune_alone, training=alone),
     }
     labels = features.labels_array(judged)
     with steps.step("evaluate the teacher"):
@@ -202,9 +205,9 @@ def main(
     prediction_epochs: Annotated[
         int, Option(help="Epochs of prediction-layer distillation.", min=1)
     ] = _DEFAULTS.prediction.epochs,
-    prediction_rate: Annotated[
-        float, Option(help="Its learning rate, and that of fine-tuning.")
-    ] = _DEFAULTS.prediction.learning_rate,
+    prediction_rate: Annotated[float, Option(help="Its learning rate.")] = _DEFAULTS.prediction.learning_rate,
+    alone_epochs: Annotated[int, Option(help="Epochs of fine-tuning alone.", min=1)] = ALONE.epochs,
+    alone_rate: Annotated[float, Option(help="Its learning rate.")] = ALONE.learning_rate,
     temperature: Annotated[float, Option(help="Of the soft cross-entropy.")] = _DEFAULTS.temperature,
     label_weight: Annotated[
         float, Option(help="The part of the labels in the prediction-layer loss.")
@@ -235,10 +238,11 @@ def main(
         augmentation=AugmentationOptions(copies=augment),
         threads=default_threads(),
     )
+    alone = PhaseOptions(alone_epochs, alone_rate)
     splits = tasks.read_splits(wanted, data_dir, train_rows=train_rows)
     out = Console()
     numbers = [int(seed) for seed in seeds.split(",")]
-    results = compare(place, wanted, splits, seq_len, numbers, config, options, Steps(out))
+    results = compare(place, wanted, splits, seq_len, numbers, config, options, alone, Steps(out))
     if json_file is not None:
         found = {
             "task": wanted.name,
@@ -248,6 +252,7 @@ def main(
             "teacher_sha256": sha256_tree(place),
             "student": asdict(config.for_teacher(checkpoints.read_config(place))),
             "options": asdict(options),
+            "alone": asdict(alone),
             "results": [asdict(result) for result in results],
         }
         write_json(json_file, found)

@@ -26,6 +26,8 @@ def found(tiny_teacher: Path, glue_dir: Path, tmp_path_factory: pytest.TempPathF
         "2",
         "--prediction-rate",
         "0.005",
+        "--alone-rate",
+        "0.005",
         "--json",
         str(path),
     ]

@@ -434,7 +434,52 @@ def test_the_teachers_states_are_those_it_computes(
     torch.testing.assert_close(targets.logits[index], logits, atol=1e-4, rtol=1e-4)
     assert (len(found.hidden), len(found.scores)) == (2, 1)
     assert float(transformer_loss(found, states.of_layers((0, 2)), feed["attention_mask"])) < 1e-8
-    assert list((tmp_path / "work").iterdir()) == []
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_states_that_are_needed_once_are_not_written(
+    tiny_teacher: Path, rows: list[Feature], tmp_path: Path, epochs: int
+) -> None:
+    """Logits come with them, or when they are needed; a row keeps those of its first batch."""
+    options = replace(OPTIONS, transformer=PhaseOptions(epochs, 5e-3))
+    device = prepare(options)
+    model = load_classifier(tiny_teacher)
+    teacher = Teacher(model, (0, 2) if epochs else (), device, "float32")
+    wanted = predict_logits(model, rows).numpy()
+    index = np.array([40, 3, 17])
+    with teacher_targets(teacher, rows, options, tmp_path) as targets:
+        assert not targets.on_disk
+        if epochs:
+            targets.states(index, feed_of(rows, index, device))
+            np.testing.assert_allclose(targets.logits[index], wanted[index], atol=1e-4)
+        assert int(targets.logits.isnan().any(1).sum()) == len(rows) - epochs * len(index)
+        more = np.array([3, 5])
+        targets.logits[3] = 7.0  # as if it came from another batch
+        logits = targets.logits_for(more, feed_of(rows, more, device)).numpy()
+    assert logits[0].tolist() == [7.0, 7.0]
+    np.testing.assert_allclose(logits[1], wanted[5], atol=1e-4)
+    assert list(tmp_path.iterdir()) == []
+
+
+ONCE = replace(SHORT, transformer=PhaseOptions(1, 5e-3))
+
+
+# 8 steps in each of 3 epochs, the first one of the transformer.
+@pytest.mark.parametrize("steps", [2, 4, 8, 10, 17])
+def test_it_goes_on_with_the_logits_that_it_knew(
+    tiny_teacher: Path, rows: list[Feature], tmp_path: Path, steps: int
+) -> None:
+    options = replace(ONCE, checkpoint_steps=3)
+
+    def run(name: str, progress: Callable[[int, int, str], None] = lambda *_: None) -> str:
+        out = tmp_path / name
+        distil(tiny_teacher, SST2, rows, out, options, progress, work_dir=tmp_path / f"work {name}")
+        return sha256_file(out / "model.safetensors")
+
+    with pytest.raises(Interrupted):
+        run("interrupted", after(steps))
+    assert run("interrupted") == run("whole")
 
 
 def test_the_file_of_states_is_closed_before_its_directory_goes(

@@ -14,7 +14,7 @@ from quantlib.onnx_model.export.opset import check_opset
 from quantlib.support.errors import InputError
 from quantlib.support.options import COMMAND, check_ranges, option, options_of
 from quantlib.training.student.augmentation import AugmentationOptions
-from quantlib.training.student.options import DistillationOptions
+from quantlib.training.student.options import FROM_LITTLE, DistillationOptions
 from quantlib.training.student.students import parse_student_config
 
 _DISTILLATION = DistillationOptions()
@@ -174,10 +174,11 @@ class ExperimentOptions:
     @property
     def distillation(self) -> DistillationOptions:
         """How the student is trained. Not by `threads`: how a model is timed must not decide its weights."""
+        start = _DISTILLATION if parse_student_config(self.student_config).copies_all else FROM_LITTLE
         return replace(
-            _DISTILLATION,
-            transformer=replace(_DISTILLATION.transformer, epochs=self.transformer_epochs),
-            prediction=replace(_DISTILLATION.prediction, epochs=self.prediction_epochs),
+            start,
+            transformer=replace(start.transformer, epochs=self.transformer_epochs),
+            prediction=replace(start.prediction, epochs=self.prediction_epochs),
             augmentation=AugmentationOptions(copies=self.augment),
             seed=self.seed,
             threads=default_threads(),

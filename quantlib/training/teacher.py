@@ -38,7 +38,7 @@ class TrainingOptions:
     threads: CPU threads; part of what decides the weights, since sums are split among them.
     """
 
-    epochs: int = 2
+    epochs: int = 3
     learning_rate: float = 2e-4
     trained_layers: int | None = 2
     batch_size: int = 16

@@ -56,10 +56,10 @@ class DistillationOptions:
     labels. dropout: of the student while it is trained; None is the teacher's. mapping: see `layer_mapping`.
     held_out: share of the rows that are not trained on, but decide which weights are kept. patience: epochs
     of a phase without a better held-out score before it ends. precision: "bfloat16" computes products in 16
-    bits (autocast), "auto" does so where that is faster: on a CUDA device, and on a CPU with AMX. device:
-    "auto" is CUDA where there is one. disk_bytes: the most that the teacher's states may take on disk; if
-    they need more, they are computed anew in each epoch. windows: of a row that was cut off, how many windows
-    of the text that follows are learned from too. augmentation: of the rows that are trained on.
+    bits (autocast), "auto" does so where that is faster (`precision`). device: "auto" is CUDA where there is
+    one. disk_bytes: the most that the teacher's states may take on disk, where they are needed in several
+    epochs; if they need more, they are computed anew in each. windows: of a row that was cut off, how many
+    windows of the text that follows are learned from too. augmentation: of the rows that are trained on.
     checkpoint_steps: steps between two checkpoints, in addition to the one at each epoch's end. threads: CPU
     threads; part of what decides the weights, since sums are split among them.
 
@@ -68,7 +68,7 @@ class DistillationOptions:
     """
 
     transformer: PhaseOptions = field(default_factory=lambda: PhaseOptions(1, 5e-4))
-    prediction: PhaseOptions = field(default_factory=lambda: PhaseOptions(2, 2e-4))
+    prediction: PhaseOptions = field(default_factory=lambda: PhaseOptions(1, 5e-5))
     temperature: float = 1.0
     label_weight: float = 0.5
     dropout: float | None = 0.0
@@ -80,7 +80,7 @@ class DistillationOptions:
     threads: int = 2
     precision: str = "auto"
     device: str = "auto"
-    windows: int = 3
+    windows: int = 0
     augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
     disk_bytes: int = 2 * GIB
     checkpoint_steps: int = 500
@@ -107,3 +107,7 @@ class DistillationOptions:
             raise InputError(f"unknown precision {self.precision!r}; known: {', '.join(PRECISIONS)}")
         if "," not in self.mapping and not self.mapping.isdecimal():
             layer_mapping(1, 1, self.mapping)
+
+
+FROM_LITTLE = DistillationOptions(prediction=PhaseOptions(1, 2e-4), windows=3)
+"""For a student that can copy little from its teacher: more rows, and larger steps."""

@@ -13,10 +13,11 @@ from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_json, sha256_tree
 from quantlib.training.checkpoints import load_classifier, reorder_logits
 from quantlib.training.student.augmentation import augmented
-from quantlib.training.student.device import bfloat16_pays, prepare
+from quantlib.training.student.device import prepare
 from quantlib.training.student.mapping import layer_mapping
 from quantlib.training.student.options import DistillationOptions
 from quantlib.training.student.phases import Phase, run_phase
+from quantlib.training.student.precision import bfloat16_pays
 from quantlib.training.student.report import Progress, Report
 from quantlib.training.student.saved import DamagedError, Standing, load_standing, save_standing
 from quantlib.training.student.students import StudentConfig, make_student
@@ -26,11 +27,13 @@ from quantlib.training.student.vocabulary import only_words_of
 from quantlib.training.teacher import save_classifier
 
 if TYPE_CHECKING:
+    import torch
+
     from quantlib.data.tasks import Task
     from quantlib.support.cache import Cache
 
 STATE_FILE = "training.pt"
-CHECKPOINT_VERSION = 2  # 2: the embedding table holds only tokens that occur
+CHECKPOINT_VERSION = 3  # 3: with the teacher's logits that are known
 MAX_HELD_OUT = 1000
 
 
@@ -103,7 +106,8 @@ def distil(
             "student": asdict(student or StudentConfig()),
             "order": logit_order,
         }
-        run_phases(phases, trainee, report, work_dir and work_dir / STATE_FILE, sha256_json(job))
+        state_file = work_dir and work_dir / STATE_FILE
+        run_phases(phases, trainee, report, state_file, sha256_json(job), targets.logits)
     save_classifier(pupil.cpu(), teacher_dir, out_dir, task)
     if work_dir is not None:
         (work_dir / STATE_FILE).unlink(missing_ok=True)
@@ -133,9 +137,17 @@ def hold_out(count: int, options: DistillationOptions) -> tuple[list[int], list[
 
 
 def run_phases(
-    phases: Sequence[Phase], trainee: Trainee, report: Report, state_file: Path | None, job: str
+    phases: Sequence[Phase],
+    trainee: Trainee,
+    report: Report,
+    state_file: Path | None,
+    job: str,
+    teacher_logits: torch.Tensor | None = None,
 ) -> None:
-    """Train all phases in order, continuing from the checkpoint at `state_file` if there is one."""
+    """Train all phases in order, continuing from the checkpoint at `state_file` if there is one.
+
+    teacher_logits: `Targets.logits`, if there is a teacher; a checkpoint holds those that are known.
+    """
     import torch
 
     options, rows = trainee.options, trainee.rows
@@ -148,6 +160,7 @@ def run_phases(
 
     def save(standing: Standing) -> None:
         if state_file is not None:
+            standing.teacher_logits = teacher_logits
             save_standing(state_file, job, standing)
 
     standing = Standing()
@@ -155,6 +168,8 @@ def run_phases(
         standing = (state_file and load_standing(state_file, job)) or standing
     except DamagedError as error:
         report.remark = f"trained from the start, since {error} is damaged"
+    if teacher_logits is not None and standing.teacher_logits is not None:
+        teacher_logits.copy_(standing.teacher_logits)
     with only_words_of(trainee.student, trainee.features):
         for number, phase in enumerate(phases):
             if number == standing.phase:

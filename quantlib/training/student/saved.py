@@ -19,8 +19,8 @@ class Standing:
 
     phase, epoch, batch: what comes next. best, best_score: the phase's best weights so far and their score on
     held-out rows, None before the first score. stale: epochs since the best one. weights, optimizer: state
-    dicts. random: states of torch's generators, the CPU's first. The order of the rows needs no state: it is
-    drawn anew in each epoch, from the seed and the epoch's number.
+    dicts. random: states of torch's generators, the CPU's first. teacher_logits: `Targets.logits`. The order
+    of the rows needs no state: it is drawn anew in each epoch, from the seed and the epoch's number.
     """
 
     phase: int = 0
@@ -33,6 +33,7 @@ class Standing:
     optimizer: dict[str, Any] | None = None
     random: list[Any] = field(default_factory=list)
     losses: dict[str, float] = field(default_factory=dict)
+    teacher_logits: Any = None
 
     def next_phase(self) -> Standing:
         """The start of the next phase; the random state is kept."""

@@ -46,6 +46,11 @@ class StudentConfig:
         if not self.init:
             raise InputError(f"student init is empty; it is {', '.join(INITS)}, a directory or a hub id")
 
+    @property
+    def copies_all(self) -> bool:
+        """Whether all first weights are the teacher's: only the number of layers may be another."""
+        return self.init == "teacher" and self.width is self.ffn is self.heads is None
+
     def for_teacher(self, teacher: Mapping[str, Any]) -> StudentConfig:
         """This shape with missing numbers filled in from a teacher's config.json.
 

@@ -1,4 +1,4 @@
-"""The targets of a student: the teacher's logits and its layers' states, computed once if they fit."""
+"""The targets of a student: the teacher's logits and its layers' states, each computed once if it can be."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy.typing as npt
 from quantlib.data.features import Feature, by_length
 from quantlib.support.files import make_dir, place_errors
 from quantlib.support.scratch import scratch_dir
+from quantlib.training.forward import logits_of
 from quantlib.training.student.device import autocast, feed_of
 from quantlib.training.student.losses import States
 from quantlib.training.student.options import DistillationOptions
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    Array = npt.NDArray[Any]
+    Index = npt.NDArray[np.int64]
 
 _ROWS_AT_ONCE = 16  # as in a batch of the student, so that memory is no larger
 _BYTES_PER_VALUE = 4  # float32, so that nothing is lost
@@ -74,12 +75,34 @@ class Teacher:
 class Targets:
     """The teacher's logits and states.
 
-    logits: float32 (rows, labels). states: of the rows `index`, whose padded batch is `feed`.
+    logits: float32 (rows, labels), NaN where they are not known yet. states: of the rows `index`, whose
+    padded batch is `feed`.
     """
 
+    teacher: Teacher
     logits: torch.Tensor
-    states: Callable[[npt.NDArray[np.int64], dict[str, torch.Tensor]], States]
+    states: Callable[[Index, dict[str, torch.Tensor]], States]
     on_disk: bool
+
+    def logits_for(self, index: Index, feed: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The logits of the rows `index`, whose padded batch is `feed`; computed if they are not known."""
+        import torch
+
+        rows = torch.from_numpy(index)
+        if bool(self.logits[rows].isnan().any()):
+            learn(self.logits, index, _logits(self.teacher, feed))
+        return self.logits[rows].to(self.teacher.device)
+
+
+def learn(known: torch.Tensor, index: Index, logits: torch.Tensor) -> None:
+    """Write logits of the rows `index` where none are known: a row keeps those of its first batch.
+
+    In another batch they differ by rounding, and an interrupted training would end with other weights.
+    """
+    import torch
+
+    rows = torch.from_numpy(index)
+    known[rows] = torch.where(known[rows].isnan(), logits.cpu(), known[rows])
 
 
 @contextmanager
@@ -90,53 +113,74 @@ def teacher_targets(
     work_dir: Path,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Iterator[Targets]:
-    """Run the teacher once over the rows. Its states are in a file in `work_dir` until the block ends.
+    """What the teacher computes for the rows.
 
-    Queries and keys are stored instead of attention scores, since they are smaller for long rows. States that
-    would take more than `options.disk_bytes` are computed when they are needed.
+    States that are needed in several epochs are computed first and kept in a file in `work_dir` until the
+    block ends: queries and keys instead of attention scores, since they are smaller for long rows. States
+    that are needed once, or that would take more than `options.disk_bytes`, are computed when they are
+    needed; the logits come with them.
 
     Args:
         teacher: what to run.
         features: the rows.
         options: see `DistillationOptions`.
         work_dir: a directory, created if it is missing.
-        progress: called after each batch with (batches done, batches in all).
+        progress: called after each batch with (batches done, batches in all), where states are kept.
     """
     import torch
 
-    lengths = [len(feature) for feature in features]
+    logits = torch.full((len(features), teacher.model.config.num_labels), torch.nan)
     token_bytes = teacher.columns * _BYTES_PER_VALUE
-    fits = bool(teacher.mapping) and sum(lengths) * token_bytes <= options.disk_bytes
-    logits = torch.empty(len(features), teacher.model.config.num_labels)
-    starts, parts = np.zeros(len(features), dtype=np.int64), list(by_length(lengths, _ROWS_AT_ONCE))
-    with place_errors(make_dir(work_dir)), scratch_dir(work_dir) as scratch:
-        path, end = scratch / "states", 0
-        with path.open("wb") as file:
-            for number, index in enumerate(parts, start=1):
-                feed = feed_of(features, index, teacher.device)
-                if fits:
-                    logits[index], packed = teacher.run(feed)
-                    array = packed.cpu().numpy()
+    size = sum(map(len, features)) * token_bytes
+    if options.transformer.epochs > 1 and teacher.mapping and size <= options.disk_bytes:
+        with place_errors(make_dir(work_dir)), scratch_dir(work_dir) as scratch:
+            starts = _write_states(teacher, features, logits, scratch / "states", progress)
+            # Closed before the directory goes: Windows removes no file that is open.
+            with (scratch / "states").open("rb") as stored:
+
+                def read(index: Index, feed: dict[str, torch.Tensor]) -> States:
+                    packed = np.zeros((*feed["input_ids"].shape, teacher.columns), dtype=np.float32)
                     for row, place in enumerate(index):
-                        starts[place], end = end, end + lengths[place]
-                        file.write(array[row, : lengths[place]].tobytes())
-                else:
-                    logits[index] = _logits(teacher, feed)
-                progress(number, len(parts))
-        if not fits:
-            yield Targets(logits, lambda index, feed: teacher.states(teacher.run(feed)[1]), on_disk=False)
-            return
-        # Closed before the directory goes: Windows removes no file that is open.
-        with path.open("rb") as stored:
+                        stored.seek(int(starts[place]) * token_bytes)
+                        stored.readinto(packed[row, : len(features[place])].data)
+                    return teacher.states(torch.from_numpy(packed).to(teacher.device))
 
-            def read(index: npt.NDArray[np.int64], feed: dict[str, torch.Tensor]) -> States:
-                packed = np.zeros((*feed["input_ids"].shape, teacher.columns), dtype=np.float32)
-                for row, place in enumerate(index):
-                    stored.seek(int(starts[place]) * token_bytes)
-                    stored.readinto(packed[row, : lengths[place]].data)
-                return teacher.states(torch.from_numpy(packed).to(teacher.device))
+                yield Targets(teacher, logits, read, on_disk=True)
+        return
 
-            yield Targets(logits, read, on_disk=True)
+    def compute(index: Index, feed: dict[str, torch.Tensor]) -> States:
+        batch_logits, packed = teacher.run(feed)
+        learn(logits, index, batch_logits)
+        return teacher.states(packed)
+
+    yield Targets(teacher, logits, compute, on_disk=False)
+
+
+def _write_states(
+    teacher: Teacher,
+    features: Sequence[Feature],
+    logits: torch.Tensor,
+    path: Path,
+    progress: Callable[[int, int], None],
+) -> Index:
+    """Run the teacher over all rows: logits into `logits`, states into a file.
+
+    Returns:
+        The first token of each row in the file, (rows,).
+    """
+    lengths = [len(feature) for feature in features]
+    starts, parts = np.zeros(len(features), dtype=np.int64), list(by_length(lengths, _ROWS_AT_ONCE))
+    end = 0
+    with path.open("wb") as file:
+        for number, index in enumerate(parts, start=1):
+            batch_logits, packed = teacher.run(feed_of(features, index, teacher.device))
+            learn(logits, np.asarray(index), batch_logits)
+            array = packed.cpu().numpy()
+            for row, place in enumerate(index):
+                starts[place], end = end, end + lengths[place]
+                file.write(array[row, : lengths[place]].tobytes())
+            progress(number, len(parts))
+    return starts
 
 
 def _logits(teacher: Teacher, feed: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -144,5 +188,4 @@ def _logits(teacher: Teacher, feed: dict[str, torch.Tensor]) -> torch.Tensor:
 
     teacher.model.eval()
     with torch.no_grad(), autocast(teacher.device, teacher.precision):
-        logits: torch.Tensor = teacher.model(**feed).logits
-    return logits.float().cpu()
+        return logits_of(teacher.model, feed).float()

@@ -10,6 +10,7 @@ import numpy as np
 
 from quantlib.data.features import Feature, by_length, labels_array
 from quantlib.data.scores import compute_metrics
+from quantlib.training.forward import logits_of
 from quantlib.training.student.device import autocast, feed_of
 from quantlib.training.student.losses import (
     NO_LABEL,
@@ -60,8 +61,7 @@ class Trainee:
     def run(self, feed: dict[str, torch.Tensor]) -> torch.Tensor:
         """The student's logits, float32 (rows, labels)."""
         with autocast(self.device, self.options.precision):
-            logits: torch.Tensor = self.student(**feed).logits
-        return logits.float()
+            return logits_of(self.student, feed).float()
 
     def run_with_states(self, feed: dict[str, torch.Tensor]) -> States:
         """The student's states of a batch, float32."""
@@ -94,7 +94,7 @@ def distillation_phases(trainee: Trainee, teacher_width: int, targets: Targets) 
         return transformer_loss(trainee.run_with_states(feed), wanted, feed["attention_mask"], project)
 
     def logits(index: Index, feed: dict[str, torch.Tensor]) -> torch.Tensor:
-        wanted = targets.logits[torch.from_numpy(index)].to(trainee.device)
+        wanted = targets.logits_for(index, feed)
         if trainee.task.output_mode == "regression":
             return score_loss(trainee.run(feed), wanted)
         if not options.label_weight:
@@ -104,7 +104,9 @@ def distillation_phases(trainee: Trainee, teacher_width: int, targets: Targets) 
         return mixed_cross_entropy(trainee.run(feed), wanted, known, *weights)
 
     both = torch.nn.ModuleDict({"student": trainee.student} | ({"projection": project} if project else {}))
-    first = Phase("transformer", options.transformer, both, layers, loss_score(trainee, layers))
+    # After one epoch there is nothing to choose from.
+    chooses = loss_score(trainee, layers) if options.transformer.epochs > 1 else None
+    first = Phase("transformer", options.transformer, both, layers, chooses)
     second = Phase("prediction", options.prediction, modules, logits, metric_score(trainee, logits))
     return [first, second] if options.transformer.epochs else [second]
 
