@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ from hypothesis import strategies as st
 from quantlib.data.features import Feature
 from quantlib.data.tasks import TASKS
 from quantlib.machine import hardware
+from quantlib.support.cache import Cache
 from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_file
 from quantlib.support.scratch import scratch_dir
 from quantlib.training.checkpoints import check_for_task, load_classifier, read_config
-from quantlib.training.student import DistillationOptions, PhaseOptions, StudentConfig, distil
-from quantlib.training.student.device import bfloat16_pays, feed_of, prepare
+from quantlib.training.student import DistillationOptions, PhaseOptions, StudentConfig, distil, precision
+from quantlib.training.student.device import feed_of, prepare
 from quantlib.training.student.losses import soft_cross_entropy, transformer_loss
 from quantlib.training.student.phases import Phase, run_phase
+from quantlib.training.student.precision import bfloat16_pays, chosen_precision, layer_steps
 from quantlib.training.student.run import STATE_FILE, hold_out, with_more
 from quantlib.training.student.saved import DamagedError, Standing, load_standing, save_standing
 from quantlib.training.student.states import run_with_states
@@ -547,26 +550,71 @@ def test_a_device_that_is_not_there_is_one_line(name: str) -> None:
         prepare(replace(OPTIONS, device=name))
 
 
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[tuple[str, ...], float], list[bool]]]:
+    """Sets a CPU's instruction sets and its gain by bfloat16; gives the list of steps that are taken."""
+
+    def machine(sets: tuple[str, ...], speed: float) -> list[bool]:
+        found = replace(hardware.describe(), instruction_sets=sets)
+        monkeypatch.setattr("quantlib.training.student.precision.describe", lambda: found)
+        steps: list[bool] = []
+        now = [0.0]
+
+        def step(in_bfloat16: bool) -> None:
+            steps.append(in_bfloat16)
+            now[0] += 1.0 / (speed if in_bfloat16 else 1.0) + len(steps) % 3
+
+        monkeypatch.setattr("quantlib.training.student.precision.layer_steps", lambda: step)
+        clocked = partial(precision.faster_in_bfloat16, clock=lambda: now[0])
+        monkeypatch.setattr("quantlib.training.student.precision.faster_in_bfloat16", clocked)
+        return steps
+
+    bfloat16_pays.cache_clear()
+    yield machine
+    bfloat16_pays.cache_clear()
+
+
 @pytest.mark.parametrize(
-    ("device", "sets", "pays"),
+    ("device", "sets", "speed", "pays"),
     [
-        ("cpu", ("amx_bf16", "avx512_vnni"), True),
-        ("cpu", ("avx512_bf16", "avx512_vnni"), False),
-        ("cuda", (), True),
-        ("mps", ("amx_bf16",), False),
+        ("cpu", ("amx_bf16", "avx512_vnni"), 2.5, True),
+        ("cpu", ("avx512_bf16",), 1.5, True),
+        ("cpu", ("avx512_bf16",), 1.1, False),
+        ("cpu", ("avx512_bf16",), 0.7, False),
+        ("cpu", ("avx2",), 2.0, False),
+        ("cuda", (), 0.0, True),
+        ("mps", ("amx_bf16",), 2.0, False),
     ],
-    ids=["amx", "no_amx", "cuda", "mps"],
+    ids=["amx", "faster", "hardly_faster", "slower", "no_instructions", "cuda", "mps"],
 )
 def test_bfloat16_is_for_machines_that_win_by_it(
-    monkeypatch: pytest.MonkeyPatch, device: str, sets: tuple[str, ...], pays: bool
+    measured: Callable[..., list[bool]], device: str, sets: tuple[str, ...], speed: float, pays: bool
 ) -> None:
-    machine = replace(hardware.describe(), instruction_sets=sets)
-    monkeypatch.setattr("quantlib.training.student.device.describe", lambda: machine)
-    bfloat16_pays.cache_clear()
-    try:
-        assert bfloat16_pays(device) == pays
-    finally:
-        bfloat16_pays.cache_clear()
+    measured(sets, speed)
+    assert bfloat16_pays(device) == pays
+
+
+def test_the_precision_of_a_machine_is_measured_once(
+    measured: Callable[..., list[bool]], tmp_path: Path
+) -> None:
+    steps = measured(("avx512_bf16",), 1.5)
+    assert chosen_precision(1, Cache(tmp_path)) == "bfloat16"
+    assert len(steps) > 2
+    steps = measured(("avx512_bf16",), 0.5)  # another day
+    assert chosen_precision(1, Cache(tmp_path)) == "bfloat16"
+    assert steps == []
+    assert chosen_precision(2, Cache(tmp_path)) == "float32", "measured for each number of threads"
+    steps = measured(("avx2",), 2.0)
+    assert chosen_precision(1, Cache(tmp_path)) == "float32"
+    assert steps == []
+
+
+def test_a_layer_is_stepped_without_changing_random_numbers() -> None:
+    import torch
+
+    state = torch.get_rng_state()
+    layer_steps()(False)
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_products_in_16_bits(tiny_teacher: Path, rows: list[Feature], tmp_path: Path) -> None:
@@ -574,9 +622,9 @@ def test_products_in_16_bits(tiny_teacher: Path, rows: list[Feature], tmp_path: 
     import torch
 
     hashes = set()
-    for precision in ("float32", "bfloat16"):
-        distil(tiny_teacher, SST2, rows, tmp_path / precision, replace(SHORT, precision=precision))
-        hashes.add(sha256_file(tmp_path / precision / "model.safetensors"))
-        weights = load_classifier(tmp_path / precision).state_dict().values()
+    for name in ("float32", "bfloat16"):
+        distil(tiny_teacher, SST2, rows, tmp_path / name, replace(SHORT, precision=name))
+        hashes.add(sha256_file(tmp_path / name / "model.safetensors"))
+        weights = load_classifier(tmp_path / name).state_dict().values()
         assert all(value.dtype == torch.float32 for value in weights if value.is_floating_point())
     assert len(hashes) == 2

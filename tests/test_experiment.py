@@ -165,8 +165,8 @@ def test_run_says_what_the_results_depend_on(
     run_json = load(first, "run.json")
     assert list(run_json) == [
         "schema_version", "arguments", "packages", "python", "hardware", "int8", "threads", "sessions",
-        "compiled", "seeds", "hub_commits", "sha256", "recipes", "durations_s", "cached", "peak_memory_bytes",
-        "checks", "not_quantized", "files",
+        "compiled", "seeds", "hub_commits", "student_precision", "sha256", "recipes", "durations_s", "cached",
+        "peak_memory_bytes", "checks", "not_quantized", "files",
     ]  # fmt: skip
     assert run_json["schema_version"] == SCHEMA_VERSION
     assert run_json["arguments"]["teacher"] == str(tiny_teacher)
@@ -176,6 +176,7 @@ def test_run_says_what_the_results_depend_on(
     assert run_json["threads"] == 1
     assert run_json["seeds"]["training"] == 42
     assert run_json["hub_commits"] == {}, "the teacher is a local directory"
+    assert run_json["student_precision"] in {"float32", "bfloat16"}
     assert run_json["hardware"]["cpu_model"]
     assert run_json["sha256"]["teacher"] == sha256_tree(tiny_teacher)
     hashes = run_json["sha256"]["models"]

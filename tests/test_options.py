@@ -98,12 +98,25 @@ def test_the_table_says_where_an_option_is_offered() -> None:
 # Options of an experiment
 
 
+def test_a_student_that_copies_little_is_trained_on_more_rows() -> None:
+    """And with larger steps; the epochs are the user's."""
+    trained = {
+        name: ExperimentOptions(student_config=name, prediction_epochs=4).distillation
+        for name in ("half", "layers=1", "tinybert-4-312", "half,init=random")
+    }
+    assert {name: options.windows for name, options in trained.items()} == {
+        "half": 0, "layers=1": 0, "tinybert-4-312": 3, "half,init=random": 3,
+    }  # fmt: skip
+    assert trained["half"].prediction.learning_rate < trained["tinybert-4-312"].prediction.learning_rate
+    assert {options.prediction.epochs for options in trained.values()} == {4}
+
+
 def test_settings_of_the_gate_are_what_decides_the_models() -> None:
     settings = ExperimentOptions().settings
     assert settings == {
         "student_config": "half",
         "transformer_epochs": 1,
-        "prediction_epochs": 2,
+        "prediction_epochs": 1,
         "augment": 0,
         "seq_len": 128,
         "opset": 17,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from quantlib.support.files import sha256_json, sha256_tree
 from quantlib.support.progress import Step, Steps
 from quantlib.training import checkpoints
 from quantlib.training.student import distil, parse_student_config
-from quantlib.training.student.device import bfloat16_pays
+from quantlib.training.student.precision import chosen_precision
 from quantlib.training.student.students import INITS
 from quantlib.training.teacher import TrainingOptions, fine_tune
 
@@ -35,6 +35,7 @@ class Built:
 
     files: what else a run leaves beside its results, {name: path}. compiled: what compiling did to each
     float model, by the model's name. commits: of the checkpoints that came from the hub, by role.
+    precision: of the products of the student that was trained; None if none was.
     """
 
     task: tasks.Task
@@ -43,6 +44,7 @@ class Built:
     files: Mapping[str, Path] = field(default_factory=dict)
     compiled: Mapping[str, Compiled] = field(default_factory=dict)
     commits: Mapping[str, str] = field(default_factory=dict)
+    precision: str | None = None
 
 
 def build(options: ExperimentOptions, steps: Steps | None = None) -> Built:
@@ -76,7 +78,8 @@ def build(options: ExperimentOptions, steps: Steps | None = None) -> Built:
         variants += [*_present(*own), *quantized(work, *own, student)]
     commits = {name: checkpoints.hub_commit(source) for name, source in sources.items()}
     commits_of_hub = {name: commit for name, commit in commits.items() if commit is not None}
-    return Built(task, tuple(variants), hashes, files, reports, commits_of_hub)
+    precision = _precision(work) if options.trains_student else None
+    return Built(task, tuple(variants), hashes, files, reports, commits_of_hub, precision)
 
 
 def _floats(
@@ -156,12 +159,11 @@ def _distilled(work: Work, teacher: Path) -> Path:
     order = checkpoints.check_for_task(teacher, work.task)
     student = parse_student_config(work.options.student_config)
     student = student.for_teacher(checkpoints.read_config(teacher))
-    options = work.options.distillation
+    options = replace(work.options.distillation, precision=_precision(work))
     key = _training_key(work) | {
         "teacher": sha256_tree(teacher),
         "order": order,
         "options": asdict(options),
-        "bfloat16": bfloat16_pays("cpu"),
         "student": asdict(student),
     }
     start = _start(work.options)
@@ -188,6 +190,11 @@ def _distilled(work: Work, teacher: Path) -> Path:
     key["code"] = code_key(train)  # another code does not go on from where this one stopped
     unfinished = work.cache.unfinished(STUDENT, key)
     return cached(work, "train the student", STUDENT, key, train)
+
+
+def _precision(work: Work) -> str:
+    """How a student's products are computed: as this machine once measured to be faster."""
+    return chosen_precision(work.options.distillation.threads, work.cache)
 
 
 def _training_options(options: ExperimentOptions) -> TrainingOptions:

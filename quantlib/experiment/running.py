@@ -91,6 +91,7 @@ def provenance(options: ExperimentOptions, built: Built, steps: Steps) -> dict[s
         "compiled": {name: _report(found) for name, found in built.compiled.items()},
         "seeds": {"training": options.seed, "split": SPLIT_SEED},
         "hub_commits": dict(built.commits),
+        "student_precision": built.precision,
         "sha256": {
             **built.hashes,
             "models": {variant.name: variant.model.sha256 for variant in built.variants},

@@ -36,7 +36,7 @@ def bfloat16_pays(device_type: str) -> bool:
 
 
 def chosen_precision(threads: int, cache: Cache) -> str:
-    """"bfloat16" or "float32", as this machine measured it once; the choice is kept in the cache.
+    """ "bfloat16" or "float32", as this machine measured it once; the choice is kept in the cache.
 
     It is kept for a CPU model, so a noisy moment of a later run does not train another student.
 
@@ -66,12 +66,14 @@ def chosen_precision(threads: int, cache: Cache) -> str:
     return str(json.loads((entry.path / _FILE).read_text(encoding="utf-8"))["precision"])
 
 
-def faster_in_bfloat16(step: Callable[[bool], object], clock: Callable[[], float] = time.perf_counter) -> bool:
+def faster_in_bfloat16(
+    step: Callable[[bool], object], clock: Callable[[], float] = time.perf_counter
+) -> bool:
     """Whether `step(True)`, in bfloat16, takes clearly less time than `step(False)`.
 
     They take turns, and the least time of each counts: other programs only ever add to it.
     """
-    least = {}
+    least: dict[bool, float] = {}
     for number in range(_ROUNDS + 1):
         for way in (False, True):
             start = clock()
@@ -89,7 +91,8 @@ def layer_steps() -> Callable[[bool], None]:
     from transformers.models.bert.modeling_bert import BertLayer
 
     shape = transformers.BertConfig(hidden_size=384, intermediate_size=1536, num_attention_heads=12)
-    layer = BertLayer(shape).eval()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=[]):  # a training that has begun keeps its random numbers
+        layer = BertLayer(shape).eval()
     hidden = torch.ones(16, 128, 384, requires_grad=True)
 
     def step(in_bfloat16: bool) -> None:

@@ -102,7 +102,7 @@ def distil(
             "further": [features_hash(windows) for windows in further],
             "labels": labels_array(labelled).tolist(),
             "options": asdict(options),
-            "bfloat16": bfloat16_pays(device.type),
+            "bfloat16": options.precision == "auto" and bfloat16_pays(device.type),
             "student": asdict(student or StudentConfig()),
             "order": logit_order,
         }
