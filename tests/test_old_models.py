@@ -255,6 +255,16 @@ def test_a_model_built_again_goes_to_the_store(cache, checkout, origin, new_mode
     assert old.path == store_of(cache).get(digest)
 
 
+def test_a_model_that_came_out_the_same_is_used_though_another_did_not(
+    cache, checkout, origin, new_model, processes
+) -> None:
+    models = finder(cache, checkout, sha256_text("quant_2 7 None"), origin)
+    variants = models.baseline.variants
+    teacher = replace(variants["teacher"], sha256="8" * 64)
+    models.baseline = replace(models.baseline, variants={**variants, "teacher": teacher})
+    assert models.find(new_model, gate.Changes(model="other"), []).words.startswith("old model, rebuilt")
+
+
 def test_other_bytes_than_the_baseline_s_are_not_used(
     cache, checkout, origin, new_model, monkeypatch
 ) -> None:

@@ -153,7 +153,10 @@ class GateTiming:
             return replace(comparison, confidence=confidence_of(launches, sampling))
 
         def decided(name: str, launches: Launches) -> bool:
-            return self._is_decided(name, shape, latency_record(launches), comparison_of(name, launches))
+            confidence = confidence_of(launches, sampling)
+            return self._is_decided(
+                name, shape, latency_record(launches), comparison_of(name, launches), confidence
+            )
 
         with self.steps.step(f"take turns with the teacher at {shape}") as step:
             launches = sample_ratios(
@@ -176,19 +179,18 @@ class GateTiming:
         shape: Shape,
         record: gate.LatencyRecord,
         comparison: gate.Comparison | None,
+        confidence: float,
     ) -> bool:
         """Whether the ratios to the teacher tell what is asked; without a comparison, a limit alone."""
         limits = self.limits.of(name, self.built.task.name)
         if limits.min_speedup is not None and self.baseline is not None:
-            speedup = gate.estimate_speedup(record)
+            speedup = gate.estimate_speedup(record, confidence)
             if record.disturbed or speedup.low < limits.min_speedup <= speedup.high:
                 return False
         if self.baseline is None or comparison is None or limits.max_slowdown is None:
             return True
         before = self.baseline.latency[name][str(shape)]
-        slowdown = gate.estimate_slowdown(
-            record, before, confidence=comparison.confidence, spread=comparison.spread
-        )
+        slowdown = gate.estimate_slowdown(record, before, confidence=confidence, spread=comparison.spread)
         return not record.disturbed and gate.decide(slowdown, limits.max_slowdown) != "undecided"
 
 

@@ -87,7 +87,7 @@ class OldModels:
     ) -> None:
         self.baseline, self.options = baseline, options
         self.cache, self.store, self.steps, self.checkout = cache, store, steps, checkout
-        self._failure: str | None = None  # of building again; None before it was tried
+        self._failure: str | None = None  # why not all could be built again; None before it was tried
 
     def find(self, variant: Variant, changes: gate.Changes, feeds: Feeds) -> OldModel:
         """The old model of a variant.
@@ -140,28 +140,16 @@ class OldModels:
             return self.store.get(sha256), "old model from the store"
         except Unavailable as error:
             why = str(error)
-        try:
-            self._build_again()
-            commit = self._origin.commit[:12]
-            return self.store.get(sha256), f"old model, rebuilt from {commit}"
-        except Unavailable as error:
-            raise Unavailable(f"{why}; {error}") from error
-
-    def _build_again(self) -> None:
-        """Put the models that the baseline's revision makes into the store; tried once.
-
-        Raises:
-            Unavailable: they cannot be made, or not all of them are the baseline's.
-        """
         if self._failure is None:
-            commit = self._origin.commit[:12]
-            with self.steps.step(f"build the models of {commit} again"):
-                self._failure = self._rebuild(commit)
-        if self._failure:
-            raise Unavailable(self._failure)
+            with self.steps.step(f"build the models of {self._commit} again") as step:
+                self._failure = step.note = self._rebuild()
+        try:
+            return self.store.get(sha256), f"old model, rebuilt from {self._commit}"
+        except Unavailable as error:
+            raise Unavailable(f"{why}; {self._failure or error}") from error
 
-    def _rebuild(self, commit: str) -> str:
-        """Why not all models could be put into the store; empty if they could."""
+    def _rebuild(self) -> str:
+        """Put the models that the baseline's revision makes into the store; why some could not be."""
         try:
             models = rebuild(self._origin, self.options, self.checkout, self.cache)
         except Unavailable as error:
@@ -173,7 +161,11 @@ class OldModels:
             except (KeyError, Unavailable):
                 others.append(name)
         changed = ", whose code had been changed," if self._origin.changed else ""
-        return f"{commit}{changed} makes other models of {', '.join(others)}" if others else ""
+        return f"{self._commit}{changed} makes other models of {', '.join(others)}" if others else ""
+
+    @property
+    def _commit(self) -> str:
+        return self._origin.commit[:12]
 
     @property
     def _origin(self) -> gate.Origin:
