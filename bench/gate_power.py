@@ -1,13 +1,13 @@
 """How often the gate is wrong: false alarms on identical code, and regressions it misses.
 
-    python bench/gate_power.py simulate bench/traces/*.json [--runs 1000]
+    python bench/gate_power.py simulate bench/traces/*.json [--runs 1000] [--weaker]
     python bench/gate_power.py real [--runs 60] [--slowdown 0.1] [--load] [--out FILE]
     python bench/gate_power.py pytest [--runs 60] [--load run] [--out FILE]
     python bench/gate_power.py unchanged [--runs 200] [--out FILE]
 
 `simulate` replays launches through the gate's own sampling and decision: those that were recorded, and ones
-that are drawn from a machine with two states. The old and the new model take turns there, and beside it, for
-the weaker comparison, a baseline and a run have the teacher. `real` lets a variant of the embedded default
+that are drawn from a machine with two states. The old and the new model take turns there; with --weaker, a
+baseline and a run have the teacher too. `real` lets a variant of the embedded default
 take turns with a copy that has other bytes and the same work, or is slower by real extra work
 (`bench/slower.py`). `pytest` runs all of `pytest bench --gate` on identical code; the baseline names a copy
 of the variant with other bytes, so that the gate has to measure. `unchanged` leaves the baseline as it is.
@@ -185,23 +185,25 @@ def by_teacher(baseline: Replay, run: Replay, slowdown: float) -> tuple[str, int
 # Many runs
 
 
-def simulate(paths: list[Path], runs: int) -> dict[str, Any]:
+def simulate(paths: list[Path], runs: int, with_weaker: bool) -> dict[str, Any]:
     """Outcomes of simulated gate runs, by trace, way and slowdown."""
     results: dict[str, Any] = {}
     draws = {path.stem: recorded(path) for path in paths} | {"two states": two_states}
     for name, draw in draws.items():
-        for slowdown in (0.0, 0.10):
+        for slowdown in (0.0, LIMIT, 0.10):
             rng, outcomes, weaker, launches = np.random.default_rng(0), Counter[str](), Counter[str](), []
             for _ in range(runs):
                 replay = Replay(draw, rng)
                 outcome, count = in_turns(replay.start("same_ms"), replay.start("variant_ms", slowdown))
                 outcomes[outcome] += 1
                 launches.append(count)
-                weaker[by_teacher(Replay(draw, rng), Replay(draw, rng), slowdown)[0]] += 1
+                if with_weaker:
+                    weaker[by_teacher(Replay(draw, rng), Replay(draw, rng), slowdown)[0]] += 1
             label = f"{name}, {slowdown:.0%} slower"
             results[label] = report(f"{label}, in turns with the old model", outcomes)
             results[label]["median_launches"] = int(np.median(launches))
-            results[f"{label}, by the teacher"] = report(f"{label}, by the teacher (weaker)", weaker)
+            if with_weaker:
+                results[f"{label}, by the teacher"] = report(f"{label}, by the teacher (weaker)", weaker)
     return results
 
 
@@ -329,6 +331,7 @@ def main() -> None:
     simulated = commands.add_parser("simulate")
     simulated.add_argument("traces", nargs="*", type=Path)
     simulated.add_argument("--runs", type=int, default=1000)
+    simulated.add_argument("--weaker", action="store_true", help="also the comparison by the teacher")
     measured = commands.add_parser("real")
     measured.add_argument("--slowdown", type=float, default=0.0)
     measured.add_argument("--load", action="store_true")
@@ -343,7 +346,7 @@ def main() -> None:
         command.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.command == "simulate":
-        found = simulate(args.traces, args.runs)
+        found = simulate(args.traces, args.runs, args.weaker)
     elif args.command == "real":
         found = real(args.runs, args.slowdown, args.variant, args.load, args.teacher)
     else:
