@@ -35,7 +35,7 @@ class Limits:
     min_compression_ratio: the teacher's bytes over the variant's.
     min_quantized_share: quantized MatMul, Gemm and Attention nodes over all with weights, 0 to 1.
     min_speedup: the teacher's time over the variant's.
-    max_slowdown: the variant's time in units of the teacher's, against the baseline's; 0.05 is 5 % slower.
+    max_slowdown: the variant's time against that of the baseline's model; 0.05 is 5 % slower.
     report_only: why the variant is shown but not held to anything; "" for one that is, whatever a wider table
     or the recipe says.
     """
