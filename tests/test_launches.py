@@ -125,6 +125,20 @@ def test_a_machine_that_is_never_quiet_is_told():
     assert found["a"].others == pytest.approx(0.6)
 
 
+def test_a_machine_that_is_never_quiet_gets_twice_the_time():
+    start, now = Starts(5.0), iter(np.arange(0, 1000, 10.0))
+    sample_ratios(
+        Starts(1.0),
+        {"a": start},
+        Sampling(min_launches=2, max_launches=50, seconds=25.0),
+        always,
+        watch=shares(0.6),
+        clock=lambda: float(next(now)),
+    )
+    # The clock says 0 at the start, then 10, 20, ...: 50 is not yet more than twice 25.
+    assert start.launches == 5
+
+
 def test_others_are_none_while_only_we_work():
     share = watch_others([])
     total = sum(i * i for i in range(200_000))
