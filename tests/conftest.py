@@ -172,6 +172,7 @@ def first_run(
         calibration_samples=16,
         warmup_runs=0,
         num_runs=3,
+        timing_seconds=0.0,
     )
 
     def make(directory: Path) -> None:

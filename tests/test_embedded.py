@@ -22,7 +22,16 @@ def test_the_embedded_default_runs_to_its_table(tmp_path: Path) -> None:
     """Fewer rows to train and calibrate on, all cut to 8 tokens, a smaller student, fewer timed runs."""
     words = ["--train-rows", "24", "--calibration-samples", "32", "--seq-len", "8"]
     words += ["--student-config", "layers=1", "--transformer-epochs", "0", "--prediction-epochs", "1"]
-    words += ["--recipes", ",".join(RECIPES), "--warmup-runs", "1", "--num-runs", "5"]
+    words += [
+        "--recipes",
+        ",".join(RECIPES),
+        "--warmup-runs",
+        "1",
+        "--num-runs",
+        "5",
+        "--timing-seconds",
+        "0",
+    ]
     done = subprocess.run(
         [sys.executable, ROOT / "quantization_experiments.py", *words, "--cache-dir", tmp_path / "cache"],
         cwd=tmp_path,

@@ -5,10 +5,10 @@ import errno
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import onnx
 import pytest
@@ -21,7 +21,7 @@ from quantlib.compression.recipes.file import read_recipe, write_recipe
 from quantlib.data import features
 from quantlib.data.features import Feature
 from quantlib.data.tasks import TASKS
-from quantlib.experiment import Built, ExperimentOptions, provenance, run, running
+from quantlib.experiment import Built, ExperimentOptions, provenance, run, running, timing
 from quantlib.experiment import build as building
 from quantlib.experiment import measure as measuring
 from quantlib.experiment.build import build
@@ -47,12 +47,23 @@ KEYS = [
     "padded_rows_per_s",
 ]  # fmt: skip
 EXTRA = [
-    "logit_error", "drop_low", "drop_high", "standard_error_ms", "beaten_by", "quantized_share",
-    "saturation_max_diff", "saturation_labels_changed", "invariance_max_diff", "invariance_labels_changed",
+    "logit_error", "drop_low", "drop_high", "standard_error_ms", "speedup_low", "speedup_high", "others",
+    "trusted", "throughput_ratio", "throughput_ratio_low", "throughput_ratio_high", "beaten_by",
+    "quantized_share", "saturation_max_diff", "saturation_labels_changed", "invariance_max_diff",
+    "invariance_labels_changed",
 ]  # fmt: skip
 X86 = hardware.is_x86(hardware.describe())
 TIMES = {"mean_ms", "std_ms", "min_ms", "max_ms", "median_ms", "speedup", "standard_error_ms", "beaten_by"}
-TIMES |= {"rows_per_s", "tokens_per_s", "padded_rows_per_s"}
+TIMES |= {
+    "rows_per_s",
+    "tokens_per_s",
+    "padded_rows_per_s",
+    "speedup_low",
+    "speedup_high",
+    "others",
+    "trusted",
+}
+TIMES |= {"throughput_ratio", "throughput_ratio_low", "throughput_ratio_high"}
 MODELS = {
     "teacher": "ts_teacher_bert/model.onnx",
     "teacher_compiled": "ts_teacher_bert/model_compiled.onnx",
@@ -118,7 +129,13 @@ def test_results_are_measured(first: Path) -> None:
         size = (first / "SST-2" / MODELS[name]).stat().st_size
         assert values["model_size"] == size / 2**20
         assert values["compression_ratio"] == pytest.approx(teacher["model_size"] / values["model_size"])
-        assert values["speedup"] == pytest.approx(teacher["median_ms"] / values["median_ms"])
+        assert values["speedup_low"] <= values["speedup"] <= values["speedup_high"]
+        assert values["throughput_ratio_low"] <= values["throughput_ratio"] <= values["throughput_ratio_high"]
+        assert 0 <= values["others"] < 1
+        width = max(
+            values["speedup_high"] / values["speedup"] - 1, 1 - values["speedup_low"] / values["speedup"]
+        )
+        assert not values["trusted"] or width <= 0.05
         assert values["accuracy_drop"] == pytest.approx(teacher["accuracy"] - values["accuracy"])
         assert values["drop_low"] <= values["accuracy_drop"] <= values["drop_high"]
         assert 0 < values["min_ms"] <= values["median_ms"] <= values["max_ms"]
@@ -155,8 +172,9 @@ def test_csv_says_the_same(first: Path) -> None:
     for name, values in found.items():
         for key, value in values.items():
             text = rows[name][key]
-            expected = "" if value is None else value
-            assert (float(text) if isinstance(value, float | int) else text) == expected
+            words = {None: "", True: "true", False: "false"}
+            expected = words[value] if isinstance(value, bool | None) else value
+            assert (float(text) if isinstance(expected, float | int) else text) == expected
 
 
 def test_run_says_what_the_results_depend_on(
@@ -166,7 +184,7 @@ def test_run_says_what_the_results_depend_on(
     assert list(run_json) == [
         "schema_version", "arguments", "packages", "python", "hardware", "int8", "threads", "sessions",
         "compiled", "seeds", "hub_commits", "student_precision", "sha256", "recipes", "durations_s", "cached",
-        "peak_memory_bytes", "checks", "not_quantized", "files",
+        "peak_memory_bytes", "checks", "not_quantized", "choices", "files",
     ]  # fmt: skip
     assert run_json["schema_version"] == SCHEMA_VERSION
     assert run_json["arguments"]["teacher"] == str(tiny_teacher)
@@ -189,10 +207,10 @@ def test_run_says_what_the_results_depend_on(
     steps |= {
         "calibrate student_compiled",
         "quantize student_quant_1",
-        "time student_quant_1",
-        "time teacher",
+        "time 6 variants in turns",
+        "time 7 variants in turns",
     }
-    steps |= {"export student", "compile student", "evaluate student_compiled", "time teacher_compiled"}
+    steps |= {"export student", "compile student", "evaluate student_compiled"}
     steps |= {"write models and results"}
     assert set(run_json["durations_s"]) >= steps
     assert run_json["cached"] == []
@@ -436,19 +454,18 @@ def test_what_is_turned_depends_on_the_machine_and_the_sessions(
 def test_variants_are_timed_in_the_sessions_asked_for(
     first: Path, options: ExperimentOptions, monkeypatch: pytest.MonkeyPatch, stock: bool
 ) -> None:
-    from quantlib.measuring.latency import LatencyStats
+    sessions: list[Any] = []
 
-    sessions: list[SessionConfig] = []
+    class Recorded(timing.TimedProcess):
+        def __enter__(self) -> Self:
+            sessions.append(self.config)
+            return super().__enter__()
 
-    def timed(*_: Any, session: SessionConfig, **__: Any) -> LatencyStats:
-        sessions.append(session)
-        return LatencyStats((1.0, 2.0, 3.0), warmup_runs=0)
-
-    monkeypatch.setattr(measuring, "benchmark_onnx_model", timed)
+    monkeypatch.setattr(timing, "TimedProcess", Recorded)
     asked = replace(options, recipes=("quant_1",), no_student=True, stock_sessions=stock)
     measuring.measure(build(asked), asked)
     config = SessionConfig(1, disabled_optimizers=(), unsigned_activations=False)
-    assert sessions == [config if stock else SessionConfig(1)] * 3
+    assert sessions == [asdict(config if stock else SessionConfig(1))] * 6, "two launches"
 
 
 def paths(options: ExperimentOptions, **changes: Any) -> dict[str, Path]:
@@ -842,12 +859,19 @@ def test_nothing_is_written_when_something_fails(
 def shortcut_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each variant takes 1, 2, 3 ms: what is written is not about times."""
     from quantlib.measuring.latency import LatencyStats
+    from quantlib.measuring.latency.paired import PairedRatio
+    from quantlib.measuring.latency.speedup import EQUAL
     from quantlib.measuring.throughput import Throughput
 
     stats = LatencyStats((1.0, 2.0, 3.0), warmup_runs=0)
     throughput = Throughput(rows=40, tokens=480, batches=1, passes=1, seconds=1.0, padded_rows_per_s=20.0)
-    monkeypatch.setattr(measuring, "benchmark_onnx_model", lambda *_, **__: stats)
-    monkeypatch.setattr(measuring, "measure_throughput", lambda *_, **__: throughput)
+    equal = PairedRatio(1.0, 1.0, 1.0, turns=2, confidence=0.95)
+    timed = timing.Timing(stats, EQUAL, {(0, 0): 0.0, (0, 1): 0.0}, throughput, equal)
+
+    def time_variants(variants: Sequence[Variant], *_: Any) -> dict[str, timing.Timing]:
+        return {variant.name: timed for variant in variants}
+
+    monkeypatch.setattr(measuring, "time_variants", time_variants)
 
 
 @pytest.mark.parametrize("copies", [0, 1, 4])
@@ -875,7 +899,7 @@ def test_a_full_disk_of_temporary_files(
     first: Path, options: ExperimentOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(measuring, "benchmark_onnx_model", failing(error))
+    monkeypatch.setattr(timing, "take_turns_until_precise", failing(error))
     with pytest.raises(InputError, match=r"cannot write .*: no space left on the disk"):
         run(replace(options, output_dir=tmp_path))
     assert files(tmp_path) == set()

@@ -28,6 +28,7 @@ from quantlib.compression.recipes import RECIPES
 from quantlib.data.features import CalibrationReader, Feature, Feed
 from quantlib.experiment import ExperimentOptions
 from quantlib.experiment.build import build
+from quantlib.experiment.running import RunResult
 from quantlib.measuring.explain import (
     NAMES,
     LayerNoise,
@@ -40,7 +41,6 @@ from quantlib.measuring.explain import (
 )
 from quantlib.measuring.explain import noise as formulas
 from quantlib.measuring.explain.noise import Input, decibels, share, weight_noise
-from quantlib.report.columns import VariantResult
 from quantlib.support.errors import InputError
 from quantlib.support.progress import Steps
 
@@ -604,18 +604,18 @@ def test_the_command_prints_every_layer(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def run(options: ExperimentOptions, _: Console) -> list[VariantResult]:
+    def run(options: ExperimentOptions, *_: Any) -> RunResult:
         assert options.explain
         (tmp_path / "SST-2").mkdir()
         write_explanation(tmp_path / "SST-2", layers)
-        return []
+        return RunResult([], [])
 
     monkeypatch.setattr("quantlib.experiment.run", run)
     arguments = ["--task", "SST-2", "--output-dir", str(tmp_path)]
     assert quantization_experiments.cli([*arguments, "--explain"]) == 0
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert set(lines) >= {line.rstrip() for line in text_of(layers).splitlines()}
-    monkeypatch.setattr("quantlib.experiment.run", lambda *_: [])
+    monkeypatch.setattr("quantlib.experiment.run", lambda *_: RunResult([], []))
     assert quantization_experiments.cli(arguments) == 0
     assert "dB" not in capsys.readouterr().out
 

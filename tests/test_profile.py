@@ -23,6 +23,7 @@ from quantlib.compression.quantize import quantize_onnx
 from quantlib.compression.recipes import RECIPES
 from quantlib.data.features import Feature, fixed_shape_feeds
 from quantlib.experiment import ExperimentOptions, run
+from quantlib.experiment.running import RunResult
 from quantlib.machine.sessions import SessionConfig, feed_for, open_session
 from quantlib.measuring.profile import (
     Node,
@@ -42,7 +43,6 @@ from quantlib.measuring.profile import (
 )
 from quantlib.measuring.profile.operations import Tensor, count
 from quantlib.measuring.profile.operators import read_trace
-from quantlib.report.columns import VariantResult
 from quantlib.support.errors import InputError
 
 ONE = SessionConfig(1)
@@ -541,12 +541,12 @@ def test_an_unknown_variant_is_said_before_any_work(
 def test_the_command_prints_each_profile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(options: ExperimentOptions, _: Console) -> list[VariantResult]:
+    def run(options: ExperimentOptions, *_: Any) -> RunResult:
         assert options.profile == ("quant_2", "teacher")
         (tmp_path / "SST-2").mkdir()
         for name in options.profile:
             write_profile(tmp_path / "SST-2", replace(EXAMPLE, variant=name))
-        return []
+        return RunResult([], [])
 
     monkeypatch.setattr("quantlib.experiment.run", run)
     arguments = ["--task", "SST-2", "--output-dir", str(tmp_path)]
@@ -554,7 +554,7 @@ def test_the_command_prints_each_profile(
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert set(lines) >= set(lines_of(EXAMPLE))
     assert f"teacher: {EXAMPLE.summary}." in lines
-    monkeypatch.setattr("quantlib.experiment.run", lambda *_: [])
+    monkeypatch.setattr("quantlib.experiment.run", lambda *_: RunResult([], []))
     assert quantization_experiments.cli(arguments) == 0
     assert "Gop" not in capsys.readouterr().out
 

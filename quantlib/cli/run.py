@@ -13,7 +13,7 @@ from quantlib.support.options import COMMAND, from_flags
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from quantlib.report.columns import VariantResult
+    from quantlib.experiment.running import RunResult
 
 # As wide as the table of results with quantized students: a log needs no lines of 80 columns.
 _LOG_COLUMNS = 100
@@ -35,20 +35,35 @@ def run(given: dict[str, Any]) -> None:
     out = Console()  # progress too: what is on stderr is what went wrong
     if not out.is_terminal:
         out.width = max(out.width, _LOG_COLUMNS)
-    results = experiment.run(options, out)
-    _print_results(options, results, out)
+    _print_results(options, experiment.run(options, out, lambda first: _print_first(first, out)), out)
     _print_notes(options, time.perf_counter() - started, out)
 
 
-def _print_results(options: ExperimentOptions, results: list[VariantResult], out: Console) -> None:
+def _print_first(first: RunResult, out: Console) -> None:
+    """The teacher's variants, while the student is yet to come."""
+    from quantlib.report.tables import front_note, table
+
+    out.print(table(first.results, out.width))
+    out.print(front_note(first.results), highlight=False, markup=False, soft_wrap=True)
+    out.print("The student's variants follow.\n")
+
+
+def _print_choices(compared: RunResult, out: Console) -> None:
+    for choice in compared.choices:
+        out.print(f"{choice.wish}: {choice.variant or 'none'}", highlight=False, markup=False, style="bold")
+        out.print(f"    {choice.why}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_results(options: ExperimentOptions, compared: RunResult, out: Console) -> None:
     from quantlib.data.tasks import get_task
     from quantlib.experiment import budget
     from quantlib.measuring import explain, profile
     from quantlib.report.tables import checks_table, front_note, table
 
-    directory = options.output_dir / get_task(options.task).name
+    directory, results = options.output_dir / get_task(options.task).name, compared.results
     out.print(table(results, out.width))
     out.print(front_note(results), highlight=False, markup=False, soft_wrap=True)
+    _print_choices(compared, out)
     out.print()
     out.print(checks_table(results))
     if options.max_drop is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -53,16 +53,26 @@ def build(options: ExperimentOptions, steps: Steps | None = None) -> Built:
     Raises:
         InputError: something that the user gave cannot be used.
     """
+    *_, built = stages(options, steps)
+    return built
+
+
+def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[Built]:
+    """What is built so far: first the teacher's variants, then, if there are students, theirs too.
+
+    What the user gave is checked before anything is built.
+
+    Raises:
+        InputError: something that the user gave cannot be used.
+    """
     steps = steps or Steps()
     task = tasks.get_task(options.task)
     work = Work(task, _read_rows(task, options, steps), options, open_cache(options.cache_dir), steps)
     given = [_given(work, name, STUDENT) for name in options.students]
-    teacher = _teacher(work)
-    students = _students(work, teacher, given)
-    hashes = {"data": tasks.data_hash(work.splits), TEACHER: sha256_tree(teacher)}
     start = _start(options)
-    sources = {TEACHER: teacher, **{name: student for name, _, student in students}}
-    sources |= {} if start is None else {"student_init": start}
+    teacher = _teacher(work)
+    hashes = {"data": tasks.data_hash(work.splits), TEACHER: sha256_tree(teacher)}
+    sources = {TEACHER: teacher}
     reports: dict[str, Compiled] = {}
     fp32, fast = _floats(work, reports, TEACHER, Path("ts_teacher_bert"), teacher)
     variants = [*_present(fp32, fast), *quantized(work, fp32, fast, teacher)]
@@ -72,14 +82,23 @@ def build(options: ExperimentOptions, steps: Steps | None = None) -> Built:
         variants.append(variant)
     if options.explain:
         files |= explained(work, fast or fp32, teacher)
+
+    def so_far(precision: str | None = None) -> Built:
+        commits = {name: checkpoints.hub_commit(source) for name, source in sources.items()}
+        of_hub = {name: commit for name, commit in commits.items() if commit is not None}
+        return Built(task, tuple(variants), dict(hashes), files, dict(reports), of_hub, precision)
+
+    yield so_far()
+    if options.no_student:
+        return
+    students = _students(work, teacher, given)
+    sources |= {name: student for name, _, student in students}
+    sources |= {} if start is None else {"student_init": start}
     for name, folder, student in students:
         hashes[name] = sha256_tree(student)
         own = _floats(work, reports, name, folder, student)
         variants += [*_present(*own), *quantized(work, *own, student)]
-    commits = {name: checkpoints.hub_commit(source) for name, source in sources.items()}
-    commits_of_hub = {name: commit for name, commit in commits.items() if commit is not None}
-    precision = _precision(work) if options.trains_student else None
-    return Built(task, tuple(variants), hashes, files, reports, commits_of_hub, precision)
+    yield so_far(_precision(work) if options.trains_student else None)
 
 
 def _floats(
@@ -131,8 +150,6 @@ def _teacher(work: Work) -> Path:
 
 def _students(work: Work, teacher: Path, given: Sequence[Path]) -> list[tuple[str, Path, Path]]:
     """(result key, folder, checkpoint) of each student: those given, else one made from the teacher."""
-    if work.options.no_student:
-        return []
     if not given:
         stem = re.sub(r"[^\w.-]+", "_", work.options.student_config)
         return [(STUDENT, Path(f"ts_student_{stem}"), _distilled(work, teacher))]

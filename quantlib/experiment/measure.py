@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import tempfile
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,16 @@ from quantlib.compression.variants import TEACHER
 from quantlib.data import features, scores
 from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
+from quantlib.experiment.timing import Timing, time_variants
 from quantlib.experiment.work import Variant
 from quantlib.machine import hardware
 from quantlib.measuring import accuracy
 from quantlib.measuring.checks import CHECKED_ROWS, Checks, Subject, run_checks
-from quantlib.measuring.latency import LatencyStats, benchmark_onnx_model
-from quantlib.measuring.throughput import Throughput, measure_throughput
 from quantlib.onnx_model.coverage import coverage
 from quantlib.report import front
 from quantlib.report.columns import VariantResult
 from quantlib.support.cache import Cache, code_key, open_cache, versions_key
-from quantlib.support.files import place_errors, write_json
+from quantlib.support.files import write_json
 from quantlib.support.progress import Steps
 
 Evaluations = dict[str, accuracy.Evaluation]
@@ -36,34 +36,44 @@ class Measured:
 
     evaluation: accuracy.Evaluation
     checks: Checks
-    latency: LatencyStats
-    throughput: Throughput
+    timing: Timing
 
 
-def measure(built: Built, options: ExperimentOptions, steps: Steps | None = None) -> dict[str, Measured]:
-    """Predict all evaluation rows with each variant, check each, then time each, one at a time."""
-    steps = steps or Steps()
-    evaluations = evaluate(built, options, steps)
-    checks = check(built, options, steps)
+def measure(
+    built: Built,
+    options: ExperimentOptions,
+    steps: Steps | None = None,
+    known: Mapping[str, Measured] | None = None,
+) -> dict[str, Measured]:
+    """Predict all evaluation rows with each variant, check each, then time them in turns with the teacher.
+
+    known: variants that were measured already; they are taken over.
+    """
+    steps, known = steps or Steps(), known or {}
+    evaluations = evaluate(built, options, steps, known)
+    checks = check(built, options, steps, known)
+    new = [v for v in built.variants if v.name not in known or v.name == TEACHER]
+    launches = {place[0] for each in known.values() for place in each.timing.log_ratios}
+    timings = time_variants(new, options, steps, 1 + max(launches, default=-1))
     return {
-        name: Measured(
-            evaluations[name],
-            checks[name],
-            _time(variant, options, steps),
-            _throughput(variant, options, steps),
-        )
-        for name, variant in ((variant.name, variant) for variant in built.variants)
+        variant.name: known[variant.name]
+        if variant.name in known
+        else Measured(evaluations[variant.name], checks[variant.name], timings[variant.name])
+        for variant in built.variants
     }
 
 
-def evaluate(built: Built, options: ExperimentOptions, steps: Steps | None = None) -> Evaluations:
-    """The predictions of each variant for all evaluation rows, by name.
+def evaluate(
+    built: Built, options: ExperimentOptions, steps: Steps | None = None, known: Collection[str] = ()
+) -> Evaluations:
+    """The predictions of each variant that is not known yet for all evaluation rows, by name.
 
     Predictions are deterministic, so those made before by the same file on the same rows, with the same
     runtime, processor and threads, are taken from the cache.
     """
     cache, steps = open_cache(options.cache_dir), steps or Steps()
-    return {variant.name: _evaluate(variant, built, options, cache, steps) for variant in built.variants}
+    new = [variant for variant in built.variants if variant.name not in known]
+    return {variant.name: _evaluate(variant, built, options, cache, steps) for variant in new}
 
 
 def _evaluate(
@@ -99,10 +109,13 @@ def _key(variant: Variant, built: Built, options: ExperimentOptions) -> dict[str
     }
 
 
-def check(built: Built, options: ExperimentOptions, steps: Steps | None = None) -> dict[str, Checks]:
-    """What is checked of each variant beyond its accuracy, by name; cached as predictions are."""
+def check(
+    built: Built, options: ExperimentOptions, steps: Steps | None = None, known: Collection[str] = ()
+) -> dict[str, Checks]:
+    """What is checked of each new variant beyond its accuracy, by name; cached as predictions are."""
     cache, steps = open_cache(options.cache_dir), steps or Steps()
-    return {variant.name: _check(variant, built, options, cache, steps) for variant in built.variants}
+    new = [variant for variant in built.variants if variant.name not in known]
+    return {variant.name: _check(variant, built, options, cache, steps) for variant in new}
 
 
 def _check(variant: Variant, built: Built, options: ExperimentOptions, cache: Cache, steps: Steps) -> Checks:
@@ -138,52 +151,12 @@ def _kept(variant: Variant) -> set[str]:
     return {name for name in in_float if recipe.precision(name) == "float"}
 
 
-def _time(variant: Variant, options: ExperimentOptions, steps: Steps) -> LatencyStats:
-    with steps.step(f"time {variant.name}") as step:
-        feeds = features.fixed_shape_feeds(
-            variant.rows, options.batch_size, options.seq_len, options.num_runs
-        )
-        with place_errors(Path(tempfile.gettempdir())):  # the feeds reach the timing process as files
-            latency = benchmark_onnx_model(
-                variant.path,
-                feeds,
-                warmup_runs=options.warmup_runs,
-                num_runs=options.num_runs,
-                session=options.session,
-            )
-        step.note = f"median {latency.median_ms:.2f} ms, ± {100 * latency.relative_error:.1f} %"
-        if latency.noisy:
-            step.note += "  noisy: the machine was busy, time it again"
-    return latency
-
-
-def _throughput(variant: Variant, options: ExperimentOptions, steps: Steps) -> Throughput:
-    with steps.step(f"throughput {variant.name}") as step:
-        with place_errors(Path(tempfile.gettempdir())):
-            found = measure_throughput(
-                variant.path, variant.rows, options.seq_len, session=options.session, progress=step.advance
-            )
-        step.note = (
-            f"{found.rows_per_s:.0f} rows/s, {found.tokens_per_s:.0f} tokens/s, "
-            f"{found.gain:.1f} times as fast as padded to {options.seq_len}"
-        )
-    return found
-
-
-def compare(built: Built, measured: dict[str, Measured]) -> list[VariantResult]:
+def compare(built: Built, measured: Mapping[str, Measured]) -> list[VariantResult]:
     """The results of all variants against the teacher, in their order, the teacher first.
 
     Of each one it says whether it is on the front, or which one beats it.
     """
-    sizes = {variant.name: variant.model.size_bytes for variant in built.variants}
-    beaten_by = front.beaten_by(
-        {
-            name: front.Score(
-                each.evaluation.metrics[built.task.primary_metric], each.latency.median_ms, sizes[name]
-            )
-            for name, each in measured.items()
-        }
-    )
+    beaten_by = field_of(built, measured).beaten_by()
     reference = measured[TEACHER].evaluation
     compared: list[VariantResult] = []
     for variant in built.variants:
@@ -193,9 +166,9 @@ def compare(built: Built, measured: dict[str, Measured]) -> list[VariantResult]:
                 variant.name,
                 metrics=each.evaluation.metrics,
                 eval_loss=each.evaluation.eval_loss,
-                size_bytes=sizes[variant.name],
-                latency=each.latency,
-                throughput=each.throughput,
+                size_bytes=variant.model.size_bytes,
+                latency=each.timing.latency,
+                throughput=each.timing.throughput,
                 agreement=scores.agreement(built.task, each.evaluation.logits, reference.logits),
                 teacher=compared[0] if compared else None,
                 recipe=variant.recipe.summary if variant.recipe else None,
@@ -204,6 +177,35 @@ def compare(built: Built, measured: dict[str, Measured]) -> list[VariantResult]:
                 on_front=beaten_by[variant.name] is None,
                 beaten_by=beaten_by[variant.name],
                 checks=each.checks,
+                paired=each.timing.speedup,
+                throughput_ratio=each.timing.throughput_ratio,
             )
         )
     return compared
+
+
+def field_of(built: Built, measured: Mapping[str, Measured]) -> front.Field:
+    """The variants, to be compared with each other."""
+    task, reference = built.task, measured[TEACHER].evaluation
+
+    @functools.cache
+    def sure(ours: str, theirs: str) -> bool:
+        evaluation = measured[ours].evaluation
+        logits, other = evaluation.logits, measured[theirs].evaluation.logits
+        low, high = scores.drop_interval(task, logits, other, evaluation.labels)
+        return low > 0 or high < 0
+
+    return front.Field(
+        {
+            variant.name: front.Score(
+                metric=measured[variant.name].evaluation.metrics[task.primary_metric],
+                agreement=scores.agreement(task, measured[variant.name].evaluation.logits, reference.logits),
+                logit_error=scores.logit_error(measured[variant.name].evaluation.logits, reference.logits),
+                size_bytes=variant.model.size_bytes,
+                log_ratios=measured[variant.name].timing.log_ratios,
+            )
+            for variant in built.variants
+        },
+        TEACHER,
+        sure,
+    )

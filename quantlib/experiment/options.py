@@ -11,6 +11,7 @@ from quantlib.compression.variants import BUDGETED, COMPILED, TEACHER, VariantNa
 from quantlib.data import tasks
 from quantlib.machine.sessions import SessionConfig, default_threads
 from quantlib.onnx_model.export.opset import check_opset
+from quantlib.report.choices import Wishes
 from quantlib.support.errors import InputError
 from quantlib.support.options import COMMAND, check_ranges, option, options_of
 from quantlib.training.student.augmentation import AugmentationOptions
@@ -100,6 +101,12 @@ class ExperimentOptions:
     train_rows: int | None = option(None, "Train on the first N rows only.", recorded=True)
     warmup_runs: int = option(5, "Untimed runs before the timed ones.", least=0)
     num_runs: int = option(30, "Timed runs.", least=2)
+    timing_seconds: float = option(
+        60.0,
+        "Seconds for timing the variants of a model in turns; two launches are timed at least.",
+        least=0,
+        offered=(COMMAND,),
+    )
     output_dir: Path = option(Path("runs"), "Where OUTPUT_DIR/TASK/ is written.", offered=(COMMAND,))
     cache_dir: Path | None = option(
         None, "Where trained and built models are kept; default: the user's cache directory."
@@ -111,6 +118,10 @@ class ExperimentOptions:
         "point), and write its recipe.",
         offered=(COMMAND,),
     )
+    min_speedup: float | None = option(
+        None, "Choose a variant that is surely so many times as fast as the teacher.", offered=(COMMAND,)
+    )
+    max_size: float | None = option(None, "Choose a variant of at most so many MB.", offered=(COMMAND,))
     max_drop_base: str = option(
         "static_u8s8_smooth", "The recipe from which the search for --max-drop starts.", offered=(COMMAND,)
     )
@@ -138,6 +149,7 @@ class ExperimentOptions:
         recipes = self.resolved_recipes
         check_opset(self.opset)
         check_ranges(self)
+        _ = self.wishes
         if self.max_drop is not None:
             self._check_budget(recipes)
         if self.no_student and self.students:
@@ -156,6 +168,11 @@ class ExperimentOptions:
         if self.max_drop_base in self.recipes:
             return self.resolved_recipes[self.recipes.index(self.max_drop_base)]
         return get_recipes((self.max_drop_base,))[0]
+
+    @property
+    def wishes(self) -> Wishes:
+        """What the user asks of a variant that is to be chosen."""
+        return Wishes(self.max_drop, self.min_speedup, self.max_size)
 
     @property
     def trains_student(self) -> bool:

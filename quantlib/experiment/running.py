@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantlib.data import tasks
 from quantlib.data.tasks import SPLIT_SEED
-from quantlib.experiment.build import Built, build
-from quantlib.experiment.measure import Measured, compare, measure
-from quantlib.experiment.options import ExperimentOptions
+from quantlib.experiment.build import Built, stages
+from quantlib.experiment.measure import Measured, compare, field_of, measure
+from quantlib.experiment.options import ExperimentOptions, variant_names
 from quantlib.experiment.profiling import profiles
 from quantlib.machine import hardware
 from quantlib.machine.hardware import on_x86
@@ -25,6 +25,7 @@ from quantlib.onnx_model.compile import Compiled
 from quantlib.onnx_model.coverage import Coverage
 from quantlib.onnx_model.model import Model
 from quantlib.report import plots, results
+from quantlib.report.choices import Choice, as_json, choices
 from quantlib.report.columns import VariantResult
 from quantlib.support.directories import atomic_files
 from quantlib.support.files import copy_file, make_dir, sha256_files
@@ -37,21 +38,41 @@ _PACKAGES: tuple[str, ...] = ("torch", "transformers", "tokenizers", "onnx", "on
 _PACKAGES += ("numpy", "scipy", "scikit-learn")
 
 
-def run(options: ExperimentOptions, console: Console | None = None) -> list[VariantResult]:
+@dataclass(frozen=True)
+class RunResult:
+    """The results of all variants, the teacher first, and the first choice for each wish."""
+
+    results: list[VariantResult]
+    choices: list[Choice]
+
+
+def run(
+    options: ExperimentOptions,
+    console: Console | None = None,
+    show: Callable[[RunResult], None] = lambda _: None,
+) -> RunResult:
     """Build and measure every variant, write it all under OUTPUT_DIR/TASK/, and return the results.
 
     Nothing is written there before everything has been measured, and then all of it at once. Files of an
     earlier run go, other files stay.
+
+    Args:
+        options: what is asked.
+        console: where steps are shown.
+        show: called with what is known of the teacher's variants, while there is no student yet.
 
     Raises:
         InputError: something that the user gave cannot be used.
     """
     steps = Steps(console)
     directory = make_dir(make_dir(options.output_dir) / tasks.get_task(options.task).name)
-    built = build(options, steps)
-    measured = measure(built, options, steps)
+    measured: dict[str, Measured] = {}
+    for built in stages(options, steps):
+        measured = measure(built, options, steps, measured)
+        compared = _compared(built, measured, options)
+        if not (options.no_student or len(measured) == len(variant_names(options))):
+            show(compared)
     profiled = list(profiles(built, options, steps))
-    compared = compare(built, measured)
     with atomic_files(directory, _earlier_files(directory)) as scratch:
         with steps.step("write models and results") as step:
             for variant in built.variants:
@@ -60,12 +81,18 @@ def run(options: ExperimentOptions, console: Console | None = None) -> list[Vari
                 copy_file(path, scratch / name)
             for profile in profiled:
                 write_profile(scratch, profile)
-            results.write_results(scratch, compared)
-            plots.draw(scratch / "results.png", compared)
+            results.write_results(scratch, compared.results)
+            plots.draw(scratch / "results.png", compared.results)
             step.note = str(directory)
-        record = provenance(options, built, steps) | _checked(measured) | {"files": sha256_files(scratch)}
+        record = provenance(options, built, steps) | _checked(measured)
+        record |= {"choices": as_json(compared.choices), "files": sha256_files(scratch)}
         results.write_run(scratch, record)
     return compared
+
+
+def _compared(built: Built, measured: Mapping[str, Measured], options: ExperimentOptions) -> RunResult:
+    found = compare(built, measured)
+    return RunResult(found, choices(found, field_of(built, measured), options.wishes))
 
 
 def _earlier_files(directory: Path) -> dict[str, str]:

@@ -146,28 +146,78 @@ def measure_throughput(
     """
     if not features:
         raise InputError(f"{onnx_path}: no rows to time it on; the evaluation split is empty")
+    batches = throughput_batches(features, pad_to, max_tokens=max_tokens, sample_batches=sample_batches)
+    feeds = batches.feeds
+    with TimedProcess(onnx_path, feeds, session) as process:
+        passes: list[list[float]] = []
+        warmup_runs, started = len(feeds), clock()
+        while len(passes) < _PASSES.start or (clock() - started < seconds and len(passes) < _PASSES[-1]):
+            passes.append(process.time(len(feeds), warmup_runs=warmup_runs))
+            warmup_runs = 0
+            if progress is not None:
+                progress(len(feeds))
+    return batches.throughput(passes)
+
+
+@dataclass(frozen=True)
+class ThroughputBatches:
+    """What is timed to learn how fast rows of real lengths go through a model.
+
+    feeds: the sampled batches of real lengths, then the padded ones. real: how many are of real lengths.
+    rows, tokens: of all rows, without padding. share: the padded tokens of the sampled batches over those of
+    all. padded_rows: in the padded batches.
+    """
+
+    feeds: tuple[Feed, ...]
+    real: int
+    rows: int
+    tokens: int
+    share: float
+    padded_rows: int
+
+    def seconds(self, times_ms: Sequence[float]) -> float:
+        """For all rows once, from the times of all feeds."""
+        return float(np.sum(times_ms[: self.real])) / 1e3 / self.share
+
+    def throughput(self, passes_ms: Sequence[Sequence[float]]) -> Throughput:
+        """From the times of the feeds in each pass, (passes, feeds)."""
+        batch_ms: npt.NDArray[np.float64] = np.median(np.asarray(passes_ms, dtype=np.float64), axis=0)
+        return Throughput(
+            rows=self.rows,
+            tokens=self.tokens,
+            batches=self.real,
+            passes=len(passes_ms),
+            seconds=self.seconds(batch_ms.tolist()),
+            padded_rows_per_s=float(1e3 * self.padded_rows / batch_ms[self.real :].sum()),
+        )
+
+
+def throughput_batches(
+    features: Sequence[Feature],
+    pad_to: int,
+    *,
+    max_tokens: int = MAX_TOKENS,
+    sample_batches: int | None = SAMPLE_BATCHES,
+) -> ThroughputBatches:
+    """The batches by which `measure_throughput` judges a model; its arguments are explained there.
+
+    Raises:
+        InputError: no rows, or an option out of range.
+    """
+    if not features:
+        raise InputError("no rows to time a model on; the evaluation split is empty")
     if pad_to < 1 or (sample_batches is not None and sample_batches < 1):
         raise InputError(f"pad_to {pad_to} and sample_batches {sample_batches} must be at least 1")
     batches = [feed for _, feed in token_batches(features, max_tokens)]
     real = _every_kth(batches, sample_batches)
     padded = _padded_feeds(features, pad_to, max(1, max_tokens // pad_to))
-    feeds = [*real, *padded]
-    with TimedProcess(onnx_path, feeds, session) as process:
-        times_s: list[npt.NDArray[np.float64]] = []
-        warmup_runs, started = len(feeds), clock()
-        while len(times_s) < _PASSES.start or (clock() - started < seconds and len(times_s) < _PASSES[-1]):
-            times_s.append(np.array(process.time(len(feeds), warmup_runs=warmup_runs)) / 1e3)
-            warmup_runs = 0
-            if progress is not None:
-                progress(len(feeds))
-    batch_s: npt.NDArray[np.float64] = np.median(times_s, axis=0)
-    return Throughput(
+    return ThroughputBatches(
+        feeds=(*real, *padded),
+        real=len(real),
         rows=len(features),
         tokens=sum(map(len, features)),
-        batches=len(real),
-        passes=len(times_s),
-        seconds=float(batch_s[: len(real)].sum() * _tokens(batches) / _tokens(real)),
-        padded_rows_per_s=float(_rows(padded) / batch_s[len(real) :].sum()),
+        share=_tokens(real) / _tokens(batches),
+        padded_rows=_rows(padded),
     )
 
 

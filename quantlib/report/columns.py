@@ -12,6 +12,8 @@ from quantlib.data.metrics import Array
 from quantlib.data.tasks import Task
 from quantlib.measuring.accuracy import Evaluation
 from quantlib.measuring.checks import Checks
+from quantlib.measuring.latency.paired import PairedRatio
+from quantlib.measuring.latency.speedup import EQUAL, Speedup
 from quantlib.measuring.latency.stats import LatencyStats
 from quantlib.measuring.throughput import Throughput
 from quantlib.support.columns import Column, Value
@@ -50,6 +52,8 @@ class VariantResult:
     beaten_by: str | None = None
     extra: Mapping[str, Value] = field(default_factory=dict)
     checks: Checks | None = None
+    paired: Speedup | None = None
+    throughput_ratio: PairedRatio | None = None
 
     def __post_init__(self) -> None:
         if not self.name or not self.metrics or self.size_bytes < 1:
@@ -103,8 +107,18 @@ class VariantResult:
 
     @property
     def speedup(self) -> float:
-        """The teacher's median latency over the variant's."""
-        return self.reference.median_ms / self.median_ms
+        """The teacher's latency over the variant's: the paired one, else that of the medians."""
+        return self.timing.ratio
+
+    @property
+    def timing(self) -> Speedup:
+        """The speedup with its interval; of medians alone nothing is known, so that it is doubtful."""
+        if self.paired is not None:
+            return self.paired
+        if self.teacher is None:
+            return EQUAL
+        ratio = self.reference.median_ms / self.median_ms
+        return Speedup(ratio, ratio, ratio, doubtful=True)
 
     @property
     def accuracy_drop(self) -> float:
@@ -159,8 +173,28 @@ def _drop_cell(result: VariantResult) -> str:
 
 
 def _speedup_cell(result: VariantResult) -> str:
-    speedup = round(result.speedup, 2)
-    return red(f"{speedup:.2f}x", speedup < 1)
+    """The ratio; the whole interval where that is wide, and a question mark where it is doubtful besides."""
+    timing = result.timing
+    if timing.bare or result.paired is None:
+        return red(f"{timing.ratio:.2f}x", round(timing.ratio, 2) < 1)
+    return red(_range(timing, 1 if timing.low >= 1 else 2), timing.high < 1)
+
+
+def _range(timing: Speedup, digits: int) -> str:
+    return f"{timing.low:.{digits}f}-{timing.high:.{digits}f}x{'?' if timing.doubtful else ''}"
+
+
+def speedup_words(timing: Speedup) -> str:
+    """For example «3.0x faster [2.9, 3.1]», and what makes it doubtful."""
+    interval = f"[{timing.low:.1f}, {timing.high:.1f}]"
+    text = f"{timing.ratio:.1f}x faster {interval}"
+    if not timing.bare:
+        text = f"{timing.low:.1f} to {timing.high:.1f}x faster"
+    if timing.note:
+        text += f" ({timing.note})"
+    elif timing.doubtful:
+        text += f" (doubtful: other programs used {100 * timing.others:.0f} % of the machine)"
+    return text
 
 
 def _throughput(result: VariantResult) -> Throughput:
@@ -180,6 +214,19 @@ def _timed(result: VariantResult) -> bool:
 
 def _predicted(result: VariantResult) -> bool:
     return result.evaluation is not None
+
+
+def _paired(result: VariantResult) -> bool:
+    return result.paired is not None
+
+
+def _throughput_paired(result: VariantResult) -> bool:
+    return result.throughput_ratio is not None
+
+
+def _throughput_ratio(result: VariantResult) -> PairedRatio:
+    assert result.throughput_ratio is not None
+    return result.throughput_ratio
 
 
 def _compared(result: VariantResult) -> bool:
@@ -205,7 +252,7 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
     ),
     Column(
         "mean_ms",
-        "mean latency: runs of one shape on real rows, each variant alone in a process",
+        "mean latency: runs of one shape on real rows, spread over the turns with the other variants",
         lambda result: result.latency.mean_ms,
         required=True,
     ),
@@ -238,7 +285,8 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
     ),
     Column(
         "speedup",
-        "the teacher's median over the variant's; red below 1",
+        "the teacher's time over the variant's, the median of paired ratios; the table shows the interval "
+        "where that is wider than ±10 %, with a question mark where the machine was too busy; red below 1",
         lambda result: result.speedup,
         required=True,
         heading="speed\nup",
@@ -321,10 +369,52 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         when=_predicted,
     ),
     Column(
+        "speedup_low",
+        "the lower end of the speedup's 95 % interval, which covers the machine's known states",
+        lambda result: result.timing.low,
+        when=_paired,
+        numeric=True,
+    ),
+    Column("speedup_high", "its upper end", lambda result: result.timing.high, when=_paired, numeric=True),
+    Column(
+        "others",
+        "the share of the machine that other programs used in the turns that count",
+        lambda result: result.timing.others,
+        when=_paired,
+        numeric=True,
+    ),
+    Column(
+        "trusted",
+        "whether the speedup's interval is within ±5 %, and the machine was quiet enough",
+        lambda result: result.timing.trusted,
+        when=_paired,
+    ),
+    Column(
+        "throughput_ratio",
+        "the variant's rows per second over the teacher's, in turns",
+        lambda result: _throughput_ratio(result).ratio,
+        when=_throughput_paired,
+        numeric=True,
+    ),
+    Column(
+        "throughput_ratio_low",
+        "the lower end of its 95 % interval",
+        lambda result: _throughput_ratio(result).low,
+        when=_throughput_paired,
+        numeric=True,
+    ),
+    Column(
+        "throughput_ratio_high",
+        "its upper end",
+        lambda result: _throughput_ratio(result).high,
+        when=_throughput_paired,
+        numeric=True,
+    ),
+    Column(
         "beaten_by",
-        "a variant that is at least as accurate, fast and small, and clearly better in one (half a point, "
-        "5 % of the time, 1 % of the size); null for a variant worth shipping, which "
-        "the table marks with a star",
+        "a variant that is clearly as accurate, fast and small, and clearly better in one (half a point, or "
+        "one row in a hundred with the teacher's label; 5 % of the time, 1 % of the size), intervals "
+        "considered; null for a variant worth shipping, which the table marks with a star",
         lambda result: result.beaten_by,
         when=_compared,
     ),

@@ -1,49 +1,125 @@
-"""The Pareto front: which variants no other one beats."""
+"""Which variants are worth shipping: comparisons that rest on intervals, and what is chosen by them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
-# What counts as better, and not as noise: half a point of the metric, 5 % of the time (two timings of one and
-# the same file may differ by that), 1 % of the bytes.
+from quantlib.measuring.latency.estimate import LogRatio, estimate_log_ratio
+from quantlib.measuring.latency.interleaved import Place, by_launch
+
+# What counts as clearly better: half a point of the metric, 5 % of the time, 1 % of the bytes. Where metrics
+# tie: one row in a hundred with the teacher's label, or a fifth of the error of the logits.
 CLEAR_SCORE, CLEAR_TIME, CLEAR_SIZE = 0.005, 0.05, 0.01
+CLEAR_AGREEMENT, CLEAR_LOGITS = 0.01, 0.2
+_SURE = 0.975
+
+Sure = Callable[[str, str], bool]
+"""Whether the interval of the difference of two variants' metrics leaves out 0."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """What a variant is judged by: the task's primary metric (more is better), latency and size (less is)."""
+    """What a variant is judged by.
+
+    metric: the task's primary metric; more is better. agreement: with the teacher, at most 1. logit_error:
+    mean absolute difference to the teacher's logits. size_bytes: external data included. log_ratios: the log
+    of the teacher's time over the variant's, by launch and turn; two at least.
+    """
 
     metric: float
-    median_ms: float
+    agreement: float
+    logit_error: float
     size_bytes: int
+    log_ratios: Mapping[Place, float] = field(repr=False)
 
-    def beats(self, other: Score) -> bool:
-        """Whether this is at least as good in all three, and clearly better in one."""
-        as_good = (
-            self.metric >= other.metric
-            and self.median_ms <= other.median_ms
-            and self.size_bytes <= other.size_bytes
-        )
-        return as_good and (
-            self.metric >= other.metric + CLEAR_SCORE
-            or self.median_ms <= other.median_ms * (1 - CLEAR_TIME)
-            or self.size_bytes <= other.size_bytes * (1 - CLEAR_SIZE)
-        )
+    @cached_property
+    def log_speedup(self) -> float:
+        """The log of the teacher's time over the variant's."""
+        return estimate_log_ratio(by_launch(self.log_ratios)).center
 
 
-def beaten_by(variants: Mapping[str, Score]) -> dict[str, str | None]:
-    """{variant: the fastest one that beats it}; None for a variant on the front.
+@dataclass(frozen=True)
+class Field:
+    """The variants of a run, compared with each other.
 
-    The one named is on the front itself: among those that beat a variant, the fastest, then the most
-    accurate, then the smallest one is beaten by none.
+    scores: by name; the teacher's is among them. sure: see `Sure`.
     """
-    fastest: dict[str, str | None] = {}
-    for name, score in variants.items():
-        rivals = [rival for rival, other in variants.items() if other.beats(score)]
-        fastest[name] = min(rivals, key=lambda rival: _preference(variants[rival]), default=None)
-    return fastest
 
+    scores: Mapping[str, Score]
+    teacher: str
+    sure: Sure = lambda _, __: True
 
-def _preference(score: Score) -> tuple[float, float, int]:
-    return score.median_ms, -score.metric, score.size_bytes
+    def accuracy(self, ours: str, theirs: str) -> int:
+        """1 if `ours` is clearly more accurate, -1 if `theirs` is, 0 if neither.
+
+        A metric above the teacher's is no merit unless that is sure. Ties are decided by agreement with the
+        teacher, then by the error of the logits.
+        """
+        a, b = self.scores[ours], self.scores[theirs]
+        metric = self._metric(ours) - self._metric(theirs)
+        if abs(metric) >= CLEAR_SCORE - 1e-12 and self.sure(ours, theirs):
+            return 1 if metric > 0 else -1
+        agreement = a.agreement - b.agreement
+        if abs(agreement) >= CLEAR_AGREEMENT - 1e-12:
+            return 1 if agreement > 0 else -1
+        if min(a.logit_error, b.logit_error) <= (1 - CLEAR_LOGITS) * max(a.logit_error, b.logit_error):
+            return (a.logit_error < b.logit_error) - (a.logit_error > b.logit_error)
+        return 0
+
+    def _metric(self, name: str) -> float:
+        metric, limit = self.scores[name].metric, self.scores[self.teacher].metric
+        return metric if metric <= limit or self.sure(name, self.teacher) else limit
+
+    def speed(self, ours: str, theirs: str) -> LogRatio:
+        """The log of `theirs`' time over `ours`; from the turns that both took, if they took any together."""
+        a, b = self.scores[ours].log_ratios, self.scores[theirs].log_ratios
+        common = {place: a[place] - b[place] for place in a if place in b}
+        if len(common) > 1:
+            return estimate_log_ratio(by_launch(common))
+        first, second = (estimate_log_ratio(by_launch(ratios)) for ratios in (a, b))
+        return LogRatio(
+            center=first.center - second.center,
+            error=math.hypot(first.error, second.error),
+            degrees=min(first.degrees, second.degrees),
+            turns=min(first.turns, second.turns),
+        )
+
+    def beats(self, ours: str, theirs: str) -> bool:
+        """Whether `ours` is clearly as good in accuracy, time and size, and clearly better in one."""
+        size, other_size = self.scores[ours].size_bytes, self.scores[theirs].size_bytes
+        accuracy = self.accuracy(ours, theirs)
+        if accuracy < 0 or size > other_size * (1 + CLEAR_SIZE):
+            return False
+        speed = self.speed(ours, theirs)
+        surely = speed.quantile(1 - _SURE)
+        if surely < math.log(1 - CLEAR_TIME):
+            return False
+        faster = surely > 0 and speed.center >= -math.log(1 - CLEAR_TIME)
+        return bool(accuracy > 0 or faster or size <= other_size * (1 - CLEAR_SIZE))
+
+    def beaten_by(self) -> dict[str, str | None]:
+        """{variant: the fastest of those that beat it}; None for a variant on the front.
+
+        Of several, one that is beaten by none itself is named, if there is one.
+        """
+        rivals = {name: [r for r in self.scores if self.beats(r, name)] for name in self.scores}
+        return {
+            name: max(
+                beating, key=lambda rival: (not rivals[rival], self.scores[rival].log_speedup), default=None
+            )
+            for name, beating in rivals.items()
+        }
+
+    def most_accurate(self, names: list[str]) -> str:
+        """The one that is clearly less accurate than the fewest, then the one with the least logit error."""
+        behind = {name: sum(self.accuracy(other, name) > 0 for other in names) for name in names}
+        return min(names, key=lambda name: (behind[name], self.scores[name].logit_error, name))
+
+    def about_as_fast(self, names: list[str], share: float = CLEAR_TIME) -> list[str]:
+        """Those that are not clearly slower than the fastest, by more than this share of its time."""
+        fastest = max(names, key=lambda name: self.scores[name].log_speedup)
+        least = math.log(1 - share)
+        return [n for n in names if n == fastest or self.speed(n, fastest).quantile(_SURE) >= least]

@@ -41,6 +41,8 @@ _PLACES = tuple(
 def draw(path: Path, results: Sequence[VariantResult]) -> None:
     """Write a PNG: median latency across, the primary metric upwards, the marker's area the file's size.
 
+    A line through a marker is the 95 % interval of its speedup, at the teacher's median.
+
     A filled marker with a name is on the front (no other variant beats it); a hollow one is beaten.
     """
     figure_of(results).savefig(path, format="png")
@@ -89,6 +91,10 @@ def _points(axes: Axes, results: Sequence[VariantResult], model: str, number: in
             facecolors=to_rgba(colour, 0.7) if front else "none",
             edgecolors=colour,
         )
+        for result in shown:
+            timing, median_ms = result.timing, result.median_ms
+            ends = median_ms * timing.ratio / timing.high, median_ms * timing.ratio / timing.low
+            axes.hlines(result.metrics[result.primary_metric], *ends, colors=colour, linewidth=1)
     axes.scatter([], [], s=_IN_LEGEND, marker=marker, color=colour, label=model)
 
 

@@ -18,8 +18,8 @@ known beforehand, as in Smyth, "Linear Models and Empirical Bayes Methods" (2004
 where the prior counts as v = PRIOR_DEGREES launches; an interval takes Student's t with v + k - 1 degrees of
 freedom. LAUNCH_SD was measured: 30 launches of MiniLM-L6 and its quant_2 at 1x128 on a shared 2-core machine
 (bench/traces/quiet.json) had medians with a standard deviation of 0.018, of which the turns explain 0.008.
-With v = 2 the 95 % intervals of 2 launches of 3 turns hold the truth in 94 to 99 % of the draws from recorded
-traces, and from synthetic ones with spikes, steps and launches that differ by twice as much.
+With v = 3 the 95 % intervals of 2 launches of 3 turns hold the truth in 94 to 98 % of the draws from recorded
+traces, and from synthetic ones with spikes, steps and launches that differ by a quarter more.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ import numpy.typing as npt
 from quantlib.measuring.latency.paired import PairedRatio
 
 LAUNCH_SD = 0.016
-PRIOR_DEGREES = 2.0
+PRIOR_DEGREES = 3.0
 
 _SD_PER_MAD = 1.4826
 _EFFICIENCY = 3 / math.pi  # of the Hodges-Lehmann estimate against the mean, for normal values
@@ -122,7 +122,7 @@ def estimate_log_ratio(launches: Launches) -> LogRatio:
 
 
 def _variance_of_a_turn(launches: Sequence[npt.NDArray[np.float64]]) -> float:
-    """Of turns about their launch's median; 0 where each launch has one turn, whose spread is all there is."""
+    """Of turns about their launch's median; 0 where each launch has one turn: the launches show it all."""
     residuals = np.concatenate([np.abs(launch - np.median(launch)) for launch in launches])
     free = len(residuals) - len(launches)
     return float((_SD_PER_MAD * np.median(residuals)) ** 2 * len(residuals) / free) if free else 0.0
