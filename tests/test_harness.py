@@ -49,7 +49,13 @@ def run(suite: Path, tiny_options: ExperimentOptions, pytester: pytest.Pytester)
     words = ["--task=SST-2", f"--data-dir={tiny_options.data_dir}", f"--teacher={tiny_options.teacher}"]
     words += ["--no-student", f"--calibration-samples={tiny_options.calibration_samples}"]
     words += ["--recipes=dynamic_u8s8", "--seq-len=32", "--shapes=1x16", "--threads=1"]
-    words += [f"--cache-dir={tiny_options.cache_dir}", "--num-runs=3", "--warmup-runs=1", "--gate-launches=2"]
+    words += [
+        f"--cache-dir={tiny_options.cache_dir}",
+        "--num-runs=3",
+        "--warmup-runs=1",
+        "--gate-launches=2",
+        "--timing-seconds=0",
+    ]
     # Not to depend on what else this machine does while the tests run.
     words += ["--gate-max-others=1"]
 
@@ -117,7 +123,9 @@ def test_times_and_checks_every_variant(run, tmp_path):
     assert extra["recipe"] == "dynamic_u8s8"
     assert extra["op_counts"]["MatMulIntegerToFloat"] > 0
     assert extra["compression_ratio"] > 1
-    assert {"accuracy", "accuracy_drop", "size_bytes", "standard_error_ms", "noisy"} <= set(extra)
+    assert {"accuracy", "accuracy_drop", "size_bytes", "standard_error_ms", "noisy", "trusted"} <= set(extra)
+    assert extra["speedup_low"] <= extra["speedup"] <= extra["speedup_high"]
+    assert by_name["test_latency[teacher-1x16]"]["extra_info"]["speedup"] == 1
 
 
 def test_students_are_quantized_and_held_to_limits(suite, tiny_options, pytester):

@@ -105,7 +105,6 @@ class ExperimentOptions:
         60.0,
         "Seconds for timing the variants of a model in turns; two launches are timed at least.",
         least=0,
-        offered=(COMMAND,),
     )
     output_dir: Path = option(Path("runs"), "Where OUTPUT_DIR/TASK/ is written.", offered=(COMMAND,))
     cache_dir: Path | None = option(

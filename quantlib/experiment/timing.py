@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy import typing as npt
+import numpy.typing as npt
+from filelock import FileLock
 
 from quantlib.compression.variants import TEACHER
 from quantlib.data import features
@@ -19,6 +19,7 @@ from quantlib.machine import hardware
 from quantlib.measuring.latency import LatencyStats, TimedProcess
 from quantlib.measuring.latency.estimate import estimate_log_ratio
 from quantlib.measuring.latency.interleaved import (
+    PairedTimes,
     Place,
     Start,
     Turn,
@@ -61,33 +62,61 @@ def time_variants(
 
     first_launch: the number of the first launch, so that launches of several calls have numbers of their own.
     """
-    turn_options = turn_options_of(options)
     batches = {v.name: throughput_batches(v.rows, options.seq_len) for v in variants}
     passes: dict[str, list[list[float]]] = {v.name: [] for v in variants}
-    minimum = turn_options.launches * turn_options.turns
+    shape = options.batch_size, options.seq_len
+    turns = _take_turns(variants, shape, options, steps, lambda processes: _pass(processes, batches, passes))
+    turns = [replace(turn, place=(turn.place[0] + first_launch, turn.place[1])) for turn in turns]
+    times = {v.name: paired_times(v.name, TEACHER, turns, turn_options_of(options)) for v in variants}
+    ratios = _speedups(variants, shape, turns, times, options)
+    return {
+        name: Timing(
+            latency=times[name].latency,
+            speedup=ratios[name],
+            log_ratios=times[name].log_ratios,
+            throughput=batches[name].throughput(passes[name]),
+            throughput_ratio=_throughput_ratio(name, batches, passes),
+        )
+        for name in times
+    }
+
+
+def time_speedups(
+    variants: Sequence[Variant], shape: tuple[int, int], options: ExperimentOptions, steps: Steps
+) -> dict[str, Speedup]:
+    """The speedup of each variant at a shape (batch, length), by name; the teacher must be the first."""
+    turns = _take_turns(variants, shape, options, steps)
+    times = {v.name: paired_times(v.name, TEACHER, turns, turn_options_of(options)) for v in variants}
+    return _speedups(variants, shape, turns, times, options)
+
+
+def _take_turns(
+    variants: Sequence[Variant],
+    shape: tuple[int, int],
+    options: ExperimentOptions,
+    steps: Steps,
+    then: Callable[[Mapping[str, Timed]], None] | None = None,
+) -> list[Turn]:
+    turn_options = turn_options_of(options)
     names = f"{len(variants) - 1} variants" if len(variants) != 2 else variants[1].name
-    with ExitStack() as stack, steps.step(f"time {names} in turns", total=minimum) as step:
-        stack.enter_context(place_errors(Path(tempfile.gettempdir())))  # feeds reach processes as files
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        starts = {v.name: start(v, options.batch_size, options.seq_len, options) for v in variants}
+    with (
+        place_errors(Path(tempfile.gettempdir())),  # feeds reach processes as files
+        tempfile.TemporaryDirectory() as scratch,
+        steps.step(f"time {names} in turns", total=turn_options.launches * turn_options.turns) as step,
+    ):
+        starts = {v.name: start(v, *shape, options) for v in variants}
         beside = [PROBE] if options.threads > 1 else []  # one thread waits for no other
         if beside:
-            starts[PROBE] = _start_probe(scratch, options)
+            starts[PROBE] = _start_probe(Path(scratch), options)
         turns = take_turns_until_precise(
-            TEACHER,
-            starts,
-            turn_options,
-            beside=beside,
-            then=lambda processes: _pass(processes, batches, passes),
-            progress=step.advance,
+            TEACHER, starts, turn_options, beside=beside, then=then, progress=step.advance
         )
-        turns = [
-            Turn((turn.place[0] + first_launch, turn.place[1]), turn.others, turn.times_ms) for turn in turns
-        ]
-        launches = 1 + turns[-1].place[0] - first_launch
         others = float(np.median([turn.others for turn in turns]))
-        step.note = f"{len(turns)} turns in {launches} launches; other programs used {100 * others:.0f} %"
-    return _timings(variants, turns, turn_options, batches, passes, options)
+        step.note = (
+            f"{len(turns)} turns in {1 + turns[-1].place[0]} launches; "
+            f"other programs used {100 * others:.0f} %"
+        )
+    return turns
 
 
 def turn_options_of(options: ExperimentOptions) -> TurnOptions:
@@ -121,37 +150,30 @@ def _pass(
             passes[name].append(process.time(len(feeds), wake_seconds=0.0))
 
 
-def _timings(
+def _speedups(
     variants: Sequence[Variant],
+    shape: tuple[int, int],
     turns: Sequence[Turn],
-    turn_options: TurnOptions,
-    batches: Mapping[str, ThroughputBatches],
-    passes: Mapping[str, list[list[float]]],
+    times: Mapping[str, PairedTimes],
     options: ExperimentOptions,
-) -> dict[str, Timing]:
+) -> dict[str, Speedup]:
     """What the turns say, beside what earlier runs on this machine left; this run is added to that."""
-    place = _history_file(open_cache(options.cache_dir), options)
-    history = read_history(place)
-    times = {v.name: paired_times(v.name, TEACHER, turns, turn_options) for v in variants}
-    undisturbed = [
-        turn for turn in turns if turn.others <= turn_options.max_others and PROBE in turn.times_ms
-    ]
-    probe = probe_times({turn.place: turn.times_ms[PROBE] for turn in undisturbed})
-    timings = {}
-    for variant in variants:
-        name, is_teacher = variant.name, variant.name == TEACHER
-        timings[name] = Timing(
-            latency=times[name].latency,
-            speedup=EQUAL if is_teacher else speedup_of(times[name], probe, history, variant.model.sha256),
-            log_ratios=times[name].log_ratios,
-            throughput=batches[name].throughput(passes[name]),
-            throughput_ratio=_throughput_ratio(name, batches, passes),
-        )
-    if probe:
-        ratios = {v.model.sha256: times[v.name].log_ratios for v in variants if v.name != TEACHER}
-        history.add(probe, ratios)
-        write_history(place, history)
-    return timings
+    file = _history_file(open_cache(options.cache_dir), options)
+    keys = {v.name: f"{v.model.sha256} {shape[0]}x{shape[1]}" for v in variants}
+    limit = turn_options_of(options).max_others
+    probe = probe_times(
+        {t.place: t.times_ms[PROBE] for t in turns if t.others <= limit and PROBE in t.times_ms}
+    )
+    with FileLock(file.with_suffix(".lock")):
+        history = read_history(file)
+        speedups = {
+            name: EQUAL if name == TEACHER else speedup_of(times[name], probe, history, keys[name])
+            for name in times
+        }
+        if probe:
+            history.add(probe, {keys[n]: times[n].log_ratios for n in times if n != TEACHER})
+            write_history(file, history)
+    return speedups
 
 
 def _throughput_ratio(

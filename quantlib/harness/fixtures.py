@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from quantlib.experiment import gating
 from quantlib.experiment.build import Built, build
 from quantlib.experiment.measure import check, evaluate
 from quantlib.experiment.options import ExperimentOptions
+from quantlib.experiment.timing import time_speedups
 from quantlib.experiment.work import Variant
 from quantlib.harness.options import HarnessOptions, Shape
 from quantlib.harness.run import Harness, wrong_use
@@ -22,6 +24,7 @@ from quantlib.machine import sessions
 from quantlib.measuring import accuracy
 from quantlib.measuring.checks import Checks
 from quantlib.measuring.latency import LatencyStats
+from quantlib.measuring.latency.speedup import Speedup
 from quantlib.measuring.latency.stats import WAKE_SECONDS, wake
 from quantlib.support.progress import Steps
 
@@ -116,11 +119,32 @@ def accuracy_and_size(
     return gating.record(built, evaluations, experiment_options)
 
 
+@pytest.fixture(scope="session")
+def paired_speedups(
+    pytestconfig: pytest.Config, built: Built, experiment_options: ExperimentOptions, steps: Steps
+) -> Callable[[Shape], dict[str, Speedup]]:
+    """The speedups of all variants at a shape, timed in turns with the teacher, once in a session."""
+
+    @functools.cache
+    def at(shape: Shape) -> dict[str, Speedup]:
+        with shown(pytestconfig):
+            return time_speedups(built.variants, shape, experiment_options, steps)
+
+    return at
+
+
 @pytest.fixture
 def time_variant(
-    benchmark: Any, experiment_options: ExperimentOptions, harness: Harness
+    benchmark: Any,
+    experiment_options: ExperimentOptions,
+    harness: Harness,
+    paired_speedups: Callable[[Shape], dict[str, Speedup]],
 ) -> Callable[[Variant, Shape], None]:
-    """Time a variant with `benchmark.pedantic`: real rows of the task, one session open at a time."""
+    """Time a variant with `benchmark.pedantic`: real rows of the task, one session open at a time.
+
+    The paired ratio to the teacher, which does not drift with the machine, is put into `extra_info`, but not
+    in a run of the gate.
+    """
 
     def timed(variant: Variant, shape: Shape) -> None:
         batch, length = shape
@@ -142,6 +166,12 @@ def time_variant(
             stats = LatencyStats(times_ms, experiment_options.warmup_runs)
             benchmark.extra_info["standard_error_ms"] = stats.standard_error_ms
             benchmark.extra_info["noisy"] = stats.noisy
+            if harness.gate is None:  # the gate times in turns itself, and only what has changed
+                speedup = paired_speedups(shape)[variant.name]
+                benchmark.extra_info["speedup"] = speedup.ratio
+                benchmark.extra_info["speedup_low"] = speedup.low
+                benchmark.extra_info["speedup_high"] = speedup.high
+                benchmark.extra_info["trusted"] = speedup.trusted
             harness.timings.append((variant.name, f"{batch}x{length}", stats))
 
     return timed

@@ -62,7 +62,7 @@ EQUAL = Speedup(1.0, 1.0, 1.0)
 """Of the reference itself."""
 
 
-def speedup_of(times: PairedTimes, probe: Mapping[Place, float], history: History, digest: str) -> Speedup:
+def speedup_of(times: PairedTimes, probe: Mapping[Place, float], history: History, model: str) -> Speedup:
     """A model's speedup from its turns, the probe's times in them, and earlier runs.
 
     Where the machine has two states, the interval covers that of each: of a state that this run did not see,
@@ -72,7 +72,7 @@ def speedup_of(times: PairedTimes, probe: Mapping[Place, float], history: Histor
         times: of the model.
         probe: the probe's time in each turn, in ms; empty if there is none.
         history: of earlier runs, without this one.
-        digest: the SHA-256 of the model.
+        model: its key in the history.
     """
     estimate = times.estimate().ratio()
     plain = Speedup(estimate.ratio, estimate.low, estimate.high, times.others, times.disturbed)
@@ -93,7 +93,7 @@ def speedup_of(times: PairedTimes, probe: Mapping[Place, float], history: Histor
         note = f"{fast.ratio:.2f}x and {slow.ratio:.2f}x: this machine had two states"
         return _covering(plain, fast.low, fast.high, slow.low, slow.high, note=note)
     missing_is_slow = seen[0]
-    known = history.log_ratios(digest, limit, missing_is_slow)
+    known = history.log_ratios(model, limit, missing_is_slow)
     what = "slow" if missing_is_slow else "fast"
     if len(known) > _FEW:
         other = estimate_log_ratio([known]).ratio()

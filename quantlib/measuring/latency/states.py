@@ -52,7 +52,7 @@ def state_limit(probe_ms: Sequence[float]) -> float | None:
 class History:
     """What earlier runs on this machine measured: the probe's times, and the log ratios of each model.
 
-    probe_ms: of the last turns. ratios: {SHA-256 of a model: [(probe_ms, log ratio to the reference)]}.
+    probe_ms: of the last turns. ratios: {model and shape: [(probe_ms, log ratio to the reference)]}.
     """
 
     probe_ms: list[float] = field(default_factory=list)
@@ -61,23 +61,23 @@ class History:
     def add(self, probe: Mapping[Place, float], ratios: Mapping[str, Mapping[Place, float]]) -> None:
         """Add a run's turns: the probe's times and the log ratios of each model, by place."""
         self.probe_ms = [*self.probe_ms, *probe.values()][-_TURNS_KEPT:]
-        for digest, of_model in ratios.items():
+        for model, of_model in ratios.items():
             pairs = [(probe[place], value) for place, value in of_model.items() if place in probe]
-            self.ratios[digest] = [*self.ratios.pop(digest, []), *pairs][-_RATIOS_KEPT:]
-        for digest in list(self.ratios)[:-_TURNS_KEPT]:
-            del self.ratios[digest]
+            self.ratios[model] = [*self.ratios.pop(model, []), *pairs][-_RATIOS_KEPT:]
+        for model in list(self.ratios)[:-_TURNS_KEPT]:
+            del self.ratios[model]
 
-    def log_ratios(self, digest: str, limit: float, slow: bool) -> list[float]:
+    def log_ratios(self, model: str, limit: float, slow: bool) -> list[float]:
         """Those of a model in the state above the limit (slow) or below it."""
-        return [value for probe_ms, value in self.ratios.get(digest, ()) if (probe_ms > limit) == slow]
+        return [value for probe_ms, value in self.ratios.get(model, ()) if (probe_ms > limit) == slow]
 
     def shift(self, limit: float) -> float | None:
         """The largest change of a log ratio from the fast state to the slow one; None if none is known."""
         shifts = [
             float(np.median(slow) - np.median(fast))
             for fast, slow in (
-                (self.log_ratios(digest, limit, False), self.log_ratios(digest, limit, True))
-                for digest in self.ratios
+                (self.log_ratios(model, limit, False), self.log_ratios(model, limit, True))
+                for model in self.ratios
             )
             if len(fast) >= _FEW and len(slow) >= _FEW
         ]
@@ -91,8 +91,8 @@ def read_history(path: Path) -> History:
         return History(
             _positive(values["probe_ms"]),
             {
-                str(digest): [(float(probe_ms), float(value)) for probe_ms, value in pairs]
-                for digest, pairs in values["ratios"].items()
+                str(model): [(float(probe_ms), float(value)) for probe_ms, value in pairs]
+                for model, pairs in values["ratios"].items()
             },
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
