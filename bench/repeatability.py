@@ -3,9 +3,9 @@
     python bench/repeatability.py --runs 20 -- --teacher DIR        (what follows -- goes to the command)
 
 A load that comes and goes on one core (bench/load.py) runs beside every second run. Shown are, for each
-variant, the median speedup of the quiet runs, how far trusted speedups lie from it, and how many were trusted;
-then how often each first choice was made, and how often the intervals of two variants of the same graph
-(--same A,B) overlapped.
+variant, the median speedup of the quiet runs, how far trusted speedups lie from it, and how many were
+trusted; then how often each first choice was made, and how often the intervals of two variants of the same
+graph (--same A,B) overlapped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def one_run(arguments: list[str], beside_load: bool) -> dict[str, Any]:
     """The speedups, choices and seconds of one run of the command."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch, load() if beside_load else contextlib.nullcontext():
-        command = [sys.executable, ROOT / "quantization_experiments.py", *arguments]
+        command = [sys.executable, str(ROOT / "quantization_experiments.py"), *arguments]
         subprocess.run([*command, "--output-dir", scratch], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
         (directory,) = (path.parent for path in Path(scratch).glob("*/results.json"))
         results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
@@ -89,7 +89,7 @@ def main() -> None:
         print(f"run {number + 1}: {runs[-1]['seconds']:.0f} s, {runs[-1]['choices']}", flush=True)
         if args.out:
             write_json(args.out, {"runs": runs})
-    report(runs, [tuple(pair.split(",", 1)) for pair in args.same])  # type: ignore[misc]
+    report(runs, [tuple(pair.split(",", 1)) for pair in args.same])
 
 
 if __name__ == "__main__":
