@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from quantlib.compression.variants import TEACHER
+from quantlib.compression.variants import TEACHER, VariantName
 from quantlib.report.columns import VariantResult, speedup_words
 from quantlib.report.front import CLEAR_SIZE, Field
 from quantlib.support.errors import InputError
@@ -65,13 +65,13 @@ def choices(results: Sequence[VariantResult], field: Field, wishes: Wishes) -> l
         wishes: the user's own.
     """
     by_name = {result.name: result for result in results}
-    quantized = [r.name for r in results if r.recipe is not None and r.name.partition("_")[0] != "student"]
-    close = [r.name for r in results if r.name != TEACHER and r.accuracy_drop <= HALF_A_POINT + 1e-9]
-    everyone = [r.name for r in results if r.name != TEACHER]
+    everyone = [result.name for result in results if result.name != TEACHER]
+    quantized = [n for n in everyone if by_name[n].recipe is not None and not VariantName.parse(n).student]
+    close = [name for name in everyone if by_name[name].accuracy_drop <= HALF_A_POINT + 1e-9]
     ways: list[tuple[str, list[str], Callable[[list[str]], str]]] = []
     if quantized:
-        slowest = field.about_as_fast(quantized, _EIGHT_BIT_SHARE)
-        ways.append(("most accurate at the speed of 8 bits", slowest, field.most_accurate))
+        fast_enough = field.about_as_fast(quantized, _EIGHT_BIT_SHARE)
+        ways.append(("most accurate at the speed of 8 bits", fast_enough, field.most_accurate))
     ways.append(("fastest within half a point", close, lambda n: fastest(field, n)))
     ways.append(("smallest within half a point", close, lambda n: smallest(field, n)))
     if wishes:
