@@ -1,0 +1,122 @@
+"""The first choices of a run, from results: who is chosen for which wish, and the line that says why."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from quantlib.data.tasks import get_task
+from quantlib.measuring.accuracy import Evaluation
+from quantlib.measuring.latency.speedup import EQUAL, Speedup
+from quantlib.measuring.latency.stats import LatencyStats
+from quantlib.report.choices import Choice, Wishes, as_json, choices, words
+from quantlib.report.columns import VariantResult
+from quantlib.report.front import Field, Score
+
+PLACES = [(launch, turn) for launch in range(2) for turn in range(3)]
+LABELS = np.arange(200) % 2
+
+
+def result(
+    name: str,
+    speedup: Speedup,
+    wrong: int,
+    megabytes: float,
+    teacher: VariantResult | None,
+    recipe: str | None,
+) -> VariantResult:
+    """A variant of SST-2 that is wrong on the first `wrong` of 200 rows."""
+    labels = np.where(np.arange(200) < wrong, 1 - LABELS, LABELS)
+    logits = np.eye(2, dtype=np.float32)[labels]
+    score = 1 - wrong / 200
+    return VariantResult(
+        name,
+        metrics={"accuracy": score},
+        eval_loss=0.1,
+        size_bytes=round(megabytes * 2**20),
+        latency=LatencyStats((10 / speedup.ratio,) * 3, 0),
+        agreement=1 - wrong / 200,
+        teacher=teacher,
+        recipe=recipe,
+        task=get_task("SST-2"),
+        evaluation=Evaluation(logits, LABELS, {"accuracy": score}, 0.1),
+        paired=speedup,
+    )
+
+
+def around(ratio: float) -> Speedup:
+    return Speedup(ratio, ratio * 0.97, ratio * 1.03)
+
+
+TEACHER = result("teacher", EQUAL, 0, 86, None, None)
+RESULTS = [
+    TEACHER,
+    result("quant_1", around(2.5), 10, 22, TEACHER, "S8S8"),
+    result("quant_2", around(3.1), 2, 22, TEACHER, "U8S8"),
+    result("static_u8s8_smooth", around(3.05), 0, 22, TEACHER, "smoothed"),
+    result("static_u8s8_embed4", around(3.0), 1, 17, TEACHER, "4 bits"),
+    result("student", around(2.0), 1, 66, TEACHER, None),
+    result("student_quant_2", around(6.8), 4, 16.8, TEACHER, "U8S8"),
+]
+FIELD = Field(
+    {
+        r.name: Score(
+            r.metrics["accuracy"],
+            r.agreement,
+            1.001 - r.agreement,
+            r.size_bytes,
+            dict.fromkeys(PLACES, math.log(r.speedup)),
+        )
+        for r in RESULTS
+    },
+    "teacher",
+)
+
+
+def chosen(wishes: Wishes) -> dict[str, str | None]:
+    return {choice.wish: choice.variant for choice in choices(RESULTS, FIELD, wishes)}
+
+
+def test_there_is_one_for_each_usual_wish() -> None:
+    assert chosen(Wishes()) == {
+        "most accurate at the speed of 8 bits": "static_u8s8_smooth",
+        "fastest within half a point": "static_u8s8_smooth",
+        "smallest within half a point": "static_u8s8_embed4",
+    }
+
+
+@pytest.mark.parametrize(
+    ("wishes", "variant"),
+    [
+        (Wishes(max_drop=0.02), "student_quant_2"),
+        (Wishes(min_speedup=3.0), "quant_2"),
+        (Wishes(min_speedup=3.1), "student_quant_2"),
+        (Wishes(min_speedup=2.9), "static_u8s8_smooth"),
+        (Wishes(max_size_mb=20), "static_u8s8_embed4"),
+        (Wishes(max_size_mb=20, min_speedup=5), "student_quant_2"),
+        (Wishes(max_drop=0.0, min_speedup=5), None),
+    ],
+)
+def test_the_users_own_limits_choose_too(wishes: Wishes, variant: str | None) -> None:
+    assert chosen(wishes)["within your limits"] == variant
+
+
+def test_a_line_says_what_it_costs_and_wins() -> None:
+    line = words(RESULTS[2])
+    assert line.startswith("3.1x faster [3.0, 3.2], 3.9x smaller, drop 1.0 points [")
+    assert line.endswith("], agrees on 99.0 %")
+    wide = VariantResult(
+        "x", metrics={"accuracy": 1.0}, eval_loss=0.1, size_bytes=1, latency=TEACHER.latency, teacher=TEACHER,
+        paired=Speedup(3.0, 2.6, 3.2, note="2.6x and 3.2x: this machine had two states"),
+    )  # fmt: skip
+    assert words(wide).startswith("2.6 to 3.2x faster (2.6x and 3.2x: this machine had two states), ")
+
+
+def test_where_none_meets_a_wish_that_is_said() -> None:
+    (*_, own) = choices(RESULTS, FIELD, Wishes(min_speedup=100))
+    assert own == Choice("within your limits", None, "no variant of this run")
+    assert as_json([own]) == [
+        {"wish": "within your limits", "variant": None, "why": "no variant of this run"}
+    ]
