@@ -50,7 +50,7 @@ from quantlib.gate import (
 from quantlib.gate.accuracy import changed_predictions, mcnemar_p
 from quantlib.gate.findings import Kind
 from quantlib.gate.limits import Tables
-from quantlib.measuring.latency.estimate import estimate_log_ratio
+from quantlib.measuring.latency.estimate import PRIOR_DEGREES, estimate_log_ratio
 from quantlib.support.errors import InputError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -469,14 +469,16 @@ def recorded(launches: Any, shift: float = 0.0) -> LatencyRecord:
 
 
 def test_both_runs_have_an_error() -> None:
-    # Two launches that differ by nothing: what is known of launches is all their error, with 3 degrees.
+    # Two launches that differ by nothing: what is known of launches is all their error.
     sure, both = recorded([[0.5] * 5] * 2), recorded([[0.5] * 5] * 2)
     error = estimate_log_ratio(sure.launches).error
     paired = estimate_paired_slowdown([[0.0] * 5] * 2, confidence=0.99)
-    assert math.log1p(paired.high) == pytest.approx(stats.t.ppf(0.99, 3) * error)
+    assert math.log1p(paired.high) == pytest.approx(stats.t.ppf(0.99, PRIOR_DEGREES + 1) * error)
     two = estimate_slowdown(sure, both, confidence=0.99)
     # Of two equal errors, Welch and Satterthwaite's degrees are the sum.
-    assert math.log1p(two.high) == pytest.approx(stats.t.ppf(0.99, 6) * math.sqrt(2) * error)
+    assert math.log1p(two.high) == pytest.approx(
+        stats.t.ppf(0.99, 2 * PRIOR_DEGREES + 2) * math.sqrt(2) * error
+    )
     assert math.log1p(estimate_slowdown(sure, both, confidence=0.99, spread=0.1).high) == pytest.approx(
         math.log1p(two.high) + 0.1
     )
@@ -889,10 +891,10 @@ def latency_of(times: LatencyRecord, held: LimitTable, **changes: Any) -> list[F
 @pytest.mark.parametrize(
     ("speedup", "kind", "words"),
     [
-        (1.31, "violation", "slowdown 22.1 % [19.9, 24.4]"),
-        (1.53, "undecided", "slowdown 4.6 % [2.7, 6.5], undecided: the interval holds the limit"),
-        (1.60, "note", "slowdown 0.0 % [-1.8, 1.9]"),
-        (2.00, "note", "slowdown -20.0 % [-21.5, -18.5]"),
+        (1.31, "violation", "slowdown 22.1 % [19.7, 24.6]"),
+        (1.53, "undecided", "slowdown 4.6 % [2.5, 6.7], undecided: the interval holds the limit"),
+        (1.60, "note", "slowdown 0.0 % [-2.0, 2.0]"),
+        (2.00, "note", "slowdown -20.0 % [-21.6, -18.4]"),
     ],
     ids=["slower", "near_the_limit", "same", "faster"],
 )
@@ -901,7 +903,7 @@ def test_speedup_against_the_baseline(speedup: float, kind: str, words: str) -> 
     assert finding.kind == kind
     assert re.match(
         rf"quant_2 1x128: speedup {speedup:.2f} \[\d\.\d\d, \d\.\d\d\], "
-        r"baseline 1.60 \[1.58, 1.62\], limit -5 %; ",
+        r"baseline 1.60 \[1.57, 1.63\], limit -5 %; ",
         finding.text,
     )
     assert finding.text.endswith(words)
@@ -913,12 +915,12 @@ def test_speedup_against_the_baseline(speedup: float, kind: str, words: str) -> 
 def test_the_least_speedup(least: float, kind: str) -> None:
     (finding,) = judge_latency("quant_2", "1x128", gate_record(), None, table(min_speedup=least))
     assert finding.kind == kind
-    assert finding.text.startswith(f"quant_2 1x128: speedup 1.60 [1.58, 1.62], limit at least {least:.2f}")
+    assert finding.text.startswith(f"quant_2 1x128: speedup 1.60 [1.57, 1.63], limit at least {least:.2f}")
 
 
 def test_latency_without_limits_is_noted() -> None:
     (finding,) = judge_latency("quant_2", "1x128", gate_record(), None, NO_LIMITS)
-    assert (finding.kind, finding.text) == ("note", "quant_2 1x128: speedup 1.60 [1.58, 1.62]")
+    assert (finding.kind, finding.text) == ("note", "quant_2 1x128: speedup 1.60 [1.57, 1.63]")
     (finding,) = latency_of(latency(0.1), NO_LIMITS)
     assert finding.kind == "note"
     assert "no limit" in finding.text
@@ -960,7 +962,7 @@ def test_what_is_unchanged_is_a_note_and_the_least_speedup_still_holds() -> None
     assert (finding.kind, finding.text) == ("note", "quant_2 1x128: unchanged: the same would run")
     least, finding = compared(same, held, latency=gate_record().latency)
     assert (least.kind, least.metric) == ("violation", "min_speedup")
-    assert finding.text.endswith("; speedup 1.60 [1.58, 1.62]")
+    assert finding.text.endswith("; speedup 1.60 [1.57, 1.63]")
 
 
 def test_the_weaker_way_says_why_and_is_wider() -> None:

@@ -94,7 +94,7 @@ def _points(axes: Axes, results: Sequence[VariantResult], model: str, number: in
         for result in shown:
             timing, median_ms = result.timing, result.median_ms
             ends = median_ms * timing.ratio / timing.high, median_ms * timing.ratio / timing.low
-            axes.hlines(result.metrics[result.primary_metric], *ends, colors=colour, linewidth=1)
+            axes.plot(ends, [result.metrics[result.primary_metric]] * 2, color=colour, linewidth=1)
     axes.scatter([], [], s=_IN_LEGEND, marker=marker, color=colour, label=model)
 
 
