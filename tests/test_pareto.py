@@ -93,6 +93,12 @@ def test_a_metric_above_the_teachers_by_luck_is_no_merit() -> None:
     assert Field(scores, "teacher", lambda _, __: True).accuracy("lucky", "true") == 1
 
 
+def test_what_the_order_of_sums_does_to_logits_is_no_error() -> None:
+    pair = field(teacher=score(logit_error=0.0), compiled=score(speedup=1.2, logit_error=4e-7))
+    assert pair.accuracy("teacher", "compiled") == 0
+    assert pair.beaten_by() == {"teacher": "compiled", "compiled": None}
+
+
 def test_a_difference_of_the_metric_that_is_not_sure_is_decided_by_agreement() -> None:
     pair = {"worse": score(0.91, agreement=0.95), "better": score(0.90, agreement=0.99)}
     assert field(sure=True, teacher=score(0.95), **pair).accuracy("better", "worse") == -1
