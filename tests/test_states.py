@@ -44,7 +44,7 @@ def test_one_level_has_no_limit(seed: int, count: int, spread: float) -> None:
     assert limit is None or spread > 0.15
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(3, 40), st.integers(3, 40))
+@given(st.integers(0, 2**32 - 1), st.integers(20, 40), st.integers(20, 40))
 def test_two_levels_are_parted(seed: int, fast: int, slow: int) -> None:
     rng = np.random.default_rng(seed)
     times = [*(3 * np.exp(rng.normal(0, 0.03, fast))), *(5 * np.exp(rng.normal(0, 0.03, slow)))]
@@ -55,6 +55,7 @@ def test_two_levels_are_parted(seed: int, fast: int, slow: int) -> None:
 
 def test_a_few_spikes_are_no_state() -> None:
     assert state_limit([3.0, 3.1, 2.9, 3.0, 3.05, 9.0, 9.1]) is None
+    assert state_limit([6.51, 2.48, 2.56, 2.47, 2.59, 2.56, 1.89, 1.87, 5.61, 5.83, 2.49, 2.93]) is None
     assert state_limit([]) is None
 
 

@@ -20,7 +20,7 @@ from quantlib.support.files import write_json
 # four times as wide as the levels themselves. Of normal values Otsu's best cut leaves 2.65 times, of equally
 # spread ones 3.46.
 MIN_STEP, MIN_GAP = math.log(1.25), 4.0
-_FEW = 3  # turns: fewer are spikes, not a state
+_FEW, _SHARE = 3, 0.3  # turns, and their share of all: fewer are spikes, not a state
 _TURNS_KEPT, _RATIOS_KEPT = 600, 60
 
 
@@ -32,10 +32,11 @@ def state_limit(probe_ms: Sequence[float]) -> float | None:
     """
     times = np.sort(np.asarray(probe_ms, dtype=np.float64))
     logs = np.log(times)
-    if len(logs) < 2 * _FEW:
+    few = max(_FEW, math.ceil(_SHARE * len(logs)))
+    if len(logs) < 2 * few:
         return None
     logs -= logs.mean()  # the sums below lose no digits then
-    cuts = np.arange(_FEW, len(logs) - _FEW + 1)
+    cuts = np.arange(few, len(logs) - few + 1)
     below = np.cumsum(logs)[cuts - 1]
     # The sums of both sides are opposite, so this is the squares' sum less those of both means.
     within = np.sum(logs**2) - below**2 * (1 / cuts + 1 / (len(logs) - cuts))
