@@ -45,8 +45,8 @@ from quantlib.experiment.gate_timing import (
     paired_comparison,
 )
 from quantlib.measuring.latency import Launches, Sampling, TimedProcess, sample_ratios
-from quantlib.measuring.latency.launches import Start
 from quantlib.measuring.latency.others import Watch, watch_others
+from quantlib.measuring.latency.paired import Start
 from quantlib.support.files import sha256_file, write_json
 from quantlib.support.store import FileStore
 

@@ -13,8 +13,8 @@ from quantlib.experiment.old_models import OldModels
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.work import Variant
 from quantlib.measuring.latency import Launches, Sampling, TimedProcess, sample_ratios
-from quantlib.measuring.latency.launches import Start
 from quantlib.measuring.latency.others import Watch, watch_others
+from quantlib.measuring.latency.paired import Start
 from quantlib.measuring.latency.process import Feeds
 from quantlib.support.errors import Unavailable
 from quantlib.support.progress import Steps

@@ -21,13 +21,12 @@ from quantlib.measuring.latency.estimate import estimate_log_ratio
 from quantlib.measuring.latency.interleaved import (
     PairedTimes,
     Place,
-    Start,
     Turn,
     TurnOptions,
     paired_times,
     take_turns_until_precise,
 )
-from quantlib.measuring.latency.paired import PairedRatio, Timed
+from quantlib.measuring.latency.paired import PairedRatio, Start, Timed
 from quantlib.measuring.latency.probe import PROBE, probe_feed, write_probe
 from quantlib.measuring.latency.speedup import EQUAL, Speedup, probe_times, speedup_of
 from quantlib.measuring.latency.states import read_history, write_history

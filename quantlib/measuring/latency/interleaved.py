@@ -11,20 +11,15 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from quantlib.measuring.latency.estimate import LogRatio, estimate_log_ratio
 from quantlib.measuring.latency.others import MAX_OTHERS, Watch, watch_others
-from quantlib.measuring.latency.paired import Timed
+from quantlib.measuring.latency.paired import Start, Timed, launched
 from quantlib.measuring.latency.stats import NUM_RUNS, WARMUP_RUNS, Clock, LatencyStats
 from quantlib.support.errors import InputError
-
-Start = Callable[[], AbstractContextManager[Timed]]
-"""Starts the process of one model and ends it on exit."""
 
 Place = tuple[int, int]
 """The number of a launch, and of a turn in it."""
@@ -143,7 +138,8 @@ def take_turns_until_precise(
     for launch in itertools.count():
         # The first launches share the time that is left, so that a busy one leaves some for the next.
         share = min(1.0, (launch + 1) / options.launches)
-        with _launched({name: starts[name] for name in names}) as processes:
+        with launched([starts[name] for name in names]) as started:
+            processes = dict(zip(names, started, strict=True))
             # Who goes first alternates from launch to launch too: an odd number of turns is no favour then.
             for turn in _turns(processes, launch, options, watch, lambda: clock() - began, share):
                 turns.append(turn)
@@ -158,14 +154,6 @@ def take_turns_until_precise(
                 return turns
             names = [name for name in starts if name in stay | wide]
     raise AssertionError("unreachable: the launches are counted without end")
-
-
-@contextmanager
-def _launched(starts: Mapping[str, Start]) -> Iterator[dict[str, Timed]]:
-    with ExitStack() as stack, ThreadPoolExecutor(len(starts)) as pool:
-        # In parallel: loading a model keeps only one core busy.
-        processes = list(pool.map(lambda start: stack.enter_context(start()), starts.values()))
-        yield dict(zip(starts, processes, strict=True))
 
 
 def _turns(

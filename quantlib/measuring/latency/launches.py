@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from quantlib.measuring.latency.others import MAX_OTHERS, Watch, watch_others
-from quantlib.measuring.latency.paired import FloatArray, Timed, take_turns
+from quantlib.measuring.latency.paired import FloatArray, Start, launched, take_turns
 from quantlib.measuring.latency.stats import Clock
 from quantlib.support.errors import InputError
 
@@ -26,9 +24,6 @@ MOST_TURNS = 3
 """A launch on a busy machine takes at most so many times as many turns as it needs."""
 
 BoolArray = npt.NDArray[np.bool_]
-
-Start = Callable[[], AbstractContextManager[Timed]]
-"""Starts the process of one model and ends it on exit."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +146,7 @@ class _Launch:
 
 def _one_launch(starts: Sequence[Start], sampling: Sampling, watch: Watch) -> tuple[FloatArray, FloatArray]:
     """The block times of each process, (processes, turns), and what others used in each turn."""
-    with ExitStack() as stack, ThreadPoolExecutor(len(starts)) as pool:
-        # In parallel: loading a model keeps only one core busy.
-        processes = list(pool.map(lambda start: stack.enter_context(start()), starts))
+    with launched(starts) as processes:
         times: list[FloatArray] = []
         others: list[float] = []
         while len(times) < MOST_TURNS * sampling.turns:

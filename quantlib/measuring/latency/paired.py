@@ -6,7 +6,9 @@ A machine whose speed drifts slows both sides of a turn alike, so their ratio st
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,6 +26,18 @@ class Timed(Protocol):
     def time(self, runs: int, *, warmup_runs: int = 0, wake_seconds: float = WAKE_SECONDS) -> list[float]:
         """The time of each run, in ms."""
         ...
+
+
+Start = Callable[[], AbstractContextManager[Timed]]
+"""Starts the process of one model and ends it on exit."""
+
+
+@contextmanager
+def launched(starts: Sequence[Start]) -> Iterator[list[Timed]]:
+    """The processes, in order, until the end of the block."""
+    with ExitStack() as stack, ThreadPoolExecutor(len(starts)) as pool:
+        # In parallel: loading a model keeps only one core busy.
+        yield list(pool.map(lambda start: stack.enter_context(start()), starts))
 
 
 @dataclass(frozen=True)
