@@ -32,10 +32,9 @@ Evaluations = dict[str, accuracy.Evaluation]
 
 @dataclass(frozen=True)
 class Measured:
-    """One variant's predictions, checks and times."""
+    """One variant's predictions and times."""
 
     evaluation: accuracy.Evaluation
-    checks: Checks
     timing: Timing
 
 
@@ -45,20 +44,19 @@ def measure(
     steps: Steps | None = None,
     known: Mapping[str, Measured] | None = None,
 ) -> dict[str, Measured]:
-    """Predict all evaluation rows with each variant, check each, then time them in turns with the teacher.
+    """Predict all evaluation rows with each variant, then time them in turns with the teacher.
 
     known: variants that were measured already; they are taken over.
     """
     steps, known = steps or Steps(), known or {}
     evaluations = evaluate(built, options, steps, known)
-    checks = check(built, options, steps, known)
     new = [v for v in built.variants if v.name not in known or v.name == TEACHER]
     launches = {place[0] for each in known.values() for place in each.timing.log_ratios}
     timings = time_variants(new, options, steps, 1 + max(launches, default=-1))
     return {
         variant.name: known[variant.name]
         if variant.name in known
-        else Measured(evaluations[variant.name], checks[variant.name], timings[variant.name])
+        else Measured(evaluations[variant.name], timings[variant.name])
         for variant in built.variants
     }
 
@@ -109,13 +107,10 @@ def _key(variant: Variant, built: Built, options: ExperimentOptions) -> dict[str
     }
 
 
-def check(
-    built: Built, options: ExperimentOptions, steps: Steps | None = None, known: Collection[str] = ()
-) -> dict[str, Checks]:
-    """What is checked of each new variant beyond its accuracy, by name; cached as predictions are."""
+def check(built: Built, options: ExperimentOptions, steps: Steps | None = None) -> dict[str, Checks]:
+    """What is checked of each variant beyond its accuracy, by name; cached as predictions are."""
     cache, steps = open_cache(options.cache_dir), steps or Steps()
-    new = [variant for variant in built.variants if variant.name not in known]
-    return {variant.name: _check(variant, built, options, cache, steps) for variant in new}
+    return {variant.name: _check(variant, built, options, cache, steps) for variant in built.variants}
 
 
 def _check(variant: Variant, built: Built, options: ExperimentOptions, cache: Cache, steps: Steps) -> Checks:
@@ -151,10 +146,12 @@ def _kept(variant: Variant) -> set[str]:
     return {name for name in in_float if recipe.precision(name) == "float"}
 
 
-def compare(built: Built, measured: Mapping[str, Measured]) -> list[VariantResult]:
+def compare(
+    built: Built, measured: Mapping[str, Measured], checks: Mapping[str, Checks] | None = None
+) -> list[VariantResult]:
     """The results of all variants against the teacher, in their order, the teacher first.
 
-    Of each one it says whether it is on the front, or which one beats it.
+    Of each one it says whether it is on the front, or which one beats it. checks: by name, if they were made.
     """
     beaten_by = field_of(built, measured).beaten_by()
     reference = measured[TEACHER].evaluation
@@ -176,7 +173,7 @@ def compare(built: Built, measured: Mapping[str, Measured]) -> list[VariantResul
                 evaluation=each.evaluation,
                 on_front=beaten_by[variant.name] is None,
                 beaten_by=beaten_by[variant.name],
-                checks=each.checks,
+                checks=(checks or {}).get(variant.name),
                 paired=each.timing.speedup,
                 throughput_ratio=each.timing.throughput_ratio,
             )
