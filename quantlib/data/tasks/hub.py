@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from quantlib.data.hub import hub_package
 from quantlib.data.tasks.splits import Example
 from quantlib.data.tasks.task import Task
-from quantlib.data.tasks.text import quoted
+from quantlib.data.text import quoted
 from quantlib.support.errors import InputError
 
 DATASET = "nyu-mll/glue"
@@ -22,19 +23,10 @@ def load_parts(task_name: str, config: str) -> Parts:
     Raises:
         InputError: the package datasets is missing, or the hub does not give them.
     """
-    try:
-        import datasets
-        from datasets.exceptions import DatasetsError
-        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # that of its HTTP client
-    except ImportError as error:
-        raise InputError(
-            f"{task_name} from the hub needs the package datasets: pip install 'bert-quantlib[hub]'; "
-            "or give GLUE's files with --data-dir"
-        ) from error
+    datasets, refusals = hub_package(f"{task_name} from the hub", "or give GLUE's files with --data-dir")
     try:
         parts: Parts = datasets.load_dataset(DATASET, config)
-    # ValueError: offline, with other tasks of GLUE in the cache.
-    except (OSError, HTTPError, DatasetsError, ValueError) as error:
+    except refusals as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{task_name}: cannot load {DATASET} from the hub ({reason}); "

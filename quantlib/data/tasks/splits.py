@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
-from quantlib.data.tasks.text import collapsed
+from quantlib.data.text import collapsed
 from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_json
 

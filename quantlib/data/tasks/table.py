@@ -5,7 +5,7 @@ from __future__ import annotations
 from quantlib.data.tasks.bbc import BbcNews
 from quantlib.data.tasks.glue import Glue
 from quantlib.data.tasks.task import Task
-from quantlib.data.tasks.text import quoted
+from quantlib.data.text import quoted
 from quantlib.support.errors import InputError
 
 # Label order and columns: the data cards of GLUE (Wang et al. 2018) and the headers of its files.

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 from quantlib.data.metrics import METRICS
 from quantlib.data.tasks.splits import Example, Splits, limit_train
-from quantlib.data.tasks.text import quoted
+from quantlib.data.text import quoted
 from quantlib.support.errors import InputError
 
 

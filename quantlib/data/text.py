@@ -18,8 +18,8 @@ def read_errors(path: Path) -> Iterator[None]:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file, split at LF alone: texts hold U+2028, form feeds and the like.
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, without a BOM.
 
     Raises:
         InputError: the file cannot be read, or is not UTF-8.
@@ -27,17 +27,29 @@ def read_lines(path: Path) -> list[str]:
     with read_errors(path):
         data = path.read_bytes()
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         # The codec has cut off a BOM, so places are those in `error.object`.
         line = error.object.count(b"\n", 0, error.start) + 1
         raise InputError(
             f"{path} line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8"
         ) from error
+
+
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, split at LF alone: texts hold U+2028, form feeds and the like.
+
+    A CR before an LF is none of a line's text; blank lines at the end are no lines.
+    """
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     while lines and not lines[-1]:
         lines.pop()
     return lines
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 file; see `split_lines`. Errors are those of `read_text`."""
+    return split_lines(read_text(path))
 
 
 def collapsed(text: str) -> str:
