@@ -40,7 +40,7 @@ def read_jsonl(path: Path) -> Table:
             column.append(usable(value, "an object" if isinstance(value, dict) else "a nested list"))
     if not cells:
         raise InputError(f"{path}: no columns, its objects are empty")
-    check_names(cells, str(path))
+    check_names(list(cells), str(path))
     missing += sum(len(lines) - len(column) for column in cells.values())
     if missing > _MAX_MISSING:
         raise _too_sparse(path, len(cells))

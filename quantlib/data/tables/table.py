@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal, TypeAlias, cast
@@ -94,7 +94,7 @@ def usable(value: object, kind: str) -> Cell | Unusable:
     return Unusable(kind)
 
 
-def check_names(names: Iterable[str], where: str) -> None:
+def check_names(names: Sequence[str], where: str) -> None:
     """Check that each column has a name of its own; `InputError`, with the place `where`, if not."""
     counts = Counter(names)
     for number, name in enumerate(names, start=1):
