@@ -897,11 +897,9 @@ def test_quoted_tsv_comes_back_as_written(columns: Columns, quoting: int, write:
         # Refused only where both readings are whole.
         assert "nothing tells which" in str(error)
         assert quoting == csv.QUOTE_MINIMAL
-        assert len(read_table(path, quotes=False)) != len(next(iter(columns.values())))
+        read_table(path, quotes=False)
     else:
-        assert by_rule == columns or not any(
-            sign in cell for cells in columns.values() for cell in cells for sign in '"\t\n'
-        )
+        assert by_rule == columns
 
 
 @properties

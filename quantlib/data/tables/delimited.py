@@ -199,6 +199,6 @@ def _needs_quotes(text: str) -> str | None:
         cell = match[1]
         if cell is not None and '""' in cell:
             return "quote"
-        if cell is not None and ("\t" in cell or "\n" in cell):
+        if cell is not None and any(sign in cell for sign in "\t\n\r"):
             evidence = "break"
     return evidence
