@@ -268,11 +268,14 @@ def test_a_bom_is_dropped(write: Write) -> None:
 
 
 def test_a_cell_of_a_megabyte(write: Write) -> None:
-    limit = csv.field_size_limit()
     rows = {"text": ['x"' * 500_000], "label": ["1"]}
-    for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
-        assert content(read_table(write(name, delimited(rows, delimiter)))) == rows
-    assert csv.field_size_limit() == limit
+    before = csv.field_size_limit(1000)
+    try:
+        for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
+            assert content(read_table(write(name, delimited(rows, delimiter)))) == rows
+        assert csv.field_size_limit() == 1000
+    finally:
+        csv.field_size_limit(before)
 
 
 def test_quotes_of_a_csv_file_can_be_characters(write: Write) -> None:
@@ -478,11 +481,13 @@ def test_lines_that_are_no_objects(text: str, reason: str, write: Write) -> None
     assert refusal(path).startswith(f"{path}{reason}")
 
 
-@pytest.mark.parametrize("last", ["{}", '{"k9999": 1}'])
-def test_a_small_file_makes_no_giant_table(last: str, write: Write) -> None:
-    lines = [f'{{"k{i}": 1}}' for i in range(9_999)]
-    path = write("a.jsonl", "\n".join([*lines, last]))
+@pytest.mark.parametrize("full_line", [0, 10_000], ids=["first", "last"])
+def test_a_small_file_makes_no_giant_table(full_line: int, write: Write) -> None:
+    lines = ["{}"] * 10_001
+    lines[full_line] = json.dumps({f"k{i}": 1 for i in range(2_100)})
+    path = write("a.jsonl", "\n".join(lines))
     assert "columns are almost empty, more than 20,000,000 values are missing" in refusal(path)
+    assert len(read_table(write("b.jsonl", "\n".join(lines[5_000:] + lines[:1])))) == 5_002
 
 
 # Parquet and saved data sets
@@ -684,6 +689,18 @@ def test_text_in_arrow_that_is_not_utf8(write: Write, tmp_path: Path) -> None:
     assert "00001.arrow: damaged, or not an Arrow stream: " in refusal(folder)
 
 
+def test_a_name_in_arrow_that_is_not_utf8(write: Write, tmp_path: Path) -> None:
+    data = pa.table({"zzzz": [1]})
+    sink = pa.BufferOutputStream()
+    pq.write_table(data, sink, store_schema=False)
+    path = write("a.parquet", sink.getvalue().to_pybytes().replace(b"zzzz", b"zz\xffz"))
+    assert refusal(path).startswith(f"{path}: damaged, or not a Parquet file: 'utf-8' codec")
+    folder = save(tmp_path / "saved", data)
+    file = folder / "data-00000-of-00001.arrow"
+    file.write_bytes(stream(data).replace(b"zzzz", b"zz\xffz"))
+    assert refusal(folder).startswith(f"{file}: damaged, or not an Arrow stream: 'utf-8' codec")
+
+
 # What is refused before reading
 
 
@@ -809,7 +826,8 @@ def test_splits_of_the_hub(hub: Callable[[Any], list[Any]]) -> None:
 
 
 @pytest.mark.parametrize(
-    "source", ["hf://", "hf://name", "hf://a/b:", "hf://a/b@", "hf://a/b/c/d", "hf://a/b:x:y", "hf://../b"]
+    "source",
+    ["hf://", "hf://name", "hf://a/b:", "hf://a/b@", "hf://a/b/c/d", "hf://a/b:x:y", "hf://../b", "hf://ä/b"],
 )
 def test_a_hub_name_that_is_none(source: str) -> None:
     assert refusal(source) == (
