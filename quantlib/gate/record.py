@@ -30,10 +30,10 @@ class VariantRecord:
     metrics: fractions by name, the primary one first. eval_loss: cross-entropy in nats, or MSE; None where
     rows have no labels. accuracy_drop: teacher minus variant in the primary metric, as a fraction.
     predictions: for each row; scores are rounded to 6 significant digits. size_bytes: external data included.
-    compression_ratio: the teacher's bytes over the variant's. quantized_share: see `quantlib.onnx_model.coverage`; None for
-    a float model.
-    op_counts: nodes by operator type. recipe: its fields, None for a float model. sha256: of the model file,
-    empty where a baseline is older than this field.
+    compression_ratio: the teacher's bytes over the variant's. quantized_share: see
+    `quantlib.onnx_model.coverage`; None for a float model. op_counts: nodes by operator type. recipe: its
+    fields, None for a float model. sha256: of the model file, empty where a baseline is older than this
+    field.
     """
 
     metrics: Mapping[str, float]
