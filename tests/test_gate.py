@@ -378,7 +378,7 @@ def damaged(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
         (lambda v: v.pop("task"), "task is missing"),
         (lambda v: v.update(task="Cola"), "unknown task 'Cola'; known: CoLA"),
         (lambda v: v.update(schema_version=2), "schema_version 2, but this quantlib reads 1; make a new one"),
-        (lambda v: v.update(labels=[0, "1"]), "labels: 1 must be a number, not '1'"),
+        (lambda v: v.update(labels=[0, "1"]), "labels: 1 must be a number or a list, not '1'"),
         (lambda v: v["labels"].pop(), "teacher: 100 predictions for 99 labels"),
         (lambda v: v.update(machine=[]), r"machine must be an object, not '\[\]'"),
         (lambda v: v["machine"].update(hostname="ci-7"), "machine must not name the machine: hostname"),
