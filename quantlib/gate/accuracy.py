@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -62,8 +63,10 @@ def _against_teacher(variant: str, ours: VariantRecord, current: GateRecord, lim
     if limits.min_relative_score is not None:
         share = limits.min_relative_score
         # Below 0, as errors are, a share of the teacher's score would be more than the teacher has.
-        is_error = teacher.score < 0 < share
-        least = teacher.score / share if is_error else share * teacher.score
+        is_error = teacher.score < 0
+        least = share * teacher.score
+        if is_error:
+            least = teacher.score / share if share else -math.inf
         reason = f"{100 * share:g} % of the teacher's {teacher.score:.4f}"
         if is_error:
             reason = f"the teacher's {teacher.score:.4f} over {100 * share:g} %"
