@@ -90,7 +90,9 @@ def fine_tune_alone(
     model = make_student(teacher, student, options.seed, options.mapping).to(device)
     trainee = Trainee(model, task, rows, *hold_out(len(rows), options), options, len(rows))
     loss = task_loss(task)
-    labels = torch.from_numpy(features.labels_array(rows))
+    known = features.labels_array(rows, task)
+    assert known is not None, f"{task.name} has labels"
+    labels = torch.from_numpy(known)
 
     def on_labels(index: Any, feed: Any) -> Any:
         return loss(trainee.run(feed), labels[torch.from_numpy(index)].to(device))
@@ -129,7 +131,8 @@ def compare(
         DISTILLED: partial(distil, further=further),
         FINE_TUNED: partial(fine_tune_alone, training=alone),
     }
-    labels = features.labels_array(judged)
+    labels = features.labels_array(judged, task)
+    assert labels is not None, f"{task.name} has labels"
     with steps.step("evaluate the teacher"):
         model = checkpoints.load_classifier(teacher_dir)
         checkpoints.reorder_logits(model, order)

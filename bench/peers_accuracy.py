@@ -58,7 +58,7 @@ _VERSIONS = """
 import importlib.metadata, json, sys
 print(json.dumps({name: importlib.metadata.version(name) for name in sys.argv[1:]}))
 """
-_ROWS_AT_ONCE = 32  # as `accuracy.evaluate_onnx` takes them
+_ROWS_AT_ONCE = 32  # as `accuracy.predict_onnx` takes them
 
 Logits = npt.NDArray[Any]
 Advance = Callable[[int], None]
@@ -106,7 +106,8 @@ def compare_peers(
     built = build(options, steps)
     teacher = built.variants[0]
     samples = calibration_rows(options, built.task)
-    logits = {name: found.logits for name, found in evaluate(built, options, steps).items()}
+    evaluations = evaluate(built, options, steps)
+    logits = {name: found.logits for name, found in evaluations.items()}
     sizes = {variant.name: size_bytes(variant.path) for variant in built.variants}
     with _place(keep) as place:
         fp32, stock = place / "fp32.onnx", place / f"{STOCK}.onnx"
@@ -114,9 +115,9 @@ def compare_peers(
         with steps.step(f"quantize {STOCK}"):
             quantize_stock(fp32, stock)
         with steps.step(f"evaluate {STOCK}", total=len(teacher.rows)) as step:
-            logits[STOCK] = accuracy.evaluate_onnx(
+            logits[STOCK] = accuracy.predict_onnx(
                 stock, teacher.rows, built.task, threads=options.threads, progress=step.advance
-            ).logits
+            )
             sizes[STOCK] = size_bytes(stock)
         if peers_python is not None:
             for name, ranges in NNCF_RANGES.items():
@@ -128,7 +129,7 @@ def compare_peers(
                         peers_python, model, teacher.rows, built.task, options.threads, step.advance
                     )
                 sizes[name] = sum(path.stat().st_size for path in (model, model.with_suffix(".bin")))
-        labels = features.labels_array(teacher.rows)
+        labels = evaluations[TEACHER].truth
         np.savez(place / "logits.npz", labels=labels, allow_pickle=False, **logits)
     return Compared(
         task=built.task,
@@ -254,7 +255,7 @@ def predict_nncf(
     threads: int,
     advance: Advance,
 ) -> Logits:
-    """The logits of an OpenVINO model: float32, (rows, labels); batches are those of `evaluate_onnx`."""
+    """The logits of an OpenVINO model: float32, (rows, labels); batches are those of `predict_onnx`."""
     batches = list(features.batches(rows, _ROWS_AT_ONCE))
     logits = np.full((len(rows), task.num_labels), np.nan, dtype=np.float32)
     with tempfile.TemporaryDirectory() as scratch:

@@ -41,7 +41,7 @@ def result(
         teacher=teacher,
         recipe=recipe,
         task=get_task("SST-2"),
-        evaluation=Evaluation(logits, LABELS, {"accuracy": score}, 0.1),
+        evaluation=Evaluation(logits, labels, LABELS, {"accuracy": score}, 0.1),
         paired=speedup,
     )
 

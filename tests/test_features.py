@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from quantlib.data.features import (
     load_tokenizer,
     pad,
 )
-from quantlib.data.tasks import Example
+from quantlib.data.tasks import TASKS, Example, Task
 from quantlib.support.errors import InputError
 
 CLS, SEP = (tiny.VOCABULARY.index(token) for token in ("[CLS]", "[SEP]"))
@@ -104,11 +105,28 @@ def test_fixed_shapes_need_a_row() -> None:
 
 
 def test_labels() -> None:
-    assert labels_array(rows_of([2, 2, 2])).tolist() == [0, 1, 0]
-    assert labels_array(rows_of([2])).dtype == np.int64
-    row = rows_of([2])[0]
-    scores = labels_array([Feature(row.input_ids, row.token_type_ids, 2.5)])
+    classes = labels_array(rows_of([2, 2, 2]), TASKS["SST-2"])
+    assert classes is not None
+    assert (classes.dtype, classes.tolist()) == (np.int64, [0, 1, 0])
+    scores = labels_array([replace(rows_of([2])[0], label=2.5)], TASKS["STS-B"])
+    assert scores is not None
     assert (scores.dtype, scores.tolist()) == (np.float32, [2.5])
+
+
+def test_labels_of_sets() -> None:
+    task = Task("X", "multi_label", ("a", "b", "c"), ("micro_f1",), TASKS["SST-2"].source)
+    rows = [replace(row, label=label) for row, label in zip(rows_of([2, 2]), [(0, 2), ()], strict=True)]
+    sets = labels_array(rows, task)
+    assert sets is not None
+    assert (sets.dtype, sets.tolist()) == (np.int8, [[1, 0, 1], [0, 0, 0]])
+
+
+def test_rows_without_labels() -> None:
+    rows = [replace(row, label=None) for row in rows_of([2, 3])]
+    unlabelled = replace(TASKS["SST-2"], labelled=False, metrics=("agreement",))
+    assert labels_array(rows, unlabelled) is None
+    with pytest.raises(ValueError, match="SST-2 has labels, but not all of these rows have one"):
+        labels_array([*rows_of([2]), *rows], TASKS["SST-2"])
 
 
 @given(some_lengths)

@@ -23,6 +23,7 @@ from scipy import stats
 
 from quantlib import gate
 from quantlib.compression.recipes import RECIPES
+from quantlib.data.scoring import Scoring
 from quantlib.data.tasks import TASKS
 from quantlib.gate import (
     Finding,
@@ -378,7 +379,7 @@ def damaged(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
         (lambda v: v.pop("task"), "task is missing"),
         (lambda v: v.update(task="Cola"), "unknown task 'Cola'; known: CoLA"),
         (lambda v: v.update(schema_version=2), "schema_version 2, but this quantlib reads 1; make a new one"),
-        (lambda v: v.update(labels=[0, "1"]), "labels: 1 must be a number, not '1'"),
+        (lambda v: v.update(labels=[0, "1"]), "labels: 1 must be a number or a list, not '1'"),
         (lambda v: v["labels"].pop(), "teacher: 100 predictions for 99 labels"),
         (lambda v: v.update(machine=[]), r"machine must be an object, not '\[\]'"),
         (lambda v: v["machine"].update(hostname="ci-7"), "machine must not name the machine: hostname"),
@@ -456,6 +457,52 @@ def test_machine_differences_name_both_values() -> None:
         "threads: 2, baseline 4",
         "onnx: not recorded, baseline 1.23",
     ]
+
+
+def test_a_baseline_without_a_scoring_is_one_of_the_table(tmp_path: Path) -> None:
+    write_record(tmp_path / "b.json", gate_record(scoring=TASKS["SST-2"].scoring))
+    with_scoring = read_record(tmp_path / "b.json")
+    values = json.loads((tmp_path / "b.json").read_text(encoding="utf-8"))
+    assert values.pop("scoring")["metrics"] == ["accuracy"]
+    (tmp_path / "b.json").write_text(json.dumps(values), encoding="utf-8")
+    without = read_record(tmp_path / "b.json")
+    assert (without.scoring, without.judged_by) == (None, with_scoring.scoring)
+    for current, baseline in ((with_scoring, without), (without, with_scoring)):
+        assert [f.kind for f in judge_accuracy("quant_2", current, baseline, USUAL)] == ["note"]
+
+
+@pytest.mark.parametrize(
+    ("error", "share", "kind", "limit"),
+    [
+        (0.5, 0.9, "note", "limit -0.5556 (the teacher's -0.5000 over 90 %)"),
+        (0.55, 0.9, "note", "limit -0.5556"),
+        (0.56, 0.9, "violation", "limit -0.5556"),
+        (0.56, 0.0, "note", "limit -inf (the teacher's -0.5000 over 0 %)"),
+    ],
+    ids=str,
+)
+def test_an_error_is_held_to_a_share_too(error: float, share: float, kind: str, limit: str) -> None:
+    scoring = Scoring("regression", 1, ("neg_mean_absolute_error",))
+    labels = tuple(map(float, range(8)))
+
+    def of(off: float) -> VariantRecord:
+        return variant_record(
+            tuple(label + off for label in labels),
+            metrics={"neg_mean_absolute_error": -off},
+            accuracy_drop=off - 0.5,
+        )
+
+    run = gate_record(
+        task="Own",
+        scoring=scoring,
+        labels=labels,
+        variants={"teacher": of(0.5), "quant_2": of(error)},
+        latency={},
+    )
+    drop, relative = judge_accuracy("quant_2", run, None, table(min_relative_score=share))
+    assert relative.kind == kind
+    assert limit in relative.text
+    assert f"drop {100 * (error - 0.5):z.2f} points" in drop.text
 
 
 # slowdown: formulas

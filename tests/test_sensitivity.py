@@ -132,7 +132,7 @@ def test_a_choice_meets_its_budget_on_held_out_rows(
     path = quantize_onnx(problem.onnx_path, tmp_path / "best.onnx", choice.best.recipe, problem.ranges)
     ours, exact = (evaluate_onnx(p, problem.heldout, SST2, threads=1) for p in (path, problem.onnx_path))
     drop = exact.metrics["accuracy"] - ours.metrics["accuracy"]
-    _, high = drop_interval(SST2, ours.logits, exact.logits, exact.labels, confidence=0.8)
+    _, high = drop_interval(SST2, ours.logits, exact.logits, exact.truth, confidence=0.8)
     assert (choice.best.drop, choice.best.drop_high) == pytest.approx((drop, high))
     assert high <= 0.03
     below = [trial for trial in choice.trials if trial.lifted < choice.best.lifted]

@@ -14,7 +14,8 @@ import numpy.typing as npt
 from exact import exact_session
 
 from quantlib.data.features import Feature, batches, convert_examples_to_features, load_tokenizer
-from quantlib.data.tasks import Example
+from quantlib.data.tasks import Example, Splits, Task, read_splits
+from quantlib.data.tasks.splits import split_train
 from quantlib.machine.sessions import feed_for, open_session
 from quantlib.training.checkpoints import quiet_transformers
 
@@ -139,6 +140,53 @@ def write_checkpoint(directory: Path, kind: str = "bert", *, seed: int = 0, **ch
 def examples(count: int, seed: int = 3) -> list[Example]:
     """Rows like those of `write_sst2`."""
     return [Example(f"row-{i}", text, None, label) for i, (text, label) in enumerate(sentences(count, seed))]
+
+
+TOPICS = ("praise", "blame", "nothing new")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A source of given rows: the first 40 are for evaluation."""
+
+    rows: tuple[tuple[str, str | tuple[str, ...] | None], ...]
+
+    def read(self, task: Task, data_dir: Path | None, *, need_train: bool) -> Splits:
+        examples = [
+            task.example(f"row-{i}", [text], label, f"row {i}") for i, (text, label) in enumerate(self.rows)
+        ]
+        return split_train(examples[40:], examples[:40], "rows of the test")
+
+
+def topics(count: int, seed: int) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """(sentence, labels) for `TOPICS`: each of the first two if words say so, the last if none does."""
+    draw, rows = random.Random(seed), []
+    for _ in range(count):
+        labels = [topic for topic in TOPICS[:2] if draw.random() < 0.5]
+        kinds = {"praise": GOOD, "blame": BAD}
+        words = draw.choices(OTHER, k=draw.randint(2, 10))
+        words += [word for topic in labels for word in draw.choices(kinds[topic], k=2)]
+        draw.shuffle(words)
+        rows.append((" ".join(words), tuple(labels) or TOPICS[2:]))
+    return tuple(rows)
+
+
+def topics_task(count: int = 160) -> Task:
+    """A task of sets of labels."""
+    return Task("Topics", "multi_label", TOPICS, ("micro_f1", "exact_match"), Rows(topics(count, 5)))
+
+
+def unlabelled_task(count: int = 160, **changes: Any) -> Task:
+    """The sentences of `sentences` without their labels."""
+    rows = Rows(tuple((text, None) for text, _ in sentences(count, 6)))
+    settings: dict[str, Any] = {"output_mode": "classification", "labels": ("0", "1"), "source": rows}
+    return Task("Bare", metrics=("agreement",), labelled=False, **(settings | changes))
+
+
+def task_features(task: Task, checkpoint: Path, part: str = "train") -> list[Feature]:
+    """The rows of a part of a task, tokenized for a checkpoint."""
+    rows = read_splits(task).parts()[part]
+    return convert_examples_to_features(rows, task.labels, 32, load_tokenizer(checkpoint), task.output_mode)
 
 
 def features(checkpoint: Path, count: int, length: int = 32) -> list[Feature]:

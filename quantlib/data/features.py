@@ -6,26 +6,30 @@ A feature holds real tokens only. Padding belongs to a batch, where it is as sho
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from quantlib.data.metrics import OutputMode
 from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_json
+
+if TYPE_CHECKING:
+    from quantlib.data.tasks import Task
 
 IntArray = npt.NDArray[np.int64]
 Feed = dict[str, IntArray]
 
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
-OUTPUT_MODES = ("classification", "regression")
+OUTPUT_MODES: tuple[OutputMode, ...] = get_args(OutputMode)
 
 
 class LabelledText(Protocol):
-    """What a row needs: one or two texts and a label (`quantlib.data.tasks.Example` is one)."""
+    """What a row needs: one or two texts and a label or None (`quantlib.data.tasks.Example` is one)."""
 
     @property
     def guid(self) -> str: ...  # noqa: D102
@@ -34,19 +38,20 @@ class LabelledText(Protocol):
     @property
     def text_b(self) -> str | None: ...  # noqa: D102
     @property
-    def label(self) -> str | float: ...  # noqa: D102
+    def label(self) -> str | float | tuple[str, ...] | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True, eq=False)
 class Feature:
     """One tokenized row, without padding.
 
-    input_ids, token_type_ids: int64, (tokens,). label: class index, or the score for regression.
+    input_ids, token_type_ids: int64, (tokens,). label: class index, the score for regression, rising class
+    indices for multi_label; None where rows have no labels.
     """
 
     input_ids: IntArray
     token_type_ids: IntArray
-    label: int | float
+    label: int | float | tuple[int, ...] | None
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -108,7 +113,7 @@ def convert_examples_to_features(
         label_list: the labels in the order of the model's logits; ignored for regression.
         max_seq_length: the largest number of tokens, special tokens included; at least 8.
         tokenizer: a `tokenizers.Tokenizer` or a tokenizer of transformers.
-        output_mode: "classification" or "regression".
+        output_mode: "classification", "regression" or "multi_label". A label of None stays None in each.
 
     Raises:
         InputError: an unknown output mode, a label outside the list, or too short a length.
@@ -117,7 +122,8 @@ def convert_examples_to_features(
         raise InputError(f"unknown output mode {output_mode!r}; known: {', '.join(OUTPUT_MODES)}")
     if max_seq_length < 8:
         raise InputError(f"sequence length {max_seq_length} is too short; at least 8 tokens are needed")
-    labels = [_label(example, label_list, output_mode) for example in examples]
+    index = {label: place for place, label in enumerate(label_list)}
+    labels = [_label(example, index, output_mode) for example in examples]
     encoded = _encode(tokenizer, [(e.text_a, e.text_b) for e in examples], max_seq_length)
     return [_feature(row, label) for row, label in zip(encoded, labels, strict=True)]
 
@@ -147,23 +153,36 @@ def further_windows(
     ]
 
 
-def _feature(encoding: Any, label: int | float) -> Feature:
+def _feature(encoding: Any, label: int | float | tuple[int, ...] | None) -> Feature:
     ids, types = (np.asarray(numbers, dtype=np.int64) for numbers in (encoding.ids, encoding.type_ids))
     return Feature(ids, types, label)
 
 
-def _label(example: LabelledText, label_list: Sequence[str], output_mode: str) -> int | float:
-    if output_mode == "regression":
-        try:
-            return float(example.label)
-        except ValueError:
-            raise InputError(f"row {example.guid}: score {example.label!r} is not a number") from None
+def _label(
+    example: LabelledText, index: Mapping[str, int], output_mode: str
+) -> int | float | tuple[int, ...] | None:
+    label = example.label
+    if label is None:
+        return None
+    if output_mode == "multi_label":
+        if not isinstance(label, tuple):
+            raise InputError(f"row {example.guid}: label {label!r} is not a tuple of labels")
+        return tuple(sorted({_class_index(example, one, index) for one in label}))
+    if isinstance(label, tuple):
+        raise InputError(f"row {example.guid}: {label!r} are several labels; {output_mode} has one")
+    if output_mode == "classification":
+        return _class_index(example, label, index)
     try:
-        return list(label_list).index(str(example.label))
+        return float(label)
     except ValueError:
-        raise InputError(
-            f"row {example.guid}: label {example.label!r} is not one of {', '.join(label_list)}"
-        ) from None
+        raise InputError(f"row {example.guid}: score {label!r} is not a number") from None
+
+
+def _class_index(example: LabelledText, label: str | float, index: Mapping[str, int]) -> int:
+    try:
+        return index[str(label)]
+    except KeyError:
+        raise InputError(f"row {example.guid}: label {label!r} is not one of {', '.join(index)}") from None
 
 
 def _encode(tokenizer: Any, texts: list[tuple[str, str | None]], max_seq_length: int) -> list[Any]:
@@ -182,10 +201,27 @@ def _encode(tokenizer: Any, texts: list[tuple[str, str | None]], max_seq_length:
     return encoded
 
 
-def labels_array(features: Sequence[Feature]) -> npt.NDArray[Any]:
-    """The labels of all rows: int64 (examples,) for classes, float32 (examples,) for scores."""
+def labels_array(features: Sequence[Feature], task: Task) -> npt.NDArray[Any] | None:
+    """The labels of all rows of a task; None where it has none.
+
+    Returns:
+        For classification int64 class indices (examples,), for regression float32 scores (examples,), for
+        multi_label 0 and 1 in int8 (examples, labels): a byte each, since there may be thousands of labels.
+
+    Raises:
+        ValueError: rows without labels, of a task that has some.
+    """
+    if not task.labelled:
+        return None
     labels = [feature.label for feature in features]
-    return np.array(labels, dtype=np.int64 if all(isinstance(v, int) for v in labels) else np.float32)
+    if any(label is None for label in labels):
+        raise ValueError(f"{task.name} has labels, but not all of these rows have one")
+    if task.output_mode != "multi_label":
+        return np.array(labels, dtype=np.int64 if task.output_mode == "classification" else np.float32)
+    sets = np.zeros((len(labels), task.num_labels), dtype=np.int8)
+    for row, label in enumerate(labels):
+        sets[row, list(cast(tuple[int, ...], label))] = 1
+    return sets
 
 
 def features_hash(features: Sequence[Feature]) -> str:

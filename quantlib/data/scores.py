@@ -2,66 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from quantlib.data.metrics import METRICS, Array, FloatArray, Metric, pearson
+from quantlib.data.metrics import AGREEMENT, METRICS, Array, Counts, FloatArray, Metric
+from quantlib.data.scoring import Scoring
 from quantlib.data.tasks import Task
+
+Scored = Task | Scoring
+"""A task, or what is left of it where it is only judged."""
 
 # Numbers that a chunk of bootstrap resamples may hold: 16 MiB of float64.
 _CHUNK = 2**21
+# Logits whose loss is computed at once: 4 MiB of float64.
+_VALUES_AT_ONCE = 2**19
 
 
-def compute_metrics(task: Task, logits: Array, labels: Array) -> dict[str, float]:
+def predictions_of(task: Scored, logits: Array) -> Array:
+    """What logits, (examples, labels), predict; the only place that says how.
+
+    Returns:
+        For classification the class index with the largest logit, int64 (examples,); for regression the
+        scores, (examples,), of the logits' type; for multi_label 1 where sigmoid(logit) >= threshold and 0
+        elsewhere, int8 (examples, labels).
+    """
+    if task.output_mode == "regression":
+        scores: Array = logits[:, 0]
+        return scores
+    if task.output_mode == "multi_label":
+        least = task.scoring.least_logit if isinstance(task, Task) else task.least_logit
+        return (logits >= least).astype(np.int8)
+    return np.asarray(logits.argmax(axis=1))
+
+
+def compute_metrics(task: Scored, logits: Array, truth: Array) -> dict[str, float]:
     """The task's metrics by name, in the task's order, as fractions; see `METRICS`.
+
+    Errors of regression are in the unit of the score, and negative: more is better.
 
     Args:
         task: says which metrics.
         logits: float32, (examples, labels); (examples, 1) for regression.
-        labels: int64 class indices, or float32 scores, (examples,).
+        truth: the labels: int64 class indices, or float32 scores, (examples,); 0 or 1, (examples, labels),
+            for multi_label. For a task without labels the teacher's predictions, in the same form.
 
     Raises:
         ValueError: shapes that do not fit the task or each other, a class index outside the labels, or a
             number that is not finite; the message names the first such row.
     """
-    outputs, truth = _checked_logits(task, logits), _checked_labels(task, labels, len(logits))
-    predictions = _predictions(task, outputs)
-    return {name: METRICS[name].function(truth, predictions) for name in task.metrics}
+    predictions, checked = _checked_predictions(task, logits), _checked_rows(task, truth, len(logits))
+    metrics = METRICS[task.output_mode]
+    return {name: metrics[name].function(checked, predictions) for name in task.metrics}
 
 
-def mean_loss(task: Task, logits: Array, labels: Array) -> float:
-    """The mean cross-entropy in nats; for regression the mean squared error.
+def mean_loss(task: Scored, logits: Array, labels: Array) -> float:
+    """The mean loss of logits against labels.
+
+    Cross-entropy in nats for classification; binary cross-entropy in nats, the mean over rows and labels, for
+    multi_label (torch's `BCEWithLogitsLoss`); the mean squared error for regression.
 
     Arguments and errors are those of `compute_metrics`.
     """
+    _check_logits(task, logits)
+    truth = _checked_rows(task, labels, len(logits))
+    if task.output_mode == "regression":
+        return float(np.mean((logits[:, 0].astype(np.float64) - truth) ** 2))
+    at_once = max(1, _VALUES_AT_ONCE // task.num_labels)
+    total = 0.0
+    for start in range(0, len(logits), at_once):
+        part = slice(start, start + at_once)
+        total += _summed_loss(task, logits[part].astype(np.float64), truth[part])
+    return total / (truth.size if task.output_mode == "multi_label" else len(truth))
+
+
+def _summed_loss(task: Scored, logits: FloatArray, truth: Array) -> float:
     from scipy.special import log_softmax
 
-    outputs, truth = _checked_logits(task, logits), _checked_labels(task, labels, len(logits))
-    if task.output_mode == "regression":
-        return float(np.mean((outputs[:, 0] - truth) ** 2))
-    return float(-np.mean(log_softmax(outputs, axis=1)[np.arange(len(truth)), truth]))
+    if task.output_mode == "multi_label":
+        # -log(sigmoid(z)) where true, -log(1 - sigmoid(z)) where not, without a power of a large number.
+        losses = np.maximum(logits, 0) - logits * truth + np.log1p(np.exp(-np.abs(logits)))
+        return float(losses.sum())
+    return float(-log_softmax(logits, axis=1)[np.arange(len(truth)), truth].sum())
 
 
-def agreement(task: Task, logits: Array, teacher_logits: Array) -> float:
+def agreement(task: Scored, logits: Array, teacher_logits: Array) -> float:
     """The share of rows with the teacher's label; for regression Pearson's r with the teacher's scores.
 
-    Scores equal to the teacher's agree by 1 even where they are constant and r is undefined.
+    For multi_label a row agrees if it has exactly the teacher's set of labels. Scores equal to the teacher's
+    agree by 1 even where they are constant and r is undefined.
 
     Args:
-        task: says whether the logits are of classes or scores.
+        task: says what the logits predict.
         logits: float32, (examples, labels).
         teacher_logits: the same, of the teacher for the same rows.
 
     Raises:
         ValueError: shapes that do not fit the task or each other, or a number that is not finite.
     """
-    variants, teachers = _checked_logits(task, logits), _checked_logits(task, teacher_logits)
-    _check_same_shape(variants, teachers)
-    if task.output_mode == "classification":
-        return float(np.mean(variants.argmax(axis=1) == teachers.argmax(axis=1)))
-    return 1.0 if np.array_equal(variants, teachers) else pearson(teachers[:, 0], variants[:, 0])
+    variants, teachers = _checked_predictions(task, logits), _checked_predictions(task, teacher_logits)
+    _check_same_shape(logits, teacher_logits)
+    return METRICS[task.output_mode][AGREEMENT].function(teachers, variants)
 
 
 def logit_error(logits: Array, teacher_logits: Array) -> float:
@@ -75,10 +117,10 @@ def logit_error(logits: Array, teacher_logits: Array) -> float:
 
 
 def drop_interval(
-    task: Task,
+    task: Scored,
     logits: Array,
     teacher_logits: Array,
-    labels: Array,
+    truth: Array,
     *,
     confidence: float = 0.95,
     resamples: int = 2000,
@@ -94,7 +136,7 @@ def drop_interval(
         task: says which metric is primary.
         logits: the variant's, float32, (examples, labels).
         teacher_logits: the teacher's for the same rows.
-        labels: int64 class indices, or float32 scores, (examples,).
+        truth: as for `compute_metrics`.
         confidence: the coverage aimed at, between 0 and 1.
         resamples: the number of resamples, at least 1.
         seed: of the resampling; the same seed gives the same interval.
@@ -102,19 +144,34 @@ def drop_interval(
     Raises:
         ValueError: as for `compute_metrics`, or an option out of range.
     """
+    variants, teachers = _checked_predictions(task, logits), _checked_predictions(task, teacher_logits)
+    _check_same_shape(logits, teacher_logits)
+    return drop_interval_of_predictions(
+        task, variants, teachers, truth, confidence=confidence, resamples=resamples, seed=seed
+    )
+
+
+def drop_interval_of_predictions(
+    task: Scored,
+    predictions: Array,
+    teacher_predictions: Array,
+    truth: Array,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The same as `drop_interval` of what logits predict; see `predictions_of` for the form."""
     if not 0 < confidence < 1 or resamples < 1:
         raise ValueError(
             f"confidence {confidence} must lie between 0 and 1, resamples {resamples} be at least 1"
         )
-    variants, teachers = _checked_logits(task, logits), _checked_logits(task, teacher_logits)
-    _check_same_shape(variants, teachers)
-    truth = _checked_labels(task, labels, len(variants))
-    metric, rng = METRICS[task.primary_metric], np.random.default_rng(seed)
-    rows = np.stack([truth, _predictions(task, teachers), _predictions(task, variants)])
-    if metric.output_mode == "classification":
-        drops = _class_drops(metric, rows, task.num_labels, resamples, rng)
+    rows = [_checked_rows(task, each, len(predictions)) for each in (truth, teacher_predictions, predictions)]
+    metric, rng = METRICS[task.output_mode][task.primary_metric], np.random.default_rng(seed)
+    if task.output_mode == "regression":
+        drops = _score_drops(metric, np.stack(rows), resamples, rng)
     else:
-        drops = _score_drops(metric, rows, resamples, rng)
+        drops = _label_drops(task, metric, rows, resamples, rng)
     tail = (1 - confidence) / 2
     low, high = np.quantile(drops, [tail, 1 - tail])
     return float(low), float(high)
@@ -129,28 +186,40 @@ def first_not_finite(values: Array) -> int | None:
     return None if finite.all() else int(finite.argmin())
 
 
-def _checked_logits(task: Task, logits: Array) -> FloatArray:
+def _check_logits(task: Scored, logits: Array) -> None:
     if logits.ndim != 2 or len(logits) == 0 or logits.shape[1] != task.num_labels:
-        raise ValueError(f"logits have shape {logits.shape}; {task.name} needs (examples, {task.num_labels})")
+        raise ValueError(f"logits have shape {logits.shape}; the task needs (examples, {task.num_labels})")
     row = first_not_finite(logits)
     if row is not None:
         raise ValueError(f"the logits of row {row} are not finite: {logits[row].tolist()}")
-    return logits.astype(np.float64)
 
 
-def _checked_labels(task: Task, labels: Array, examples: int) -> Array:
-    if labels.shape != (examples,):
-        raise ValueError(f"labels have shape {labels.shape}; the logits need ({examples},)")
+def _checked_predictions(task: Scored, logits: Array) -> Array:
+    _check_logits(task, logits)
+    predictions = predictions_of(task, logits)
+    return predictions.astype(np.float64) if task.output_mode == "regression" else predictions
+
+
+def _checked_rows(task: Scored, values: Array, examples: int) -> Array:
+    """Labels or predictions: int64 or float64 (examples,), int8 (examples, labels) for multi_label."""
+    shape = (examples, task.num_labels) if task.output_mode == "multi_label" else (examples,)
+    if values.shape != shape:
+        raise ValueError(f"labels have shape {values.shape}; the logits need {shape}")
     if task.output_mode == "regression":
-        row = first_not_finite(labels)
+        row = first_not_finite(values)
         if row is not None:
-            raise ValueError(f"the score of row {row} is not finite: {labels[row]}")
-        return labels.astype(np.float64)
-    known = np.isin(labels, np.arange(task.num_labels))
+            raise ValueError(f"the score of row {row} is not finite: {values[row]}")
+        return values.astype(np.float64)
+    if task.output_mode == "multi_label":
+        known = ((values == 0) | (values == 1)).all(axis=1)
+        if not known.all():
+            raise ValueError(f"the labels of row {int(known.argmin())} are not all 0 or 1")
+        return values.astype(np.int8, copy=False)
+    known = np.isin(values, np.arange(task.num_labels))
     if not known.all():
         row = int(known.argmin())
-        raise ValueError(f"label {labels[row]} of row {row} is not a class index below {task.num_labels}")
-    return labels.astype(np.int64)
+        raise ValueError(f"label {values[row]} of row {row} is not a class index below {task.num_labels}")
+    return values.astype(np.int64)
 
 
 def _check_same_shape(logits: Array, teacher_logits: Array) -> None:
@@ -158,43 +227,90 @@ def _check_same_shape(logits: Array, teacher_logits: Array) -> None:
         raise ValueError(f"logits {logits.shape} and the teacher's {teacher_logits.shape} differ in shape")
 
 
-def _predictions(task: Task, logits: FloatArray) -> Array:
-    """Class indices or scores, (examples,)."""
-    return logits[:, 0] if task.output_mode == "regression" else logits.argmax(axis=1)
-
-
 # Bootstrap
 
 
-def _class_drops(
-    metric: Metric, rows: Array, num_labels: int, resamples: int, rng: np.random.Generator
+def _label_drops(
+    task: Scored, metric: Metric, rows: list[Array], resamples: int, rng: np.random.Generator
 ) -> FloatArray:
     """Drops in `resamples` resamples: float64, (resamples,).
 
-    Rows with the same label, teacher's prediction and variant's prediction are interchangeable, so a resample
-    is a multinomial draw of how many rows of each such kind it holds.
+    Rows with the same labels, teacher's predictions and variant's predictions are interchangeable, so a
+    resample is a multinomial draw of how many rows of each such kind it holds.
 
     Args:
-        metric: one of classification.
-        rows: int64, (3, examples): label, teacher's prediction, variant's prediction.
-        num_labels: the number of classes.
+        task: of classes or of sets of labels.
+        metric: one of its.
+        rows: labels, teacher's predictions, variant's predictions, as `_checked_rows` gives them.
         resamples: how many.
         rng: draws them.
     """
-    kinds, counts = np.unique(rows, axis=1, return_counts=True)
-    draws = rng.multinomial(rows.shape[1], counts / rows.shape[1], size=resamples).astype(np.float64)
-    truth, teachers, variants = kinds
-    return np.asarray(
-        metric.resampled(_confusions(draws, truth, teachers, num_labels))
-        - metric.resampled(_confusions(draws, truth, variants, num_labels))
+    first, sizes = _kinds(rows)
+    truth, teachers, variants = (each[first] for each in rows)
+    of_teacher, of_variant = (label_counter(task, truth, each) for each in (teachers, variants))
+    at_once = max(1, _CHUNK // max(len(sizes), task.num_labels))
+    drops = []
+    for start in range(0, resamples, at_once):
+        count = min(at_once, resamples - start)
+        draws = rng.multinomial(sizes.sum(), sizes / sizes.sum(), size=count).astype(np.float64)
+        drops.append(metric.resampled(of_teacher(draws)) - metric.resampled(of_variant(draws)))
+    return np.concatenate(drops)
+
+
+def _kinds(rows: list[Array]) -> tuple[Array, Array]:
+    """The first row of each kind, and how many rows are of it: int64, (kinds,)."""
+    if rows[0].ndim == 1:
+        _, first, sizes = np.unique(np.stack(rows), axis=1, return_index=True, return_counts=True)
+        return first, sizes
+    packed = np.concatenate([np.packbits(each, axis=1) for each in rows], axis=1)
+    places: dict[bytes, list[int]] = {}
+    for place, row in enumerate(packed):
+        places.setdefault(row.tobytes(), []).append(place)
+    return np.array([same[0] for same in places.values()]), np.array([len(same) for same in places.values()])
+
+
+def label_counter(task: Scored, truth: Array, predictions: Array) -> Callable[[FloatArray], Counts]:
+    """A function that counts the labels of resamples of these rows.
+
+    Args:
+        task: of classes or of sets of labels.
+        truth: class indices, (rows,), or 0 and 1, (rows, labels).
+        predictions: the same.
+
+    Returns:
+        A function of how often each resample holds each row, float64 (resamples, rows).
+    """
+    from scipy.sparse import csr_array
+
+    def places(values: Array) -> tuple[Array, Array]:
+        """The rows and the labels of all pairs of a row and a label of it."""
+        if values.ndim == 2:
+            rows, found = np.nonzero(values)
+            return rows, found
+        return np.arange(len(values)), values
+
+    pairs = places(truth), places(predictions)
+    occurring = np.unique(np.concatenate([found for _, found in pairs])).astype(np.int64)
+    shape = len(occurring), len(truth)
+    # Labels by rows, so that a product with (rows, resamples) visits each pair once.
+    true, predicted = (
+        csr_array((np.ones(len(rows)), (np.searchsorted(occurring, found), rows)), shape=shape)
+        for rows, found in pairs
     )
+    hit, exact = true.multiply(predicted).tocsr(), _same_rows(truth, predictions).astype(np.float64)
+    macro_labels = task.num_labels if task.output_mode == "multi_label" else None
+
+    def counts(draws: FloatArray) -> Counts:
+        columns = np.ascontiguousarray(draws.T)
+        hits, truths, predictions = (np.asarray(each @ columns).T for each in (hit, true, predicted))
+        return Counts(occurring, hits, truths, predictions, draws @ exact, draws.sum(axis=1), macro_labels)
+
+    return counts
 
 
-def _confusions(draws: FloatArray, truth: Array, predictions: Array, num_labels: int) -> FloatArray:
-    """Confusion matrices, (resamples, labels, predictions), from draws of kinds, (resamples, kinds)."""
-    cells = np.zeros((len(truth), num_labels * num_labels))
-    cells[np.arange(len(truth)), truth * num_labels + predictions] = 1
-    return (draws @ cells).reshape(-1, num_labels, num_labels)
+def _same_rows(ours: Array, theirs: Array) -> npt.NDArray[np.bool_]:
+    """Which rows have the same class, or the same set of labels: (rows,)."""
+    return np.asarray((ours == theirs).reshape(len(ours), -1).all(axis=1))
 
 
 def _score_drops(metric: Metric, rows: FloatArray, resamples: int, rng: np.random.Generator) -> FloatArray:

@@ -101,6 +101,7 @@ def _key(problem: sensitivity.Problem) -> dict[str, Any]:
         "recipe": problem.recipe.file_key(),
         "ranges": None if problem.ranges is None else sha256_json(problem.ranges.of),
         "task": problem.task.name,
+        "scoring": asdict(problem.task.scoring),
         "threads": problem.threads,
         "cpu": [machine.cpu_model, *machine.instruction_sets],
         "versions": versions_key("onnx", "onnxruntime", "onnx-ir", "numpy", "scipy", "scikit-learn"),

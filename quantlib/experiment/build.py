@@ -223,6 +223,8 @@ def _training_key(work: Work) -> dict[str, Any]:
     """Everything but the checkpoint that decides the weights of a trained model."""
     return {
         "task": work.task.name,
+        "labels": work.task.labels,
+        "scoring": asdict(work.task.scoring),
         "rows": sha256_json([[row.text_a, row.text_b, row.label] for row in work.splits.train]),
         "options": asdict(_training_options(work.options)),
         "seq_len": work.options.seq_len,

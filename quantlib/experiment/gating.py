@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from quantlib import gate
 from quantlib.compression.variants import TEACHER
+from quantlib.data.features import Feature
 from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.rebuilding import CHECKOUT, arguments_of
@@ -24,16 +25,16 @@ def record(
     """Accuracy and size of every variant, and where it all comes from; `gate_timing` adds latency."""
     teacher = built.variants[0]
     bytes_of = {variant.name: variant.model.size_bytes for variant in built.variants}
-    primary = built.task.primary_metric
+    scoring, primary = built.task.scoring, built.task.primary_metric
     best = evaluations[TEACHER].metrics[primary]
     variants = {}
     for variant in built.variants:
         found = evaluations[variant.name]
         variants[variant.name] = gate.VariantRecord(
             metrics={name: float(value) for name, value in found.metrics.items()},
-            eval_loss=float(found.eval_loss),
+            eval_loss=None if found.eval_loss is None else float(found.eval_loss),
             accuracy_drop=float(best - found.metrics[primary]),
-            predictions=tuple(float(f"{value:.6g}") for value in found.predictions),
+            predictions=gate.recorded_predictions(scoring, found.predictions),
             size_bytes=bytes_of[variant.name],
             compression_ratio=bytes_of[TEACHER] / bytes_of[variant.name],
             quantized_share=None if variant.recipe is None else coverage(variant.model).share,
@@ -44,13 +45,19 @@ def record(
     return gate.GateRecord(
         task=built.task.name,
         data_hash=built.hashes["data"],
-        labels=tuple(float(row.label) for row in teacher.rows),
+        labels=tuple(_recorded_label(row) for row in teacher.rows) if scoring.labelled else (),
         machine=machine(options),
         settings=options.settings,
         variants=variants,
         latency={},
         origin=origin(options),
+        scoring=scoring,
     )
+
+
+def _recorded_label(row: Feature) -> gate.Row:
+    assert row.label is not None
+    return row.label if isinstance(row.label, tuple) else float(row.label)
 
 
 def machine(options: ExperimentOptions) -> dict[str, object]:

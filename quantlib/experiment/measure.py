@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from quantlib.compression.variants import TEACHER
 from quantlib.data import features, scores
+from quantlib.data.metrics import Array
 from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.timing import Timing, time_variants
@@ -62,33 +63,49 @@ def measure(
 
 
 def evaluate(
-    built: Built, options: ExperimentOptions, steps: Steps | None = None, known: Collection[str] = ()
+    built: Built,
+    options: ExperimentOptions,
+    steps: Steps | None = None,
+    known: Mapping[str, Measured] | None = None,
 ) -> Evaluations:
     """The predictions of each variant that is not known yet for all evaluation rows, by name.
 
     Predictions are deterministic, so those made before by the same file on the same rows, with the same
     runtime, processor and threads, are taken from the cache.
     """
-    cache, steps = open_cache(options.cache_dir), steps or Steps()
-    new = [variant for variant in built.variants if variant.name not in known]
-    return {variant.name: _evaluate(variant, built, options, cache, steps) for variant in new}
+    cache, steps, known = open_cache(options.cache_dir), steps or Steps(), known or {}
+    evaluations: Evaluations = {}
+    reference = known[TEACHER].evaluation.logits if TEACHER in known else None
+    for variant in (each for each in built.variants if each.name not in known):
+        # The teacher comes first: without labels the others are scored against it.
+        evaluation = _evaluate(variant, built, options, cache, steps, reference)
+        reference = evaluation.logits if variant.name == TEACHER else reference
+        evaluations[variant.name] = evaluation
+    return evaluations
 
 
 def _evaluate(
-    variant: Variant, built: Built, options: ExperimentOptions, cache: Cache, steps: Steps
+    variant: Variant,
+    built: Built,
+    options: ExperimentOptions,
+    cache: Cache,
+    steps: Steps,
+    reference: Array | None,
 ) -> accuracy.Evaluation:
     with steps.step(f"evaluate {variant.name}", total=len(variant.rows)) as step:
 
         def predict(directory: Path) -> None:
-            evaluation = accuracy.evaluate_onnx(
+            logits = accuracy.predict_onnx(
                 variant.path, variant.rows, built.task, threads=options.threads, progress=step.advance
             )
-            np.save(directory / "logits.npy", evaluation.logits)
+            np.save(directory / "logits.npy", logits)
 
         key = _key(variant, built, options) | {"code": code_key(predict)}
         entry = cache.get("predictions", key, predict)
         step.cached = entry.hit
-        evaluation = accuracy.score(built.task, np.load(entry.path / "logits.npy"), variant.rows)
+        logits = np.load(entry.path / "logits.npy")
+        teachers = logits if variant.name == TEACHER else reference
+        evaluation = accuracy.score(built.task, logits, variant.rows, teachers)
         primary = built.task.primary_metric
         step.note = f"{primary} {evaluation.metrics[primary]:.4f}"
     return evaluation
@@ -129,7 +146,12 @@ def _check(variant: Variant, built: Built, options: ExperimentOptions, cache: Ca
             )
             write_json(directory / "checks.json", run_checks(subject).to_json())
 
-        key = _key(variant, built, options) | {"quantized": quantized, "kept": kept, "code": code_key(run)}
+        key = _key(variant, built, options) | {
+            "quantized": quantized,
+            "kept": kept,
+            "scoring": asdict(built.task.scoring),
+            "code": code_key(run),
+        }
         entry = cache.get("checks", key, run)
         step.cached = entry.hit
         checks = Checks.from_json(json.loads((entry.path / "checks.json").read_text(encoding="utf-8")))
@@ -189,7 +211,7 @@ def field_of(built: Built, measured: Mapping[str, Measured]) -> front.Field:
     def sure(ours: str, theirs: str) -> bool:
         evaluation = measured[ours].evaluation
         logits, other = evaluation.logits, measured[theirs].evaluation.logits
-        low, high = scores.drop_interval(task, logits, other, evaluation.labels)
+        low, high = scores.drop_interval(task, logits, other, evaluation.truth)
         return low > 0 or high < 0
 
     return front.Field(

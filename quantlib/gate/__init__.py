@@ -8,7 +8,16 @@ from quantlib.gate.identity import Changes, changes_since
 from quantlib.gate.judge import judge, judge_presence
 from quantlib.gate.latency import judge_latency
 from quantlib.gate.limits import Limits, LimitTable, read_limits
-from quantlib.gate.record import GateRecord, LatencyRecord, Origin, VariantRecord, machine_differences
+from quantlib.gate.record import (
+    GateRecord,
+    LatencyRecord,
+    Origin,
+    Row,
+    VariantRecord,
+    machine_differences,
+    recorded_array,
+    recorded_predictions,
+)
 from quantlib.gate.render import console_lines, markdown
 from quantlib.gate.sequential import ERROR, confidence_at
 from quantlib.gate.size import judge_size
@@ -34,6 +43,7 @@ __all__ = [
     "LimitTable",
     "Limits",
     "Origin",
+    "Row",
     "Slowdown",
     "VariantRecord",
     "Verdict",
@@ -54,5 +64,7 @@ __all__ = [
     "markdown",
     "read_limits",
     "read_record",
+    "recorded_array",
+    "recorded_predictions",
     "write_record",
 ]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from quantlib.data.scoring import Scoring
 from quantlib.gate.record import GateRecord, LatencyRecord, Origin, VariantRecord
 from quantlib.support.errors import InputError
 from quantlib.support.files import write_text
@@ -25,6 +26,8 @@ class _Header:
 
 def write_record(path: Path, record: GateRecord) -> None:
     """Write a record as JSON, whole or not at all; the predictions of a variant are on one line.
+
+    A row of a multi_label task is a list of class indices: [[0, 3], [], [1]].
 
     Raises:
         InputError: the file cannot be written.
@@ -52,7 +55,7 @@ def read_record(path: Path) -> GateRecord:
 
 def _plain(value: Any) -> Any:
     """Records and mappings as dicts, tuples as lists; class indices, stored as floats, as whole numbers."""
-    if isinstance(value, GateRecord | VariantRecord | LatencyRecord | Origin):
+    if isinstance(value, GateRecord | VariantRecord | LatencyRecord | Origin | Scoring):
         return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
@@ -62,14 +65,24 @@ def _plain(value: Any) -> Any:
 
 
 def _json(value: Any, indent: str = "") -> str:
-    """JSON with a line for each entry of an object, and for each list of plain values."""
+    """JSON with a line for each entry of an object, for each list of plain values, and of sets of indices."""
     deeper = indent + "  "
     if isinstance(value, dict) and value:
         inner = [f"{json.dumps(key, ensure_ascii=False)}: {_json(v, deeper)}" for key, v in value.items()]
-    elif isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+    elif isinstance(value, list) and not _on_one_line(value):
         inner = [_json(item, deeper) for item in value]
     else:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     opening, closing = "{}" if isinstance(value, dict) else "[]"
     lines = f",\n{deeper}".join(inner)
     return f"{opening}\n{deeper}{lines}\n{indent}{closing}"
+
+
+def _on_one_line(values: list[Any]) -> bool:
+    """Whether a list holds plain values, or nothing but lists of class indices."""
+    nested = [item for item in values if isinstance(item, dict | list)]
+    return not nested or (len(nested) == len(values) and all(map(_are_indices, nested)))
+
+
+def _are_indices(item: Any) -> bool:
+    return isinstance(item, list) and all(type(index) is int for index in item)

@@ -4,35 +4,42 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
 
 from quantlib.compression.variants import TEACHER, VariantName
+from quantlib.data.scoring import Scoring
 from quantlib.data.tasks import TASKS
 from quantlib.support.errors import InputError
 
 # Keys that would name a machine instead of describing it; a baseline is committed for everyone to read.
 _MACHINE_NAMES = frozenset({"node", "host", "hostname", "fqdn", "user", "ip"})
 
+Row = float | tuple[int, ...]
+"""What a row is labelled with: a class index, a score, or rising class indices for multi_label."""
+
 
 @dataclass(frozen=True)
 class VariantRecord:
     """Accuracy and size of one variant.
 
-    metrics: fractions by name, the primary one first. eval_loss: cross-entropy in nats, or MSE.
-    accuracy_drop: teacher minus variant in the primary metric, as a fraction. predictions: a class index per
-    row, or a score rounded to 6 significant digits. size_bytes: external data included. compression_ratio:
-    the teacher's bytes over the variant's. quantized_share: see `quantlib.onnx_model.coverage`; None for
-    a float model.
-    op_counts: nodes by operator type. recipe: its fields, None for a float model. sha256: of the model file,
-    empty where a baseline is older than this field.
+    metrics: fractions by name, the primary one first. eval_loss: cross-entropy in nats, or MSE; None where
+    rows have no labels. accuracy_drop: teacher minus variant in the primary metric, as a fraction.
+    predictions: for each row; scores are rounded to 6 significant digits. size_bytes: external data included.
+    compression_ratio: the teacher's bytes over the variant's. quantized_share: see
+    `quantlib.onnx_model.coverage`; None for a float model. op_counts: nodes by operator type. recipe: its
+    fields, None for a float model. sha256: of the model file, empty where a baseline is older than this
+    field.
     """
 
     metrics: Mapping[str, float]
-    eval_loss: float
+    eval_loss: float | None
     accuracy_drop: float
-    predictions: tuple[float, ...]
+    predictions: tuple[Row, ...]
     size_bytes: int
     compression_ratio: float
     quantized_share: float | None
@@ -44,8 +51,10 @@ class VariantRecord:
         if self.sha256 and not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ValueError(f"sha256 {self.sha256!r} must be 64 hexadecimal digits")
         share = () if self.quantized_share is None else (self.quantized_share,)
-        values = (*self.metrics.values(), self.eval_loss, self.accuracy_drop, self.compression_ratio, *share)
-        if not all(math.isfinite(value) for value in (*values, *self.predictions)):
+        loss = () if self.eval_loss is None else (self.eval_loss,)
+        scores = [row for row in self.predictions if not isinstance(row, tuple)]
+        values = (*self.metrics.values(), *loss, self.accuracy_drop, self.compression_ratio, *share, *scores)
+        if not all(math.isfinite(value) for value in values):
             raise ValueError("metrics, loss, drop, ratio and predictions must be finite")
         if not self.metrics or self.size_bytes < 1 or self.compression_ratio <= 0:
             raise ValueError("a metric, a size and a compression ratio above 0 are needed")
@@ -110,24 +119,26 @@ class Origin:
 class GateRecord:
     """One gate run.
 
-    task: a name in `TASKS`. data_hash: of all rows. labels: of the evaluation rows, class indices or scores.
+    task: its name. data_hash: of all rows. labels: of the evaluation rows; empty for a task without labels.
     machine: what latencies depend on, without a host name. settings: lengths, seeds and the like. variants:
     by name, the teacher first. latency: by variant and shape ("1x128"). origin: None in a baseline that is
-    older than it.
+    older than it. scoring: what the task's predictions are judged by; None in a baseline that is older than
+    it, whose task is one of `TASKS`: `judged_by` says it then too.
     """
 
     task: str
     data_hash: str
-    labels: tuple[float, ...]
+    labels: tuple[Row, ...]
     machine: Mapping[str, Any]
     settings: Mapping[str, Any]
     variants: Mapping[str, VariantRecord]
     latency: Mapping[str, Mapping[str, LatencyRecord]] = field(default_factory=dict)
     origin: Origin | None = None
+    scoring: Scoring | None = None
 
     def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ValueError(f"unknown task {self.task!r}; known: {', '.join(TASKS)}")
+        if self.scoring is None and self.task not in TASKS:
+            raise ValueError(f"unknown task {self.task!r}; known: {', '.join(TASKS)}; others need a scoring")
         named = sorted(_MACHINE_NAMES & set(self.machine))
         if named:
             raise ValueError(f"machine must not name the machine: {', '.join(named)}")
@@ -136,32 +147,81 @@ class GateRecord:
         unknown = sorted(set(self.latency) - set(self.variants))
         if unknown:
             raise ValueError(f"latency of variants that are not there: {', '.join(unknown)}")
-        _check_rows("labels", self.task, self.labels)
+        if self.labels and not self.judged_by.labelled:
+            raise ValueError(f"labels of {self.task}, a task without labels")
+        _check_rows("labels", self.judged_by, self.labels)
         for name, variant in self.variants.items():
             self._check_variant(name, variant)
+
+    @property
+    def judged_by(self) -> Scoring:
+        """What the task's predictions are judged by."""
+        return TASKS[self.task].scoring if self.scoring is None else self.scoring
+
+    @property
+    def truth(self) -> tuple[Row, ...]:
+        """The labels; for a task without labels the teacher's predictions."""
+        return self.labels if self.judged_by.labelled else self.variants[TEACHER].predictions
 
     def _check_variant(self, name: str, variant: VariantRecord) -> None:
         try:
             VariantName.parse(name)
         except InputError as error:
             raise ValueError(f"variants: {error}") from error
-        primary = TASKS[self.task].primary_metric
+        primary = self.judged_by.primary_metric
         if next(iter(variant.metrics)) != primary:
             raise ValueError(f"{name}: the first metric must be {primary}, the primary one of {self.task}")
-        if len(variant.predictions) != len(self.labels):
-            raise ValueError(f"{name}: {len(variant.predictions)} predictions for {len(self.labels)} labels")
-        _check_rows(f"{name}: predictions", self.task, variant.predictions)
+        if len(variant.predictions) != len(self.truth):
+            raise ValueError(f"{name}: {len(variant.predictions)} predictions for {len(self.truth)} labels")
+        if (variant.eval_loss is None) == self.judged_by.labelled:
+            raise ValueError(
+                f"{name}: eval_loss {variant.eval_loss}; without labels it is null, else a number"
+            )
+        _check_rows(f"{name}: predictions", self.judged_by, variant.predictions)
         drop = self.variants[TEACHER].score - variant.score
         if abs(drop - variant.accuracy_drop) > 1e-9:
             raise ValueError(f"{name}: accuracy_drop is {variant.accuracy_drop}, the scores differ by {drop}")
 
 
-def _check_rows(what: str, task: str, values: tuple[float, ...]) -> None:
-    classes = len(TASKS[task].labels)
+def _check_rows(what: str, scoring: Scoring, values: tuple[Row, ...]) -> None:
+    count = scoring.num_labels
+    wanted = {
+        "classification": f"a class index below {count}",
+        "multi_label": f"rising class indices below {count}",
+        "regression": "a finite score",
+    }[scoring.output_mode]
     for row, value in enumerate(values, start=1):
-        if not math.isfinite(value) or (classes and value not in range(classes)):
-            wanted = f"a class index below {classes}" if classes else "a finite score"
+        if not _fits(scoring, value):
             raise ValueError(f"{what}: row {row} must be {wanted}, not {value}")
+
+
+def _fits(scoring: Scoring, value: Row) -> bool:
+    if scoring.output_mode == "multi_label":
+        return (
+            isinstance(value, tuple)
+            and list(value) == sorted(set(value))
+            and all(index in range(scoring.num_labels) for index in value)
+        )
+    if isinstance(value, tuple) or not math.isfinite(value):
+        return False
+    return scoring.output_mode == "regression" or value in range(scoring.num_labels)
+
+
+def recorded_predictions(scoring: Scoring, predictions: npt.NDArray[Any]) -> tuple[Row, ...]:
+    """Predictions in the form of `quantlib.data.scores.predictions_of`, as a record keeps them."""
+    if scoring.output_mode == "multi_label":
+        return tuple(tuple(np.flatnonzero(row).tolist()) for row in predictions)
+    return tuple(float(f"{value:.6g}") for value in predictions)
+
+
+def recorded_array(scoring: Scoring, rows: Sequence[Row]) -> npt.NDArray[Any]:
+    """The reverse, of labels too: int64 or float64 (rows,); 0 and 1, int8 (rows, labels), for multi_label."""
+    if scoring.output_mode != "multi_label":
+        return np.asarray(rows, dtype=np.float64 if scoring.output_mode == "regression" else np.int64)
+    sets = np.zeros((len(rows), scoring.num_labels), dtype=np.int8)
+    for place, row in enumerate(rows):
+        sets[place, list(cast(tuple[int, ...], row))] = 1
+    return sets
 
 
 def machine_differences(current: GateRecord, baseline: GateRecord) -> list[str]:
@@ -191,9 +251,19 @@ def _words(values: Mapping[str, Any], key: str) -> str:
 
 
 def check_comparable(current: GateRecord, baseline: GateRecord) -> None:
-    """Raise `InputError` if the baseline is of another task or of other rows."""
+    """Raise `InputError` if the baseline is of another task, judged otherwise, or of other rows."""
     if current.task != baseline.task:
         raise InputError(f"the baseline is of task {baseline.task}, this run of {current.task}")
+    # The primary metric alone is compared.
+    ours, theirs = (
+        asdict(each.judged_by) | {"metrics": each.judged_by.primary_metric} for each in (current, baseline)
+    )
+    otherwise = differences(ours, theirs)
+    if otherwise:
+        raise InputError(
+            f"{current.task} was judged otherwise in the baseline ({'; '.join(otherwise)}); make a new one: "
+            "pytest bench --gate-update"
+        )
     if current.data_hash != baseline.data_hash or current.labels != baseline.labels:
         raise InputError(
             f"the baseline was made on other rows of {current.task} (data {baseline.data_hash[:12]}, "

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from quantlib.data.tasks import TASKS
 from quantlib.gate.comparison import CONFIDENCE, Comparison, Comparisons
 from quantlib.gate.findings import Kind, Verdict
 from quantlib.gate.latency import interval, percent
@@ -32,7 +31,7 @@ def markdown(
     compared: Comparisons | None = None,
 ) -> str:
     """A summary in GitHub's Markdown: heading, a row per variant and shape, then all findings."""
-    metric = TASKS[current.task].primary_metric
+    metric = current.judged_by.primary_metric
     columns = ["variant", "shape", metric, "drop, points", "size, MB", "compression", "speedup"]
     columns += ["baseline speedup", "slowdown", "compared", "verdict"]
     lines = [

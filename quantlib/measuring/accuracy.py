@@ -11,7 +11,7 @@ import numpy as np
 
 from quantlib.data.features import Feature, Feed, batches, labels_array
 from quantlib.data.metrics import Array
-from quantlib.data.scores import compute_metrics, first_not_finite, mean_loss
+from quantlib.data.scores import compute_metrics, first_not_finite, mean_loss, predictions_of
 from quantlib.data.tasks import Task
 from quantlib.machine.sessions import CPU_PROVIDERS, feed_for, open_session, run_session
 from quantlib.support.errors import InputError
@@ -22,23 +22,25 @@ class Evaluation:
     """A model's logits for some rows, and their metrics.
 
     logits: float32, (examples, labels), in the order of the rows; (examples, 1) for regression.
-    labels: int64 class indices or float32 scores, (examples,).
-    metrics: by name, in the order of the task's. eval_loss: see `mean_loss`.
+    predictions: what they predict, in the form that `predictions_of` gives.
+    truth: what the predictions are judged by, in the form that `labels_array` gives: the labels, or the
+    teacher's predictions for a task without labels.
+    metrics: by name, in the order of the task's. eval_loss: see `mean_loss`; None without labels.
     """
 
     logits: Array
-    labels: Array
+    predictions: Array
+    truth: Array
     metrics: dict[str, float]
-    eval_loss: float
+    eval_loss: float | None
 
     def __post_init__(self) -> None:
-        if self.logits.ndim != 2 or self.labels.shape != self.logits.shape[:1]:
-            raise ValueError(f"logits {self.logits.shape} and labels {self.labels.shape} do not fit together")
-
-    @property
-    def predictions(self) -> Array:
-        """The predicted class indices, int64, or the predicted scores, float32: (examples,)."""
-        return self.logits[:, 0] if self.logits.shape[1] == 1 else self.logits.argmax(axis=1)
+        rows = self.logits.shape[:1]
+        if self.logits.ndim != 2 or self.truth.shape[:1] != rows or self.predictions.shape[:1] != rows:
+            raise ValueError(
+                f"logits {self.logits.shape}, predictions {self.predictions.shape} and truth "
+                f"{self.truth.shape} do not fit together"
+            )
 
 
 def evaluate_onnx(
@@ -50,8 +52,41 @@ def evaluate_onnx(
     batch_size: int = 32,
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
+    teacher_logits: Array | None = None,
 ) -> Evaluation:
     """Run a model over all rows, and score it.
+
+    Args:
+        onnx_path, features, task, providers, batch_size, threads, progress: as for `predict_onnx`.
+        teacher_logits: as for `score`.
+
+    Raises:
+        InputError: as for `predict_onnx`.
+        ValueError: as for `score`.
+    """
+    logits = predict_onnx(
+        onnx_path,
+        features,
+        task,
+        providers=providers,
+        batch_size=batch_size,
+        threads=threads,
+        progress=progress,
+    )
+    return score(task, logits, features, teacher_logits)
+
+
+def predict_onnx(
+    onnx_path: Path,
+    features: Sequence[Feature],
+    task: Task,
+    *,
+    providers: Sequence[str] = CPU_PROVIDERS,
+    batch_size: int = 32,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Array:
+    """Run a model over all rows: its logits, float32 (examples, labels), all finite.
 
     Args:
         onnx_path: the model; its logits are the output of that name, or else its first output.
@@ -71,7 +106,7 @@ def evaluate_onnx(
     if batch_size < 1:
         raise InputError(f"batch size {batch_size} is out of range; it must be at least 1")
     session = open_session(onnx_path, threads=threads, providers=providers)
-    logits = np.empty((len(features), task.num_labels), dtype=np.float32)
+    logits: Array = np.empty((len(features), task.num_labels), dtype=np.float32)
     for rows, feed in batches(features, batch_size):
         logits[rows] = run_logits(session, feed, task, onnx_path)
         if progress is not None:
@@ -81,13 +116,33 @@ def evaluate_onnx(
         raise InputError(
             f"{onnx_path}: the logits of row {bad_row} are not finite: {logits[bad_row].tolist()}"
         )
-    return score(task, logits, features)
+    return logits
 
 
-def score(task: Task, logits: Array, features: Sequence[Feature]) -> Evaluation:
-    """The metrics and the loss of logits, (examples, labels), against the labels of their rows."""
-    labels = labels_array(features)
-    return Evaluation(logits, labels, compute_metrics(task, logits, labels), mean_loss(task, logits, labels))
+def score(
+    task: Task, logits: Array, features: Sequence[Feature], teacher_logits: Array | None = None
+) -> Evaluation:
+    """The metrics and the loss of logits against the labels of their rows, or against the teacher.
+
+    Args:
+        task: says which metrics.
+        logits: (examples, labels).
+        features: the rows.
+        teacher_logits: what the teacher gives for the same rows (its own logits where it is scored itself); a
+            task without labels needs them, another one does not read them.
+
+    Raises:
+        ValueError: the teacher's logits are missing, or as for `compute_metrics`.
+    """
+    labels = labels_array(features, task)
+    if labels is not None:
+        truth, loss = labels, mean_loss(task, logits, labels)
+    elif teacher_logits is not None:
+        truth, loss = predictions_of(task, teacher_logits), None
+    else:
+        raise ValueError(f"{task.name} has no labels: a model is scored against the teacher's logits")
+    metrics = compute_metrics(task, logits, truth)
+    return Evaluation(logits, predictions_of(task, logits), truth, metrics, loss)
 
 
 def run_logits(session: Any, feed: Feed, task: Task, onnx_path: Path) -> Array:

@@ -71,7 +71,7 @@ class Problem:
 
     onnx_path: the FP32 model (smoothed if the recipe says so). recipe: where every group starts.
     ranges: for a static recipe. task: of the rows. calibration: the rows on which costs are measured.
-    heldout: other rows, with labels, on which a budget is verified. threads: of the sessions.
+    heldout: other rows, labelled if the task's are, on which a budget is verified. threads: of the sessions.
     """
 
     onnx_path: Path
@@ -201,9 +201,9 @@ def _first(meets: Callable[[int], bool], count: int) -> int | None:
 
 def _try(problem: Problem, lifted: int, recipe: Recipe, exact: Logits) -> Trial:
     logits = _variant_logits(problem, recipe, problem.heldout)
-    ours, teachers = (accuracy.score(problem.task, each, problem.heldout) for each in (logits, exact))
+    ours, teachers = (accuracy.score(problem.task, each, problem.heldout, exact) for each in (logits, exact))
     primary = problem.task.primary_metric
-    _, high = scores.drop_interval(problem.task, logits, exact, teachers.labels, confidence=_TWO_SIDED)
+    _, high = scores.drop_interval(problem.task, logits, exact, teachers.truth, confidence=_TWO_SIDED)
     return Trial(
         lifted=lifted,
         recipe=recipe,
@@ -220,4 +220,4 @@ def _variant_logits(problem: Problem, recipe: Recipe, rows: Sequence[Feature]) -
 
 
 def _logits(problem: Problem, path: Path, rows: Sequence[Feature]) -> Logits:
-    return accuracy.evaluate_onnx(path, rows, problem.task, threads=problem.threads).logits
+    return accuracy.predict_onnx(path, rows, problem.task, threads=problem.threads)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from quantlib.data import scores
-from quantlib.data.metrics import Array
+from quantlib.data.metrics import AGREEMENT, Array
 from quantlib.data.tasks import Task
 from quantlib.measuring.accuracy import Evaluation
 from quantlib.measuring.checks import Checks
@@ -20,7 +20,10 @@ from quantlib.support.columns import Column, Value
 from quantlib.support.console import red
 
 BYTES_PER_MB = 2**20
-METRIC_HELP = "the task's metrics on the evaluation rows; the first one is primary"
+METRIC_HELP = (
+    "the task's metrics on the evaluation rows; the first one is primary; more is better, so errors of "
+    "regression are negative, in the unit of the score"
+)
 # A drop of more points than this is red in the table.
 _LARGE_DROP = 1.0
 
@@ -29,9 +32,9 @@ _LARGE_DROP = 1.0
 class VariantResult:
     """What was measured of one variant, and of the teacher beside it; `values` gives its columns.
 
-    metrics: the task's metrics by name, the primary one first. eval_loss: cross-entropy or MSE.
-    size_bytes: external data included. agreement: the share of rows with the teacher's label; for regression
-    the correlation with the teacher's scores. teacher: its result; None for the teacher itself.
+    metrics: the task's metrics by name, the primary one first. eval_loss: cross-entropy or MSE;
+    None without labels. size_bytes: external data included. agreement: see `quantlib.data.scores.agreement`;
+    where it is a metric of the task, it is written as such. teacher: its result; None for the teacher itself.
     recipe: how it was quantized, None for a float model. task, evaluation: the predictions, if they are at
     hand. on_front: no other variant beats it. beaten_by: one that does. Neither is so until variants are
     compared. extra: further values, written after the columns. checks: what was checked, written last.
@@ -39,7 +42,7 @@ class VariantResult:
 
     name: str
     metrics: Mapping[str, float]
-    eval_loss: float
+    eval_loss: float | None
     size_bytes: int
     latency: LatencyStats
     throughput: Throughput | None = None
@@ -146,7 +149,7 @@ class VariantResult:
         """
         if self.evaluation is None or self.task is None:
             raise ValueError(f"{self.name}: the result was made without predictions")
-        return scores.drop_interval(self.task, self.logits, self.reference.logits, self.evaluation.labels)
+        return scores.drop_interval(self.task, self.logits, self.reference.logits, self.evaluation.truth)
 
 
 def metric_columns(results: Sequence[VariantResult]) -> list[Column[VariantResult]]:
@@ -237,9 +240,11 @@ def _compared(result: VariantResult) -> bool:
 COLUMNS: tuple[Column[VariantResult], ...] = (
     Column(
         "eval_loss",
-        "cross-entropy in nats, or mean squared error",
-        lambda result: float(result.eval_loss),
+        "cross-entropy in nats, binary cross-entropy for sets of labels, or mean squared error; null without "
+        "labels",
+        lambda result: None if result.eval_loss is None else float(result.eval_loss),
         required=True,
+        nullable=True,
     ),
     Column(
         "model_size",
@@ -295,7 +300,8 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
     ),
     Column(
         "accuracy_drop",
-        "teacher minus variant in the primary metric: a fraction in the files, points in the table",
+        "teacher minus variant in the primary metric: a fraction in the files, points (hundredths) in the "
+        "table; of an error of regression in its own unit and in hundredths of it",
         lambda result: result.accuracy_drop,
         required=True,
         heading="drop\npoints",
@@ -304,9 +310,10 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
     ),
     Column(
         "agreement",
-        "the share of rows with the teacher's label, percent in the table; for regression the correlation "
-        "with the teacher's scores",
+        "the share of rows with the teacher's label, or exactly its set of labels, percent in the table; for "
+        "regression the correlation with the teacher's scores; the metric of a task without labels",
         lambda result: float(result.agreement),
+        when=lambda result: AGREEMENT not in result.metrics,
         required=True,
         heading="agree\n%",
         cell=lambda result: f"{100 * result.agreement:z.1f}",

@@ -62,9 +62,12 @@ def read_results(path: Path) -> dict[str, dict[str, Value]]:
 
 
 def _check_columns(path: Path, variant: str, values: Mapping[str, Value]) -> None:
-    for key in (c.key for c in COLUMNS if c.required or (c.numeric and c.key in values)):
+    for column in (c for c in COLUMNS if c.required or (c.numeric and c.key in values)):
+        key = column.key
         if key not in values:
             raise InputError(f"{path}: {variant}: {key!r} is missing")
+        if column.nullable and values[key] is None:
+            continue
         if isinstance(values[key], bool) or not isinstance(values[key], float | int):
             raise InputError(f"{path}: {variant}: {key!r} must be a number, not {values[key]!r}")
     for key, value in values.items():

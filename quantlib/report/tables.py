@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from quantlib.data.metrics import METRICS
+from quantlib.data.metrics import METRICS, metric_names
 from quantlib.measuring.checks import CHECKS
 from quantlib.report.columns import COLUMNS, METRIC_HELP, VariantResult, metric_columns
 from quantlib.support.columns import Column
@@ -85,7 +85,8 @@ def checks_table(results: Sequence[VariantResult]) -> Table:
 
 def columns_markdown() -> str:
     """The documentation's table of columns: key, heading in the printed tables, and what it is."""
-    metrics = ", ".join(f"`{name}`" for name in METRICS)
+    names = dict.fromkeys(name for mode in METRICS for name in metric_names(mode))
+    metrics = ", ".join(f"`{name}`" for name in names)
     lines = ["| results.json | table | what it is |", "| --- | --- | --- |"]
     lines.append(f"| {metrics} | the same | {METRIC_HELP} |")
     for column in (*COLUMNS, *(column for check in CHECKS for column in check.columns)):

@@ -21,6 +21,7 @@ class Column(Generic[T]):
     value: what the files hold.
     when: whether a `T` has the value at all.
     required: every results file has it, and it is a number; read files are checked for that.
+    nullable: it may be null all the same.
     numeric: it is a number wherever it is there.
     heading, cell, justify: how the table shows it, with rich's markup; without a heading it does not.
     place: columns of the table are sorted by it.
@@ -32,6 +33,7 @@ class Column(Generic[T]):
     value: Callable[[T], Value]
     when: Callable[[T], bool] = lambda _: True
     required: bool = False
+    nullable: bool = False
     numeric: bool = False
     heading: str = ""
     cell: Callable[[T], str] = lambda _: ""

@@ -87,7 +87,9 @@ def parse_json(kind: type[T], text: str | bytes, *, strict_keys: bool = False) -
         wanted = _WANTED.get(error["type"], "").format(**details) or str(details["error"])
         problem, place = _PROBLEMS.get(error["type"], "type"), error["loc"]
         if problem == "type" and place and place[-1] in _MEMBERS:
-            place, wanted = place[:-1], "a single value"
+            place = place[:-1]
+            listed = any(e["loc"][: len(place)] == place and _is_list(e["loc"][len(place) :]) for e in errors)
+            wanted = f"{wanted} or a list" if listed else "a single value"
         raise WrongValue(place, problem, error["input"], wanted) from invalid
 
 
@@ -117,6 +119,11 @@ def read_json(kind: type[T], path: Path, what: str) -> T:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: not {what}: {reason}") from error
+
+
+def _is_list(place: tuple[str | int, ...]) -> bool:
+    """Whether it is the place of a value, or of a part of it, that is no list of one of several types."""
+    return bool(place) and str(place[0]).startswith("tuple[")
 
 
 @cache

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantlib.data.features import load_tokenizer
+from quantlib.data.metrics import OutputMode
 from quantlib.support.errors import InputError
 from quantlib.training.architectures import ARCHITECTURES, of_model
 
@@ -28,6 +29,12 @@ _NUMBERS = {"vocab_size", "max_position_embeddings", "num_labels"}.union(
     *(row.shape_keys for row in _ROWS.values())
 )
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)(@(?P<revision>[\w./-]+))?")
+# What transformers calls the kinds of tasks in config.json.
+PROBLEM_TYPES: dict[OutputMode, str] = {
+    "classification": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
 _WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -176,24 +183,30 @@ def check_for_task(model_dir: Path, task: Task) -> list[int]:
     orders); one with generic names (LABEL_0, ...) is taken to be in the task's order.
 
     Raises:
-        InputError: another number of labels.
+        InputError: another number of labels, or a checkpoint for another kind of task.
     """
     config = check_classifier(model_dir)
+    place, wanted = model_dir / "config.json", PROBLEM_TYPES[task.output_mode]
+    problem = config.get("problem_type")
+    if problem not in (None, wanted):
+        raise InputError(f"{place}: problem_type is {problem!r}, but {task.name} needs {wanted!r}")
     names = _label_names(model_dir, config)
     count = len(names) or int(config.get("num_labels", 2))  # transformers' default is two labels
     if count != task.num_labels:
-        raise InputError(
-            f"{model_dir / 'config.json'}: the checkpoint has {count} labels, "
-            f"{task.name} has {task.num_labels}"
-        )
+        raise InputError(f"{place}: the checkpoint has {count} labels, {task.name} has {task.num_labels}")
     if task.output_mode == "regression" or not names or all(re.fullmatch(r"LABEL_\d+", n) for n in names):
         return list(range(count))
-    folded = [name.casefold().replace(" ", "_") for name in names]
-    wanted = [label.casefold() for label in task.labels]
+    for form in (str, _folded):
+        index = {form(name): number for number, name in enumerate(names)}
+        forms = [form(label) for label in task.labels]
+        if len(index) == len(set(forms)) == count and index.keys() == set(forms):
+            return [index[label] for label in forms]
     # Names of another style ("negative", "acceptable") say nothing about the order: the task's own holds.
-    return (
-        [folded.index(label) for label in wanted] if sorted(folded) == sorted(wanted) else list(range(count))
-    )
+    return list(range(count))
+
+
+def _folded(label: str) -> str:
+    return label.casefold().replace(" ", "_")
 
 
 def _label_names(model_dir: Path, config: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 from quantlib.data.features import Feature, labels_array
 from quantlib.support.errors import InputError
 from quantlib.training.architectures import accepted
-from quantlib.training.checkpoints import quiet_transformers, read_config
+from quantlib.training.checkpoints import PROBLEM_TYPES, quiet_transformers, read_config
 from quantlib.training.upper import upper_layers, whole
 
 if TYPE_CHECKING:
@@ -69,11 +69,14 @@ def fine_tune(
 ) -> None:
     """Fine-tune the checkpoint at `base_dir` (with or without a classifier) on a task; save it to `out_dir`.
 
-    The loss is cross-entropy, or mean squared error for regression.
+    See `task_loss` for the loss.
 
     Raises:
-        InputError: there are no rows.
+        InputError: there are no rows, or they have no labels.
     """
+    labels = labels_array(features, task)
+    if labels is None:
+        raise InputError(f"{task.name} has no labels to fine-tune a teacher on; give a fine-tuned teacher")
     import torch
     import transformers
 
@@ -82,15 +85,20 @@ def fine_tune(
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
             base_dir, num_labels=task.num_labels, dtype=torch.float32, local_files_only=True
         )
-    targets = torch.from_numpy(labels_array(features))
+    targets = torch.from_numpy(labels)
     train(model, features, targets, task_loss(task), options, progress)
     save_classifier(model, base_dir, out_dir, task)
 
 
 def task_loss(task: Task) -> Loss:
-    """Cross-entropy of logits (rows, labels) with classes, or mean squared error of logits (rows, 1)."""
+    """Cross-entropy of logits (rows, labels) with classes, or mean squared error of logits (rows, 1).
+
+    For multi_label binary cross-entropy of logits with 0 or 1, (rows, labels), its mean over both.
+    """
     from torch.nn import functional
 
+    if task.output_mode == "multi_label":
+        return lambda logits, sets: functional.binary_cross_entropy_with_logits(logits, sets.to(logits.dtype))
     if task.output_mode == "classification":
         return functional.cross_entropy
     return lambda logits, scores: functional.mse_loss(logits.squeeze(-1), scores)
@@ -204,10 +212,11 @@ def predict_logits(model: Any, features: Sequence[Feature], batch_size: int = 32
 
 
 def save_classifier(model: Any, tokenizer_dir: Path, out_dir: Path, task: Task) -> None:
-    """Save a trained model with safetensors, the task's label names, and the tokenizer's files."""
+    """Save a trained model with safetensors, the task's kind and label names, and the tokenizer's files."""
     import shutil
 
-    if task.output_mode == "classification":
+    model.config.problem_type = PROBLEM_TYPES[task.output_mode]
+    if task.labels:
         model.config.id2label = dict(enumerate(task.labels))
         model.config.label2id = {label: i for i, label in enumerate(task.labels)}
     model.config.name_or_path = ""  # transformers would write the path of this machine

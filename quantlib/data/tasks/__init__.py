@@ -3,7 +3,7 @@
 A reader is what a row names as its `source`: `glue` (files, or the hub by `hub`) and `bbc` (a package).
 """
 
-from quantlib.data.tasks.splits import SPLIT_SEED, Example, Splits, data_hash
+from quantlib.data.tasks.splits import SPLIT_SEED, Example, Label, Splits, data_hash
 from quantlib.data.tasks.table import TASKS, get_task
 from quantlib.data.tasks.task import Source, Task, read_splits
 
@@ -11,6 +11,7 @@ __all__ = [
     "SPLIT_SEED",
     "TASKS",
     "Example",
+    "Label",
     "Source",
     "Splits",
     "Task",

@@ -24,22 +24,26 @@ VALIDATION_ROWS = 512
 # Below this a part of the train file (a quarter, an eighth) would be empty.
 MIN_TRAIN_ROWS = 8
 
+Label = str | float | tuple[str, ...] | None
+"""What a row is labelled with: see `Example`."""
+
 
 @dataclass(frozen=True)
 class Example:
     """One row.
 
     `guid` names it for good: split and row number, counted from 1 without the header ("dev-17"); in BBC-News
-    label and file ("tech-017"). `label` is the label's word for classification, the score for regression.
+    label and file ("tech-017"). `label` is the label's word for classification, the score for regression, the
+    words of all labels for multi_label, in the order of the task's; None where rows have no labels.
     """
 
     guid: str
     text_a: str
     text_b: str | None
-    label: str | float
+    label: Label
 
     def __post_init__(self) -> None:
-        if not isinstance(self.label, str) and not math.isfinite(self.label):
+        if isinstance(self.label, float | int) and not math.isfinite(self.label):
             raise ValueError(f"{self.guid}: a score must be a finite number, not {self.label}")
 
 

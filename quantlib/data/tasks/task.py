@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-from quantlib.data.metrics import METRICS
-from quantlib.data.tasks.splits import Example, Splits, limit_train
+from quantlib.data.metrics import OutputMode
+from quantlib.data.scoring import DEFAULT_THRESHOLD, Scoring
+from quantlib.data.tasks.splits import Example, Label, Splits, limit_train
 from quantlib.data.text import quoted
 from quantlib.support.errors import InputError
+
+_LABELS_NAMED = 20  # in a message; a task may have thousands
 
 
 class Source(Protocol):
@@ -25,40 +29,45 @@ class Source(Protocol):
 class Task:
     """What a task is: its labels, its metrics, and where its rows come from.
 
-    `labels` stand in the order of the model's logits, and are empty for regression. The first of `metrics`,
-    names in `METRICS`, is the primary one. `source` reads the rows. `text_columns` (one, or two for pairs)
-    and `label_column` are the names that a table of rows has for them. `score_range` holds the lowest and
-    highest score of a regression.
+    `output_mode` says what a row gets: "classification" one of `labels`, "multi_label" any number of them,
+    "regression" a score. `labels` stand in the order of the model's logits, and are empty for regression. The
+    first of `metrics`, names in `METRICS`, is the primary one. `source` reads the rows. `text_columns` (one,
+    or two for pairs) and `label_column` are the names that a table of rows has for them. `score_range` holds
+    the lowest and highest score of a regression; one without labels needs none. `threshold` is the
+    probability from which on a label is predicted, for multi_label alone. `labelled` is False where rows have
+    no labels: the teacher's predictions stand for the truth then, and "agreement" is the only metric.
     """
 
     name: str
-    output_mode: Literal["classification", "regression"]
+    output_mode: OutputMode
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
     source: Source
     text_columns: tuple[str, ...] = ("sentence",)
     label_column: str = "label"
     score_range: tuple[float, float] | None = None
+    threshold: float = DEFAULT_THRESHOLD
+    labelled: bool = True
 
     def __post_init__(self) -> None:
         regression = self.output_mode == "regression"
-        known = {name for name, metric in METRICS.items() if metric.output_mode == self.output_mode}
-        if not self.metrics or set(self.metrics) - known:
-            raise ValueError(
-                f"{self.name}: metrics {', '.join(self.metrics) or 'missing'}; "
-                f"known for {self.output_mode}: {', '.join(sorted(known))}"
-            )
-        if regression == bool(self.labels) or regression != (self.score_range is not None):
-            raise ValueError(f"{self.name}: classification has labels, regression has a score range")
-        if not regression and (len(self.labels) < 2 or len(set(self.labels)) < len(self.labels)):
-            raise ValueError(f"{self.name}: two labels or more, each once, not {self.labels}")
-        for name in self.metrics:
-            if METRICS[name].num_labels not in (None, self.num_labels):
-                raise ValueError(
-                    f"{self.name}: {name} needs {METRICS[name].num_labels} labels, not {self.num_labels}"
-                )
+        if regression == bool(self.labels) or (not regression and self.score_range is not None):
+            raise ValueError(f"{self.name}: classes and sets have labels, regression has a score range")
+        if regression and self.labelled and self.score_range is None:
+            raise ValueError(f"{self.name}: a regression with labels has a score range")
+        if len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"{self.name}: labels, each once, not {quoted(self.labels)}")
+        try:
+            _ = self.scoring
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
         if len(self.text_columns) not in (1, 2):
             raise ValueError(f"{self.name}: one text column or two, not {self.text_columns}")
+
+    @cached_property
+    def scoring(self) -> Scoring:
+        """What judging its predictions takes."""
+        return Scoring(self.output_mode, self.num_labels, self.metrics, self.threshold, self.labelled)
 
     @property
     def primary_metric(self) -> str:
@@ -75,17 +84,21 @@ class Task:
         """Whether a row has two texts."""
         return len(self.text_columns) == 2
 
-    def example(self, guid: str, texts: Sequence[str], label: str | float, where: str) -> Example:
+    def example(
+        self, guid: str, texts: Sequence[str], label: str | float | Sequence[str] | None, where: str
+    ) -> Example:
         """A row, checked.
 
         Args:
             guid: see `Example`.
             texts: one for each of `text_columns`.
-            label: a label's word, or a score as a number or text.
+            label: a label's word, or a score as a number or text; for multi_label the words of all labels, in
+                any order; None for a task without labels.
             where: the place of the row, for the message.
 
         Raises:
-            InputError: an unknown label, a score that is none or out of range, or an empty text.
+            InputError: an unknown label, or one given twice, a score that is none or out of range, or an
+                empty text.
         """
         checked = self._checked_label(label, where)
         for name, text in zip(self.text_columns, texts, strict=True):
@@ -93,19 +106,45 @@ class Task:
                 raise InputError(f"{where}: empty text in column {quoted(name)}; each row needs one")
         return Example(guid, texts[0], texts[1] if self.is_pair else None, checked)
 
-    def _checked_label(self, label: str | float, where: str) -> str | float:
-        if self.score_range is None:
-            if label not in self.labels:
-                raise InputError(f"{where}: label {quoted(label)}; known: {', '.join(self.labels)}")
-            return label
+    def _checked_label(self, label: str | float | Sequence[str] | None, where: str) -> Label:
+        if not self.labelled:
+            if label is not None:
+                raise ValueError(f"{self.name} has no labels, but {where} gives {quoted(label)}")
+            return None
+        if self.output_mode == "classification":
+            self._check_known(label, where)
+            return str(label)
+        if self.output_mode == "multi_label":
+            return self._checked_set(label, where)
+        assert self.score_range is not None
         low, high = self.score_range
         try:
-            score = float(label)
-        except ValueError:
+            score = float(label)  # type: ignore[arg-type]  # whatever is none is refused
+        except (TypeError, ValueError):
             score = math.nan
         if not low <= score <= high:
             raise InputError(f"{where}: score {quoted(label)}; expected a number from {low:g} to {high:g}")
         return score
+
+    def _checked_set(self, labels: object, where: str) -> tuple[str, ...]:
+        """The labels of a multi_label row in the order of the task's."""
+        if not isinstance(labels, list | tuple):
+            raise InputError(f"{where}: labels {quoted(labels)}; expected a list of them, empty for none")
+        for label in labels:
+            self._check_known(label, where)
+        if len(set(labels)) < len(labels):
+            raise InputError(f"{where}: labels {quoted(labels)}; each can be there once")
+        return tuple(sorted(labels, key=self._places.__getitem__))
+
+    def _check_known(self, label: object, where: str) -> None:
+        if not isinstance(label, str) or label not in self._places:
+            known = ", ".join(self.labels[:_LABELS_NAMED])
+            known += f", ... ({len(self.labels)} in all)" if len(self.labels) > _LABELS_NAMED else ""
+            raise InputError(f"{where}: label {quoted(label)}; known: {known}")
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {label: place for place, label in enumerate(self.labels)}
 
 
 def read_splits(

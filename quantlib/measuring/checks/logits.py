@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantlib.data.features import Feature, Feed
+from quantlib.data.scores import predictions_of
 from quantlib.data.tasks import Task
 from quantlib.measuring.accuracy import run_logits
 from quantlib.support.errors import InputError
@@ -43,11 +44,15 @@ def largest_change(reference: Array, *others: Array) -> float:
 
 
 def labels_changed(task: Task, reference: Array, *others: Array) -> int | None:
-    """The number of rows whose label differs in any of the others; None for regression, which has none."""
+    """The number of rows with another label, or another set of labels, in any of the others.
+
+    None for regression, which has no labels.
+    """
     if task.output_mode == "regression":
         return None
-    labels = reference.argmax(axis=1)
-    return int(np.any([other.argmax(axis=1) != labels for other in others], axis=0).sum())
+    labels = predictions_of(task, reference)
+    changed = [(predictions_of(task, other) != labels).reshape(len(labels), -1) for other in others]
+    return int(np.any([each.any(axis=1) for each in changed], axis=0).sum())
 
 
 def need_rows(onnx_path: Path, rows: Sequence[Feature]) -> None:

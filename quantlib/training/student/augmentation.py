@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from quantlib.data.features import Feature, features_hash, labels_array, load_tokenizer
+from quantlib.data.features import Feature, features_hash, load_tokenizer
 from quantlib.support.cache import Cache, code_key, versions_key
 from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_tree, write_text
@@ -83,7 +83,7 @@ def augmented(
 
     key = {
         "rows": features_hash(features),
-        "labels": labels_array(features).tolist(),
+        "labels": [row.label for row in features],
         "checkpoint": sha256_tree(checkpoint),
         "options": asdict(options),
         "seed": seed,
@@ -100,10 +100,12 @@ def _line(row: Feature) -> str:
 
 def _read(path: Path) -> list[Feature]:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [
-        Feature(np.array(row["input_ids"], np.int64), np.array(row["token_type_ids"], np.int64), row["label"])
-        for row in rows
-    ]
+    features = []
+    for row in rows:
+        ids, types = (np.array(row[name], np.int64) for name in ("input_ids", "token_type_ids"))
+        label = tuple(row["label"]) if isinstance(row["label"], list) else row["label"]
+        features.append(Feature(ids, types, label))
+    return features
 
 
 def _copies(

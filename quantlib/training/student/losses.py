@@ -150,6 +150,43 @@ def mixed_cross_entropy(
     return torch.where(labels == NO_LABEL, soft, (1 - label_weight) * soft + label_weight * hard).mean()
 
 
+def soft_binary_cross_entropy(
+    logits: torch.Tensor, teacher_logits: torch.Tensor, temperature: float = 1.0
+) -> torch.Tensor:
+    """`soft_cross_entropy` where each label is a yes or no of its own: BCE(z_T / t, z_S / t).
+
+    The teacher's probabilities are sigmoid(z_T / t). The mean over rows and labels, as torch's
+    `BCEWithLogitsLoss`. Arguments are those of `soft_cross_entropy`.
+    """
+    from torch.nn import functional
+
+    wanted = (teacher_logits / temperature).sigmoid()
+    return functional.binary_cross_entropy_with_logits(logits / temperature, wanted)
+
+
+def mixed_binary_cross_entropy(
+    logits: torch.Tensor,
+    teacher_logits: torch.Tensor,
+    labels: torch.Tensor,
+    label_weight: float,
+    temperature: float = 1.0,
+) -> torch.Tensor:
+    """`mixed_cross_entropy` where each label is a yes or no of its own; the mean over rows and labels.
+
+    Args:
+        logits, teacher_logits, label_weight, temperature: as for `mixed_cross_entropy`.
+        labels: 0 or 1, (rows, labels), `NO_LABEL` in all of a row without labels.
+    """
+    import torch
+    from torch.nn import functional
+
+    loss = functional.binary_cross_entropy_with_logits
+    wanted = (teacher_logits / temperature).sigmoid()
+    soft = loss(logits / temperature, wanted, reduction="none") * temperature**2
+    hard = loss(logits, labels.clamp(min=0).to(logits.dtype), reduction="none")
+    return torch.where(labels == NO_LABEL, soft, (1 - label_weight) * soft + label_weight * hard).mean()
+
+
 def score_loss(logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
     """Mean squared error of a regression's scores with the teacher's, both (rows, 1)."""
     from torch.nn import functional

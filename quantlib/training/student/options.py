@@ -51,7 +51,7 @@ class DistillationOptions:
     """How a student is trained: both phases, and what they share.
 
     transformer: learns hidden states and attention scores. prediction: learns the teacher's logits.
-    temperature: of the prediction loss. label_weight: the weight of the labels in it, for classification,
+    temperature: of the prediction loss. label_weight: the weight of the labels in it, for labels,
     since the label is better than a teacher that is unsure or wrong; 0 is TinyBERT's own loss, without
     labels. dropout: of the student while it is trained; None is the teacher's. mapping: see `layer_mapping`.
     held_out: share of the rows that are not trained on, but decide which weights are kept. patience: epochs

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantlib.data.features import Feature, features_hash, labels_array
+from quantlib.data.features import Feature, features_hash
 from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_json, sha256_tree
 from quantlib.training.checkpoints import load_classifier, reorder_logits
@@ -98,9 +98,10 @@ def distil(
             "checkpoint": CHECKPOINT_VERSION,
             "teacher": sha256_tree(teacher_dir),
             "task": task.name,
+            "scoring": asdict(task.scoring),
             "rows": features_hash(labelled),
             "further": [features_hash(windows) for windows in further],
-            "labels": labels_array(labelled).tolist(),
+            "labels": [row.label for row in labelled],
             "options": asdict(options),
             "bfloat16": options.precision == "auto" and bfloat16_pays(device.type),
             "student": asdict(student or StudentConfig()),

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantlib.data.features import Feature, by_length, labels_array
-from quantlib.data.scores import compute_metrics
+from quantlib.data.metrics import Array
+from quantlib.data.scores import compute_metrics, predictions_of
 from quantlib.training.forward import logits_of
 from quantlib.training.student.device import autocast, feed_of
 from quantlib.training.student.losses import (
     NO_LABEL,
     States,
+    mixed_binary_cross_entropy,
     mixed_cross_entropy,
     score_loss,
+    soft_binary_cross_entropy,
     soft_cross_entropy,
     transformer_loss,
 )
@@ -82,9 +85,10 @@ def distillation_phases(trainee: Trainee, teacher_width: int, targets: Targets) 
 
     options, modules = trainee.options, torch.nn.ModuleDict({"student": trainee.student})
     width = trainee.student.config.hidden_size
-    labels = torch.full((len(trainee.features),), NO_LABEL)
-    if trainee.task.output_mode == "classification":
-        labels[: trainee.labelled] = torch.from_numpy(labels_array(trainee.features[: trainee.labelled]))
+    labels = _labels(trainee)
+    multi_label = trainee.task.output_mode == "multi_label"
+    soft_loss = soft_binary_cross_entropy if multi_label else soft_cross_entropy
+    mixed_loss = mixed_binary_cross_entropy if multi_label else mixed_cross_entropy
     project = None
     if width != teacher_width:
         project = torch.nn.Linear(width, teacher_width, device=trainee.device)
@@ -98,17 +102,35 @@ def distillation_phases(trainee: Trainee, teacher_width: int, targets: Targets) 
         if trainee.task.output_mode == "regression":
             return score_loss(trainee.run(feed), wanted)
         if not options.label_weight:
-            return soft_cross_entropy(trainee.run(feed), wanted, options.temperature)
+            return soft_loss(trainee.run(feed), wanted, options.temperature)
         known = labels[torch.from_numpy(index)].to(trainee.device)
         weights = options.label_weight, options.temperature
-        return mixed_cross_entropy(trainee.run(feed), wanted, known, *weights)
+        return mixed_loss(trainee.run(feed), wanted, known, *weights)
 
     both = torch.nn.ModuleDict({"student": trainee.student} | ({"projection": project} if project else {}))
     # After one epoch there is nothing to choose from.
     chooses = loss_score(trainee, layers) if options.transformer.epochs > 1 else None
     first = Phase("transformer", options.transformer, both, layers, chooses)
-    second = Phase("prediction", options.prediction, modules, logits, metric_score(trainee, logits))
+    second = Phase("prediction", options.prediction, modules, logits, metric_score(trainee, logits, targets))
     return [first, second] if options.transformer.epochs else [second]
+
+
+def _labels(trainee: Trainee) -> torch.Tensor:
+    """The labels of all rows that a prediction loss reads, `NO_LABEL` where there is none.
+
+    int64 (rows,) for classes; int8 (rows, labels) for multi_label, a byte each.
+    """
+    import torch
+
+    task, rows = trainee.task, len(trainee.features)
+    if task.output_mode == "multi_label":
+        labels = torch.full((rows, task.num_labels), NO_LABEL, dtype=torch.int8)
+    else:
+        labels = torch.full((rows,), NO_LABEL)
+    known = labels_array(trainee.features[: trainee.labelled], task)
+    if known is not None and task.output_mode != "regression":
+        labels[: trainee.labelled] = torch.from_numpy(known)
+    return labels
 
 
 def loss_score(trainee: Trainee, loss: Loss) -> Callable[[], Score] | None:
@@ -116,20 +138,30 @@ def loss_score(trainee: Trainee, loss: Loss) -> Callable[[], Score] | None:
     return (lambda: (-_mean_loss(trainee, loss), 0.0)) if trainee.held else None
 
 
-def metric_score(trainee: Trainee, loss: Loss) -> Callable[[], Score] | None:
-    """More of the task's primary metric on held-out rows is better; where that is equal, less loss."""
+def metric_score(trainee: Trainee, loss: Loss, targets: Targets | None = None) -> Callable[[], Score] | None:
+    """More of the task's primary metric on held-out rows is better; where that is equal, less loss.
+
+    targets: the teacher's; a task without labels is judged by them, another one needs none.
+    """
     import torch
 
-    held = list(trainee.held)
+    task, held = trainee.task, list(trainee.held)
+
+    def teachers() -> Array:
+        assert targets is not None
+        logits = torch.empty(len(trainee.features), task.num_labels)
+        for index, feed in trainee.batches(held):
+            logits[index] = targets.logits_for(index, feed).cpu()
+        return predictions_of(task, logits[held].numpy())
 
     def score() -> Score:
-        logits = torch.empty(len(trainee.features), trainee.task.num_labels)
+        logits = torch.empty(len(trainee.features), task.num_labels)
         with torch.no_grad():
             for index, feed in trainee.batches(held):
                 logits[index] = trainee.run(feed).cpu()
-        labels = labels_array([trainee.features[row] for row in held])
-        metrics = compute_metrics(trainee.task, logits[held].numpy(), labels)
-        return metrics[trainee.task.primary_metric], -_mean_loss(trainee, loss)
+        labels = labels_array([trainee.features[row] for row in held], task)
+        metrics = compute_metrics(task, logits[held].numpy(), teachers() if labels is None else labels)
+        return metrics[task.primary_metric], -_mean_loss(trainee, loss)
 
     return score if held else None
 
