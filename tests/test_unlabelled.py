@@ -292,8 +292,18 @@ def test_a_run_writes_its_results(options: ExperimentOptions) -> None:
 def test_a_record_is_made_and_read(
     options: ExperimentOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of scores, since those of a quantized model are never quite the teacher's."""
+    monkeypatch.setitem(TASKS, "Bare", SCORES)
+    teacher = tiny.write_checkpoint(tmp_path / "teacher", num_labels=1)
+    options = replace(options, teacher=str(teacher))
     built = build(options)
-    record = gating.record(built, evaluate(built, options), options)
+    evaluations = evaluate(built, options)
+    reference = evaluations["teacher"].logits
+    for name, evaluation in evaluations.items():
+        alike = agreement(SCORES, evaluation.logits, reference)
+        assert evaluation.metrics == {"agreement": alike}
+        assert (alike == 1.0) == (name == "teacher"), name
+    record = gating.record(built, evaluations, options)
     write_record(tmp_path / "b.json", record)
     monkeypatch.undo()  # a record is read where its task is unknown
     again = read_record(tmp_path / "b.json")
