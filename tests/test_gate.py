@@ -323,6 +323,13 @@ def test_limits_that_cannot_be_used(tmp_path: Path, text: str, words: str) -> No
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_limits_may_name_the_task_of_the_run(tmp_path: Path) -> None:
+    path = write_limits(tmp_path, "[task.Mine]\nmax_drop_points = 3.0\n")
+    assert read_limits(path, task="Mine").of("quant_1", "Mine").max_drop_points == 3.0
+    with pytest.raises(InputError, match=r"\[task\]: unknown task 'Mine'; known: .*, BBC-News, Other$"):
+        read_limits(path, task="Other")
+
+
 def test_a_missing_limits_file(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none.toml: not a limits file: No such file"):
         read_limits(tmp_path / "none.toml")

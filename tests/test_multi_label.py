@@ -514,6 +514,10 @@ def test_models_are_built_judged_checked_and_recorded(
         result = checks.get(Invariance)
         assert result is not None, name
         assert result.labels_changed is not None
+    made = len(list((tmp_path / "cache" / "checks").iterdir()))
+    check(replace(built, task=replace(TASK, threshold=0.9)), options)
+    again = len(list((tmp_path / "cache" / "checks").iterdir()))
+    assert again == 2 * made, "labels that change depend on the threshold"
     record = gating.record(built, evaluations, options)
     assert record.scoring == TASK.scoring
     assert recorded_array(SCORING, record.labels).tolist() == teacher.truth.tolist()

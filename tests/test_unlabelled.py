@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,14 +16,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from quantlib.compression.recipes import RECIPES
-from quantlib.data.features import convert_examples_to_features, labels_array, load_tokenizer
+from quantlib.data.features import Feature, convert_examples_to_features, labels_array, load_tokenizer
 from quantlib.data.metrics import METRICS, OutputMode
 from quantlib.data.scores import agreement, compute_metrics, drop_interval, predictions_of
 from quantlib.data.scoring import Scoring
 from quantlib.data.tasks import TASKS, Task, data_hash, read_splits
 from quantlib.experiment import ExperimentOptions, gating, run
 from quantlib.experiment.build import build
-from quantlib.experiment.measure import evaluate
+from quantlib.experiment.measure import evaluate, field_of
 from quantlib.gate import (
     GateRecord,
     LimitTable,
@@ -113,6 +114,27 @@ def test_the_drop_is_what_agreement_lacks(task: Task) -> None:
     # Of two variants, the first is the better one.
     worse = teacher + 4 * (variant - teacher)
     assert drop_interval(task, worse, variant, truth)[0] > 0
+
+
+def test_variants_are_compared_by_the_teacher_and_not_by_each_other() -> None:
+    rows = 100
+    teacher = np.tile(np.array([[1, -1]], np.float32), (rows, 1))
+    # Each is wrong on half of the rows, but on another half.
+    logits = {"teacher": teacher, "a": teacher.copy(), "b": teacher.copy(), "c": teacher.copy()}
+    logits["a"][: rows // 2] *= -1
+    logits["b"][rows // 2 :] *= -1
+    features = [Feature(np.zeros(2, np.int64), np.zeros(2, np.int64), None)] * rows
+    measured: dict[str, Any] = {
+        name: SimpleNamespace(
+            evaluation=score(TASK, each, features, teacher), timing=SimpleNamespace(log_ratios={})
+        )
+        for name, each in logits.items()
+    }
+    variants = [SimpleNamespace(name=name, model=SimpleNamespace(size_bytes=1)) for name in logits]
+    built: Any = SimpleNamespace(task=TASK, variants=variants)
+    field = field_of(built, measured)
+    assert not field.sure("a", "b")
+    assert field.sure("a", "c")
 
 
 @settings(deadline=None)
@@ -292,8 +314,18 @@ def test_a_run_writes_its_results(options: ExperimentOptions) -> None:
 def test_a_record_is_made_and_read(
     options: ExperimentOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of scores, since those of a quantized model are never quite the teacher's."""
+    monkeypatch.setitem(TASKS, "Bare", SCORES)
+    teacher = tiny.write_checkpoint(tmp_path / "teacher", num_labels=1)
+    options = replace(options, teacher=str(teacher))
     built = build(options)
-    record = gating.record(built, evaluate(built, options), options)
+    evaluations = evaluate(built, options)
+    reference = evaluations["teacher"].logits
+    for name, evaluation in evaluations.items():
+        alike = agreement(SCORES, evaluation.logits, reference)
+        assert evaluation.metrics == {"agreement": alike}
+        assert (alike == 1.0) == (name == "teacher"), name
+    record = gating.record(built, evaluations, options)
     write_record(tmp_path / "b.json", record)
     monkeypatch.undo()  # a record is read where its task is unknown
     again = read_record(tmp_path / "b.json")

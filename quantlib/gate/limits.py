@@ -73,16 +73,17 @@ class Tables:
 
 @dataclass(frozen=True)
 class LimitTable:
-    """The tables of a limits file, and the recipes of which they speak, by name."""
+    """The tables of a limits file, and the recipes and names of tasks of which they speak."""
 
     tables: Tables = Tables()
     recipes: Mapping[str, Recipe] = field(default_factory=lambda: RECIPES)
+    tasks: tuple[str, ...] = tuple(TASKS)
 
     def __post_init__(self) -> None:
         _check_variants("[recipe]", self.tables.recipe, self.recipes)
         for task, limits in self.tables.task.items():
-            if task not in TASKS:
-                raise ValueError(f"[task]: unknown task {task!r}; known: {', '.join(TASKS)}")
+            if task not in self.tasks:
+                raise ValueError(f"[task]: unknown task {task!r}; known: {', '.join(self.tasks)}")
             _check_variants(f"[task.{task}.recipe]", limits.recipe, self.recipes)
 
     def of(self, variant: str, task: str) -> Limits:
@@ -113,12 +114,13 @@ class LimitTable:
 _KEYS = tuple(field.name for field in fields(Limits))
 
 
-def read_limits(path: Path, recipes: Sequence[Recipe] = ()) -> LimitTable:
+def read_limits(path: Path, recipes: Sequence[Recipe] = (), task: str | None = None) -> LimitTable:
     """Read a limits file.
 
     Args:
         path: the file.
         recipes: those of the run; a limits file may name them as well as those of the table.
+        task: the name of the run's, which may be none of the table of tasks; the same holds for it.
 
     Raises:
         InputError: the file is missing or not TOML; an unknown table, key, task or variant; a value of
@@ -132,7 +134,8 @@ def read_limits(path: Path, recipes: Sequence[Recipe] = ()) -> LimitTable:
         raise InputError(f"{path}: not a limits file: {reason}") from error
     try:
         tables = parse_values(Tables, document)
-        return LimitTable(tables, RECIPES | {recipe.name: recipe for recipe in recipes})
+        known = dict.fromkeys([*TASKS, *([] if task is None else [task])])
+        return LimitTable(tables, RECIPES | {recipe.name: recipe for recipe in recipes}, tuple(known))
     except WrongValue as error:
         raise InputError(f"{path}: {_words(error)}") from error
     except ValueError as error:

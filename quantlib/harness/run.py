@@ -43,15 +43,15 @@ class Harness:
             self.experiment = from_flags(ExperimentOptions, vars(config.option), PYTEST)
             self.options = from_flags(HarnessOptions, vars(config.option), PYTEST)
             self.options.check_lengths(self.experiment.seq_len)
-            task = get_task(self.experiment.task).name
+            self.task = get_task(self.experiment.task).name
             named = self.options.gate
-            self.baseline_path = Path(named) if named else directory / "baseline" / f"{task}.json"
+            self.baseline_path = Path(named) if named else directory / "baseline" / f"{self.task}.json"
             self.gate = self._gate() if self.options.gating else None
 
     def read_limits(self) -> gate.LimitTable:
         """The table of limits."""
         path = self.options.limits or self.directory / "limits.toml"
-        return gate.read_limits(path, self.experiment.resolved_recipes)
+        return gate.read_limits(path, self.experiment.resolved_recipes, self.task)
 
     def _gate(self) -> GateRun:
         if self.config.getoption("numprocesses", None) or hasattr(self.config, "workerinput"):
