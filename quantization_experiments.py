@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from quantlib.cli.main import app, cli
+from quantlib.cli.run import app, cli
 
 __all__ = ["app", "cli"]
 

@@ -404,7 +404,7 @@ def test_baseline_from_before_these_settings_says_so(run, made, tmp_path):
         del record["settings"]["compile"], record["settings"]["stock_sessions"]
 
     result = run(f"--gate={changed(made, tmp_path / 'b.json', older)}", "-k", "test_gate")
-    words = "compile: True, baseline not recorded; stock_sessions: False, baseline not recorded"
+    words = "stock_sessions: False, baseline not recorded; compile: True, baseline not recorded"
     assert f"the baseline was made with other settings ({words})" in text_of(result)
 
 

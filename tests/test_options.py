@@ -13,9 +13,9 @@ import pytest
 
 from quantlib.compression.recipes import RECIPES, write_recipe
 from quantlib.compression.recipes import select as recipe_selection
+from quantlib.experiment.gate_options import GateOptions
 from quantlib.experiment.options import ExperimentOptions, recipes_for, variant_names
 from quantlib.gate.record import GateRecord, settings_differences
-from quantlib.harness.options import HarnessOptions
 from quantlib.measuring.latency import Sampling
 from quantlib.support.errors import InputError
 from quantlib.support.options import (
@@ -34,7 +34,7 @@ PAGE = ROOT / "docs" / "options.md"
 
 def page_from(text: str) -> str:
     """The page with its tables made from the declarations."""
-    for cls in (ExperimentOptions, HarnessOptions):
+    for cls in (ExperimentOptions, GateOptions):
         pattern = rf"(<!-- {cls.__name__} -->\n).*?(<!-- end -->)"
         table = markdown_table(cls)
         text, count = re.subn(pattern, lambda match: match[1] + table + match[2], text, flags=re.DOTALL)  # noqa: B023
@@ -90,9 +90,9 @@ def test_a_number_out_of_its_range_is_refused(count: int) -> None:
 
 def test_the_table_says_where_an_option_is_offered() -> None:
     lines = markdown_table(Sample).splitlines()
-    assert lines[2] == "| `--count COUNT` | `3` | How many. | the command, `pytest bench` |"
-    assert lines[5] == "| `--place PLACE` |  | Where. | the command |"
-    assert lines[6] == "| `--no-fast` | `off` | Go slowly. | the command, `pytest bench` |"
+    assert lines[2] == "| `--count COUNT` | `[run] count` | `3` | How many. | the command, `pytest bench` |"
+    assert lines[5] == "| `--place PLACE` | `[run] place` |  | Where. | the command |"
+    assert lines[6] == "| `--no-fast` | `[run] fast` | `off` | Go slowly. | the command, `pytest bench` |"
 
 
 # Options of an experiment
@@ -166,7 +166,7 @@ def test_a_recipe_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_gate_measures_as_much_as_the_library_does_by_default() -> None:
-    assert HarnessOptions().sampling == Sampling()
+    assert GateOptions().sampling == Sampling()
 
 
 # The plugin

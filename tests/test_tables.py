@@ -24,7 +24,7 @@ from quantlib.support.errors import InputError
 
 SHARED_GLUE = Path(__file__).parents[2] / "shared" / "glue"
 KNOWN = (
-    "known: .csv, .tsv, .jsonl, .ndjson, .parquet, a directory of Dataset.save_to_disk, "
+    "known: .csv, .tsv, .jsonl, .ndjson, .parquet, .txt, a directory of Dataset.save_to_disk, "
     "hf://ORG/NAME[/CONFIG][@REVISION][:SPLIT]"
 )
 Columns = Mapping[str, Sequence[Any]]
@@ -713,7 +713,7 @@ def test_a_missing_file(name: str, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["a.txt", "a", "a.csv.gz", ".csv"])
+@pytest.mark.parametrize("name", ["a.doc", "a", "a.csv.gz", ".csv"])
 def test_an_unknown_form(name: str, write: Write) -> None:
     path = write(name, "a\n1\n")
     assert refusal(path) == f"{path}: unknown form {path.suffix!r}; {KNOWN}"

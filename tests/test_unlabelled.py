@@ -131,7 +131,7 @@ def test_variants_are_compared_by_the_teacher_and_not_by_each_other() -> None:
         for name, each in logits.items()
     }
     variants = [SimpleNamespace(name=name, model=SimpleNamespace(size_bytes=1)) for name in logits]
-    built: Any = SimpleNamespace(task=TASK, variants=variants)
+    built: Any = SimpleNamespace(task=TASK, variants=variants, reference="teacher")
     field = field_of(built, measured)
     assert not field.sure("a", "b")
     assert field.sure("a", "c")

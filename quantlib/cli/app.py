@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from quantlib.support.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# As wide as the table of results with quantized students: a log needs no lines of 80 columns.
+_LOG_COLUMNS = 100
 
 
 def new_app() -> typer.Typer:
@@ -16,12 +24,13 @@ def new_app() -> typer.Typer:
     return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
-def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+def run_app(app: typer.Typer, arguments: Sequence[str] | None = None, name: str | None = None) -> int:
     """Run a command; what the user got wrong is one line on stderr and exit code 2.
 
     Args:
         app: of one command or several.
         arguments: the words behind the command's name; None for those of this process.
+        name: of the command, as its help shows it; None for the file's.
 
     Returns:
         The exit code.
@@ -30,9 +39,24 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a place that knows no ✓ must not end a run
     try:
-        code = app(arguments, standalone_mode=False)
+        code = app(arguments, standalone_mode=False, prog_name=name)
     except (InputError, typer.TyperException) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         print("error:", " ".join(message.splitlines()), file=sys.stderr)
         return 2
     return int(code or 0)
+
+
+def wide_console() -> Console:
+    """Where a command prints; progress too, since what is on stderr is what went wrong."""
+    from rich.console import Console
+
+    out = Console()
+    if not out.is_terminal:
+        out.width = max(out.width, _LOG_COLUMNS)
+    return out
+
+
+def print_json(value: Any) -> None:
+    """Print a value for machines."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))

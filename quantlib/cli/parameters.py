@@ -4,38 +4,118 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from quantlib.support.options import COMMAND, Option, options_of
+from quantlib.cli.app import new_app
+from quantlib.support.configuration import Configuration, find_configuration, read_configuration
+from quantlib.support.errors import InputError
+from quantlib.support.options import COMMAND, Option, from_flags, options_of
+
+_CONFIG = typer.Option(
+    "--config",
+    help="Configuration file; default: quantlib.toml, or [tool.quantlib] of pyproject.toml, if there.",
+)
 
 
-def offering(cls: type, function: Callable[[dict[str, Any]], None]) -> Callable[..., None]:
-    """A command that calls `function` with what was given for each option of a dataclass, by field name."""
+def offering(
+    classes: type[Any] | tuple[type[Any], ...], function: Callable[..., None], *, whole: bool = False
+) -> Callable[..., None]:
+    """A command that builds the options of dataclasses and calls `function` with them.
+
+    The flags go before what the configuration file says.
+
+    Args:
+        classes: a dataclass of options, or several that share no name.
+        function: takes the options first; its other parameters are parameters of the command as well.
+        whole: show all options in the help, not only the usual ones.
+    """
+    kinds = classes if isinstance(classes, tuple) else (classes,)
 
     def command(**given: Any) -> None:
-        function(given)
+        given.pop("help_all", None)
+        configured = configuration(given.pop("config"))
+        beside = {name: given.pop(name) for name in own}
+        options = [from_flags(cls, given, COMMAND, of_class(configured, cls)) for cls in kinds]
+        function(*options, **beside)
 
-    parameters = [_parameter(item) for item in options_of(cls, COMMAND)]
+    def show_all(ctx: typer.Context, asked: bool) -> None:
+        if asked:
+            app = new_app()
+            app.command()(offering(classes, function, whole=True))
+            shown = typer.main.get_command(app)
+            print(shown.get_help(type(ctx)(shown, info_name=ctx.command_path)))
+            raise typer.Exit
+
+    hints = get_type_hints(function, include_extras=True)
+    others = list(inspect.signature(function).parameters.values())[len(kinds) :]
+    own = [parameter.name for parameter in others]
+    parameters = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name])
+        for parameter in others
+    ]
+    parameters += [
+        _parameter(item, hidden=item.advanced and not whole)
+        for cls in kinds
+        for item in options_of(cls, COMMAND)
+    ]
+    parameters.append(
+        inspect.Parameter(
+            "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Path | None, _CONFIG]
+        )
+    )
+    if not whole:
+        every = typer.Option("--help-all", help="Show every option.", is_eager=True, callback=show_all)
+        parameters.append(
+            inspect.Parameter(
+                "help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, every]
+            )
+        )
     command.__doc__ = function.__doc__
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     vars(command)["__signature__"] = inspect.Signature(parameters)
     return command
 
 
-def _parameter(item: Option) -> inspect.Parameter:
-    kind: Any = item.kind
-    default = item.text_default
-    if item.is_switch:
-        default = False
-    elif item.many and not item.comma:
-        kind, default = list[kind] | None, None
-    elif default is None:
-        kind = kind | None
+def configuration(path: Path | None) -> Configuration:
+    """The configuration of a command: the file that is named, else what lies in the working directory."""
+    if path is None:
+        return find_configuration(Path())
+    if not path.is_file():
+        raise InputError(f"--config {path}: no such file")
+    return read_configuration(path)
+
+
+def of_class(configured: Configuration, cls: type) -> dict[str, Any]:
+    """What the file says of the options of a class; what it says of other options is checked too.
+
+    Raises:
+        InputError: see `Configuration.values`.
+    """
+    from quantlib.experiment.gate_options import GateOptions
+    from quantlib.experiment.options import ExperimentOptions
+
+    experiment, gate = configured.values(ExperimentOptions, GateOptions)
+    names = {item.name for item in options_of(cls)}
+    return {name: value for name, value in (experiment | gate).items() if name in names}
+
+
+def _parameter(item: Option, *, hidden: bool) -> inspect.Parameter:
+    """A parameter whose default is None, so that what is given is known from what is not."""
+    kind: Any = bool if item.is_switch else item.kind
+    if item.pairs or (item.many and not item.comma):
+        kind = list[kind]
+    if item.comma:
+        kind = str
+    shown = "" if item.is_switch or not item.shown_default else f" [default: {item.shown_default}]"
     return inspect.Parameter(
         item.name,
         inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[kind, typer.Option(item.flag, help=item.help, metavar=item.metavar)],
+        default=None,
+        annotation=Annotated[
+            kind | None,
+            typer.Option(item.flag, help=item.help + shown, metavar=item.metavar, hidden=hidden),
+        ],
     )

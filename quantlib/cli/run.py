@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from quantlib.cli.app import new_app, run_app, wide_console
 from quantlib.cli.parameters import offering
 from quantlib.experiment.options import ExperimentOptions
-from quantlib.support.options import COMMAND, from_flags
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from quantlib.experiment.running import RunResult
 
-# As wide as the table of results with quantized students: a log needs no lines of 80 columns.
-_LOG_COLUMNS = 100
 
-
-def command() -> Callable[..., None]:
+def command(*, whole: bool = False) -> Callable[..., None]:
     """The command, with a parameter for each of `ExperimentOptions`."""
-    return offering(ExperimentOptions, run)
+    return offering(ExperimentOptions, run, whole=whole)
 
 
-def run(given: dict[str, Any]) -> None:
-    """Quantize a teacher, measure every variant and a student, and print what each one costs and wins."""
-    from rich.console import Console
+def run(
+    options: ExperimentOptions,
+    json: Annotated[bool, typer.Option("--json", help="Print results.json alone.")] = False,
+) -> None:
+    """Quantize a teacher, measure every variant and a student, and print what each one costs and wins.
 
+    Example: quantlib run --evaluation test.csv --label category --teacher checkpoints/tickets
+    """
     from quantlib import experiment
 
-    options = from_flags(ExperimentOptions, given, COMMAND)
     started = time.perf_counter()
-    out = Console()  # progress too: what is on stderr is what went wrong
-    if not out.is_terminal:
-        out.width = max(out.width, _LOG_COLUMNS)
+    if json:
+        experiment.run(options)
+        print((options.output_dir / options.task_name / "results.json").read_text(encoding="utf-8"), end="")
+        return
+    out = wide_console()
     _print_results(options, experiment.run(options, out, lambda first: _print_first(first, out)), out)
     _print_notes(options, time.perf_counter() - started, out)
 
@@ -55,12 +59,11 @@ def _print_choices(compared: RunResult, out: Console) -> None:
 
 
 def _print_results(options: ExperimentOptions, compared: RunResult, out: Console) -> None:
-    from quantlib.data.tasks import get_task
     from quantlib.experiment import budget
     from quantlib.measuring import explain, profile
     from quantlib.report.tables import checks_table, front_note, table
 
-    directory, results = options.output_dir / get_task(options.task).name, compared.results
+    directory, results = options.output_dir / options.task_name, compared.results
     out.print(table(results, out.width))
     out.print(front_note(results), highlight=False, markup=False, soft_wrap=True)
     _print_choices(compared, out)
@@ -76,13 +79,21 @@ def _print_results(options: ExperimentOptions, compared: RunResult, out: Console
 
 
 def _print_notes(options: ExperimentOptions, seconds: float, out: Console) -> None:
-    from quantlib.data.tasks import get_task
     from quantlib.machine.hardware import describe, int8_note
 
-    machine, task = describe(), get_task(options.task).name
+    machine, task = describe(), options.task_name
     for note in (
         f"{task}, {options.batch_size}x{options.seq_len}, {options.threads} threads, {machine.cpu_model}. "
         f"{int8_note(machine)}",
         f"Done in {seconds:.0f} s; written to {options.output_dir / task}",
     ):
         out.print(note, highlight=False, markup=False, soft_wrap=True)
+
+
+app = new_app()
+app.command()(command(whole=True))
+
+
+def cli(arguments: Sequence[str] | None = None) -> int:
+    """Run the main job alone, as from a clone, and return its exit code; see `run_app`."""
+    return run_app(app, arguments)

@@ -10,14 +10,17 @@ from typing import Any
 
 from quantlib.compression.variants import STUDENT, TEACHER
 from quantlib.data import features, tasks
+from quantlib.experiment import given_models
 from quantlib.experiment.budget import budgeted
 from quantlib.experiment.compiling import compiled
 from quantlib.experiment.explaining import explained
-from quantlib.experiment.options import CALIBRATION_SAMPLES, ExperimentOptions, student_names
+from quantlib.experiment.options import ExperimentOptions, student_names
 from quantlib.experiment.quantizing import quantized
-from quantlib.experiment.work import Variant, Work, cached, cached_model, tokenize
+from quantlib.experiment.rows import read_rows
+from quantlib.experiment.work import Variant, Work, cached, cached_model, is_onnx, tokenize
 from quantlib.machine.sessions import default_threads
 from quantlib.onnx_model.compile import Compiled
+from quantlib.onnx_model.model import Model, copy_model
 from quantlib.support.cache import code_key, open_cache, versions_key
 from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_json, sha256_tree
@@ -46,6 +49,11 @@ class Built:
     commits: Mapping[str, str] = field(default_factory=dict)
     precision: str | None = None
 
+    @property
+    def reference(self) -> str:
+        """The name of the variant that the others are compared with, the first."""
+        return self.variants[0].name
+
 
 def build(options: ExperimentOptions, steps: Steps | None = None) -> Built:
     """Every model of the run, as files in the cache; what is there already is not made again.
@@ -66,12 +74,18 @@ def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[B
         InputError: something that the user gave cannot be used.
     """
     steps = steps or Steps()
-    task = tasks.get_task(options.task)
-    work = Work(task, _read_rows(task, options, steps), options, open_cache(options.cache_dir), steps)
-    given = [_given(work, name, STUDENT) for name in options.students]
+    named = None if options.teacher is None else given_models.resolve(options.teacher, TEACHER)
+    labels = None if named is None or options.own_task is None else given_models.labels_of(named)
+    rows = read_rows(options, labels, steps, train_rows=options.train_rows)
+    for note in rows.notes:
+        steps.say(note)
+    task = rows.task
+    work = Work(task, rows.splits, options, open_cache(options.cache_dir), steps)
+    _check_rows(work)
+    given = [_given(work, given_models.resolve(name, STUDENT)) for name in options.students]
     start = _start(options)
-    teacher = _teacher(work)
-    hashes = {"data": tasks.data_hash(work.splits), TEACHER: sha256_tree(teacher)}
+    teacher = _trained_teacher(work) if named is None else _given(work, named)
+    hashes = {"data": tasks.data_hash(work.splits), TEACHER: given_models.hash_of(teacher)}
     sources = {TEACHER: teacher}
     reports: dict[str, Compiled] = {}
     fp32, fast = _floats(work, reports, TEACHER, Path("ts_teacher_bert"), teacher)
@@ -89,13 +103,13 @@ def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[B
         return Built(task, tuple(variants), dict(hashes), files, dict(reports), of_hub, precision)
 
     yield so_far()
-    if options.no_student:
+    if not student_names(options):
         return
     students = _students(work, teacher, given)
     sources |= {name: student for name, _, student in students}
     sources |= {} if start is None else {"student_init": start}
     for name, folder, student in students:
-        hashes[name] = sha256_tree(student)
+        hashes[name] = given_models.hash_of(student)
         own = _floats(work, reports, name, folder, student)
         variants += [*_present(*own), *quantized(work, *own, student)]
     yield so_far(_precision(work) if options.trains_student else None)
@@ -116,27 +130,22 @@ def _present(*variants: Variant | None) -> list[Variant]:
     return [variant for variant in variants if variant is not None]
 
 
-def _read_rows(task: tasks.Task, options: ExperimentOptions, steps: Steps) -> tasks.Splits:
-    with steps.step("read rows") as step:
-        splits = tasks.read_splits(task, options.data_dir, train_rows=options.train_rows)
-        pool, wanted = len(splits.calibration), options.calibration_samples
-        if wanted > pool and wanted != CALIBRATION_SAMPLES:
-            raise InputError(f"--calibration-samples {wanted}: {task.name} has {pool} calibration rows")
-        step.note = ", ".join(f"{name} {len(rows)}" for name, rows in splits.parts().items())
-    return splits
+def _check_rows(work: Work) -> None:
+    """Check that there are rows for every step that needs some."""
+    if work.options.max_drop is not None and not work.splits.validation:
+        raise InputError("--max-drop verifies what it finds on rows set aside from train; there are none")
+    if work.options.students or not work.options.no_training or work.options.no_student:
+        return
+    work.steps.say(f"no student: none is given, and none can be trained, as {work.options.no_training}")
 
 
-def _given(work: Work, name: str, role: str) -> Path:
-    """A checkpoint that the user named, checked before any step that takes long."""
-    checkpoint = checkpoints.resolve(name, role)
-    checkpoints.check_for_task(checkpoint, work.task)
-    checkpoints.check_sequence_length(checkpoint, work.options.seq_len)
-    return checkpoint
+def _given(work: Work, model: Path) -> Path:
+    """A model that the user named, checked before any step that takes long."""
+    given_models.check_for_task(model, work.task, work.options.seq_len)
+    return model
 
 
-def _teacher(work: Work) -> Path:
-    if work.options.teacher is not None:
-        return _given(work, work.options.teacher, TEACHER)
+def _trained_teacher(work: Work) -> Path:
     base = checkpoints.packaged_minilm()
     checkpoints.check_sequence_length(base, work.options.seq_len)
 
@@ -155,7 +164,7 @@ def _students(work: Work, teacher: Path, given: Sequence[Path]) -> list[tuple[st
         return [(STUDENT, Path(f"ts_student_{stem}"), _distilled(work, teacher))]
     folders: list[Path] = []
     for name, checkpoint in zip(work.options.students, given, strict=True):
-        stem = re.sub(r"[^\w.-]+", "_", Path(name).name or checkpoint.resolve().name)
+        stem = re.sub(r"[^\w.-]+", "_", Path(name).name.removesuffix(".onnx") or checkpoint.resolve().name)
         folder, number = Path(f"ts_student_{stem}"), 1
         while folder in folders:
             number += 1
@@ -167,7 +176,7 @@ def _students(work: Work, teacher: Path, given: Sequence[Path]) -> list[tuple[st
 def _start(options: ExperimentOptions) -> Path | None:
     """The checkpoint whose weights a new student starts from; None where it starts from no checkpoint."""
     init = parse_student_config(options.student_config).init
-    if options.no_student or options.students or init in INITS:
+    if not options.trains_student or init in INITS:
         return None
     return checkpoints.resolve(init, STUDENT)
 
@@ -233,7 +242,10 @@ def _training_key(work: Work) -> dict[str, Any]:
 
 
 def _fp32(work: Work, name: str, folder: Path, checkpoint: Path) -> Variant:
-    """Export a checkpoint, and tokenize the evaluation rows for it."""
+    """Export a checkpoint, and tokenize the evaluation rows for it; an ONNX file is taken as it is."""
+    rows = tokenize(work, "evaluation", checkpoint)
+    if is_onnx(checkpoint):
+        return Variant(name, _taken(work, name, checkpoint), folder / "model.onnx", rows)
     order = checkpoints.check_for_task(checkpoint, work.task)
     seq_len, opset = work.options.seq_len, work.options.opset
     key = {
@@ -253,4 +265,13 @@ def _fp32(work: Work, name: str, folder: Path, checkpoint: Path) -> Variant:
         )
 
     model = cached_model(work, f"export {name}", "export", key, export)
-    return Variant(name, model, folder / "model.onnx", tokenize(work, "evaluation", checkpoint))
+    return Variant(name, model, folder / "model.onnx", rows)
+
+
+def _taken(work: Work, name: str, onnx_path: Path) -> Model:
+    """An ONNX file that the user named, as one file in the cache: theirs may change, or be in parts."""
+
+    def take(directory: Path, _: Step) -> None:
+        copy_model(onnx_path, directory / "model.onnx")
+
+    return cached_model(work, f"take {name}", "given", {"model": given_models.hash_of(onnx_path)}, take)

@@ -9,6 +9,7 @@ from quantlib.experiment import quantizing
 from quantlib.experiment.work import Variant, Work, cached, file_hash, tokenize
 from quantlib.measuring import explain
 from quantlib.support.cache import versions_key
+from quantlib.support.plotting import can_plot
 from quantlib.support.progress import Step
 
 # Ranges that clip nothing: advice then says where clipping would pay.
@@ -33,7 +34,7 @@ def explained(work: Work, fp32: Variant, checkpoint: Path) -> dict[str, Path]:
     key = {
         "model": fp32.model.sha256,
         "statistics": file_hash(path),
-        "versions": versions_key("numpy", "onnx-ir", "matplotlib"),
+        "versions": versions_key("numpy", "onnx-ir", *(["matplotlib"] if can_plot() else [])),
     }
     directory = cached(work, "explain the teacher's error", "explained", key, make)
-    return {name: directory / name for name in explain.NAMES}
+    return {name: directory / name for name in explain.NAMES if (directory / name).exists()}

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from quantlib.compression.variants import TEACHER
 from quantlib.data import features, scores
 from quantlib.data.metrics import Array
 from quantlib.experiment.build import Built
-from quantlib.experiment.options import ExperimentOptions
+from quantlib.experiment.task_options import MeasuringOptions
 from quantlib.experiment.timing import Timing, time_variants
 from quantlib.experiment.work import Variant
 from quantlib.machine import hardware
@@ -41,7 +40,7 @@ class Measured:
 
 def measure(
     built: Built,
-    options: ExperimentOptions,
+    options: MeasuringOptions,
     steps: Steps | None = None,
     known: Mapping[str, Measured] | None = None,
 ) -> dict[str, Measured]:
@@ -51,7 +50,7 @@ def measure(
     """
     steps, known = steps or Steps(), known or {}
     evaluations = evaluate(built, options, steps, known)
-    new = [v for v in built.variants if v.name not in known or v.name == TEACHER]
+    new = [v for v in built.variants if v.name not in known or v.name == built.reference]
     launches = {place[0] for each in known.values() for place in each.timing.log_ratios}
     timings = time_variants(new, options, steps, 1 + max(launches, default=-1))
     return {
@@ -64,7 +63,7 @@ def measure(
 
 def evaluate(
     built: Built,
-    options: ExperimentOptions,
+    options: MeasuringOptions,
     steps: Steps | None = None,
     known: Mapping[str, Measured] | None = None,
 ) -> Evaluations:
@@ -75,11 +74,11 @@ def evaluate(
     """
     cache, steps, known = open_cache(options.cache_dir), steps or Steps(), known or {}
     evaluations: Evaluations = {}
-    reference = known[TEACHER].evaluation.logits if TEACHER in known else None
+    reference = known[built.reference].evaluation.logits if built.reference in known else None
     for variant in (each for each in built.variants if each.name not in known):
         # The teacher comes first: without labels the others are scored against it.
         evaluation = _evaluate(variant, built, options, cache, steps, reference)
-        reference = evaluation.logits if variant.name == TEACHER else reference
+        reference = evaluation.logits if variant.name == built.reference else reference
         evaluations[variant.name] = evaluation
     return evaluations
 
@@ -87,7 +86,7 @@ def evaluate(
 def _evaluate(
     variant: Variant,
     built: Built,
-    options: ExperimentOptions,
+    options: MeasuringOptions,
     cache: Cache,
     steps: Steps,
     reference: Array | None,
@@ -104,14 +103,14 @@ def _evaluate(
         entry = cache.get("predictions", key, predict)
         step.cached = entry.hit
         logits = np.load(entry.path / "logits.npy")
-        teachers = logits if variant.name == TEACHER else reference
+        teachers = logits if variant.name == built.reference else reference
         evaluation = accuracy.score(built.task, logits, variant.rows, teachers)
         primary = built.task.primary_metric
         step.note = f"{primary} {evaluation.metrics[primary]:.4f}"
     return evaluation
 
 
-def _key(variant: Variant, built: Built, options: ExperimentOptions) -> dict[str, Any]:
+def _key(variant: Variant, built: Built, options: MeasuringOptions) -> dict[str, Any]:
     """What decides a variant's logits, but for our own code."""
     machine = hardware.describe()
     return {
@@ -124,13 +123,13 @@ def _key(variant: Variant, built: Built, options: ExperimentOptions) -> dict[str
     }
 
 
-def check(built: Built, options: ExperimentOptions, steps: Steps | None = None) -> dict[str, Checks]:
+def check(built: Built, options: MeasuringOptions, steps: Steps | None = None) -> dict[str, Checks]:
     """What is checked of each variant beyond its accuracy, by name; cached as predictions are."""
     cache, steps = open_cache(options.cache_dir), steps or Steps()
     return {variant.name: _check(variant, built, options, cache, steps) for variant in built.variants}
 
 
-def _check(variant: Variant, built: Built, options: ExperimentOptions, cache: Cache, steps: Steps) -> Checks:
+def _check(variant: Variant, built: Built, options: MeasuringOptions, cache: Cache, steps: Steps) -> Checks:
     quantized, kept = variant.recipe is not None, sorted(_kept(variant))
     with steps.step(f"check {variant.name}", total=CHECKED_ROWS) as step:
 
@@ -176,7 +175,7 @@ def compare(
     Of each one it says whether it is on the front, or which one beats it. checks: by name, if they were made.
     """
     beaten_by = field_of(built, measured).beaten_by()
-    reference = measured[TEACHER].evaluation
+    reference = measured[built.reference].evaluation
     compared: list[VariantResult] = []
     for variant in built.variants:
         each = measured[variant.name]
@@ -205,7 +204,7 @@ def compare(
 
 def field_of(built: Built, measured: Mapping[str, Measured]) -> front.Field:
     """The variants, to be compared with each other."""
-    task, reference = built.task, measured[TEACHER].evaluation
+    task, reference = built.task, measured[built.reference].evaluation
 
     @functools.cache
     def sure(ours: str, theirs: str) -> bool:
@@ -225,6 +224,6 @@ def field_of(built: Built, measured: Mapping[str, Measured]) -> front.Field:
             )
             for variant in built.variants
         },
-        TEACHER,
+        built.reference,
         sure,
     )

@@ -6,26 +6,23 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from quantlib.compression.recipes import DEFAULT_RECIPES, RECIPES, Recipe, get_recipes
+from quantlib.compression.recipes import DEFAULT_RECIPES, Recipe, get_recipes
 from quantlib.compression.variants import BUDGETED, COMPILED, TEACHER, VariantName
-from quantlib.data import tasks
-from quantlib.machine.sessions import SessionConfig, default_threads
+from quantlib.experiment.task_options import MeasuringOptions
+from quantlib.machine.sessions import default_threads
 from quantlib.onnx_model.export.opset import check_opset
 from quantlib.report.choices import Wishes
 from quantlib.support.errors import InputError
-from quantlib.support.options import COMMAND, check_ranges, option, options_of
+from quantlib.support.options import COMMAND, option, options_of
 from quantlib.training.student.augmentation import AugmentationOptions
 from quantlib.training.student.options import FROM_LITTLE, DistillationOptions
 from quantlib.training.student.students import parse_student_config
 
 _DISTILLATION = DistillationOptions()
 
-# How many rows are calibrated on when no number is given; fewer where the task has fewer.
-CALIBRATION_SAMPLES = 512
-
 
 @dataclass(frozen=True)
-class ExperimentOptions:
+class ExperimentOptions(MeasuringOptions):
     """The options of a run; each field carries its help, see `quantization_experiments.py --help`.
 
     To add an option is to add a field. compile: off, variants are made from the graph as it is exported.
@@ -36,22 +33,28 @@ class ExperimentOptions:
         InputError: an unknown task or recipe, or a value out of range.
     """
 
-    task: str = option("BBC-News", f"One of {', '.join(tasks.TASKS)}.")
-    data_dir: Path | None = option(
-        None, "Directory with the task's GLUE files; without it, rows come from the hub."
-    )
     teacher: str | None = option(
-        None, "Fine-tuned checkpoint, DIR or HUB_ID; default: fine-tune the packaged MiniLM."
+        None,
+        "Fine-tuned checkpoint, DIR or HUB_ID, or an ONNX file with its tokenizer beside it; default: "
+        "fine-tune the packaged MiniLM.",
+        section="models",
+        is_place=True,
     )
     students: tuple[str, ...] = option(
-        (), "Distilled checkpoint, DIR or HUB_ID; may be repeated; default: make one.", flag="--student"
+        (),
+        "Distilled checkpoint, DIR or HUB_ID; may be repeated; default: make one, if there are train rows.",
+        flag="--student",
+        section="models",
+        is_place=True,
     )
-    no_student: bool = option(False, "Leave the student out.")
+    no_student: bool = option(False, "Leave the student out.", section="models")
     distill: bool = option(
         False,
         "Distil a student from the teacher; the default if no student is given.",
         offered=(COMMAND,),
         trains_student=True,
+        section="models",
+        advanced=True,
     )
     student_config: str = option(
         "half",
@@ -59,6 +62,8 @@ class ExperimentOptions:
         "layers=4,width=312,ffn=1200,heads=12; init=random or init=DIR_OR_HUB_ID gives its first weights.",
         recorded=True,
         trains_student=True,
+        section="models",
+        advanced=True,
     )
     transformer_epochs: int = option(
         _DISTILLATION.transformer.epochs,
@@ -66,6 +71,8 @@ class ExperimentOptions:
         least=0,
         recorded=True,
         trains_student=True,
+        section="models",
+        advanced=True,
     )
     prediction_epochs: int = option(
         _DISTILLATION.prediction.epochs,
@@ -73,6 +80,8 @@ class ExperimentOptions:
         least=1,
         recorded=True,
         trains_student=True,
+        section="models",
+        advanced=True,
     )
     augment: int = option(
         _DISTILLATION.augmentation.copies,
@@ -80,60 +89,88 @@ class ExperimentOptions:
         least=0,
         recorded=True,
         trains_student=True,
+        section="models",
+        advanced=True,
     )
     recipes: tuple[str, ...] = option(
         DEFAULT_RECIPES,
-        f"Comma-separated names or recipe files, or all. Known: {', '.join(RECIPES)}.",
+        "Comma-separated names or recipe files, or all; `quantlib recipes` lists them.",
         comma=True,
+        is_place=True,
     )
-    seq_len: int = option(
-        128, "Longest sequence in tokens, and the length that is timed.", least=8, recorded=True
+    opset: int = option(
+        17,
+        "ONNX operator set of the export, 13 to 18.",
+        recorded=True,
+        advanced=True,
     )
-    opset: int = option(17, "ONNX operator set of the export, 13 to 18.", recorded=True)
-    batch_size: int = option(1, "Rows in a batch that is timed.", least=1, offered=(COMMAND,))
-    # Thousands of threads make ONNX Runtime end the process without a word.
-    threads: int = option(
-        default_threads, "Threads of a session; default: the physical cores.", least=1, most=512
+    train_rows: int | None = option(
+        None,
+        "Train on the first N rows only.",
+        recorded=True,
+        advanced=True,
     )
-    calibration_samples: int = option(
-        CALIBRATION_SAMPLES, "Rows to calibrate static recipes on.", least=1, recorded=True
+    output_dir: Path = option(
+        Path("runs"),
+        "Where OUTPUT_DIR/TASK/ is written.",
+        offered=(COMMAND,),
+        advanced=True,
     )
-    train_rows: int | None = option(None, "Train on the first N rows only.", recorded=True)
-    warmup_runs: int = option(5, "Untimed runs before the timed ones.", least=0)
-    num_runs: int = option(30, "Timed runs.", least=2)
-    timing_seconds: float = option(
-        60.0,
-        "Seconds for timing the variants of a model in turns; two launches are timed at least.",
+    seed: int = option(
+        42,
+        "Seed of the training.",
         least=0,
+        most=2**32 - 1,
+        recorded=True,
+        advanced=True,
     )
-    output_dir: Path = option(Path("runs"), "Where OUTPUT_DIR/TASK/ is written.", offered=(COMMAND,))
-    cache_dir: Path | None = option(
-        None, "Where trained and built models are kept; default: the user's cache directory."
-    )
-    seed: int = option(42, "Seed of the training.", least=0, most=2**32 - 1, recorded=True)
     max_drop: float | None = option(
         None,
         "Also find the variant that loses at most this fraction of the primary metric (0.005 is half a "
         "point), and write its recipe.",
         offered=(COMMAND,),
+        advanced=True,
+    )
+    max_drop_base: str = option(
+        "static_u8s8_smooth",
+        "The recipe from which the search for --max-drop starts.",
+        offered=(COMMAND,),
+        is_place=True,
+        advanced=True,
+    )
+    max_drop_points: float | None = option(
+        None,
+        "Choose a variant that loses at most so many points (hundredths) of the primary metric.",
+        least=0,
+        most=100,
+        offered=(COMMAND,),
+        section="limits",
     )
     min_speedup: float | None = option(
-        None, "Choose a variant that is surely so many times as fast as the teacher.", offered=(COMMAND,)
+        None,
+        "Choose a variant that is surely so many times as fast as the teacher.",
+        offered=(COMMAND,),
+        section="limits",
+        advanced=True,
     )
-    max_size: float | None = option(None, "Choose a variant of at most so many MB.", offered=(COMMAND,))
-    max_drop_base: str = option(
-        "static_u8s8_smooth", "The recipe from which the search for --max-drop starts.", offered=(COMMAND,)
+    max_size: float | None = option(
+        None,
+        "Choose a variant of at most so many MB.",
+        offered=(COMMAND,),
+        section="limits",
+        advanced=True,
     )
     explain: bool = option(
-        False, "Also show what 8 bits cost each layer of the teacher, worst first.", offered=(COMMAND,)
+        False,
+        "Also show what 8 bits cost each layer of the teacher, worst first.",
+        offered=(COMMAND,),
+        advanced=True,
     )
     compile: bool = option(
         True,
         "Quantize the exported graph without compiling it, to see what compiling wins.",
         recorded=True,
-    )
-    stock_sessions: bool = option(
-        False, "Time in sessions with ONNX Runtime's default options.", recorded=True
+        advanced=True,
     )
     profile: tuple[str, ...] = option(
         (),
@@ -141,13 +178,13 @@ class ExperimentOptions:
         "repeated.",
         metavar="VARIANT",
         offered=(COMMAND,),
+        advanced=True,
     )
 
     def __post_init__(self) -> None:
-        tasks.get_task(self.task)
+        super().__post_init__()
         recipes = self.resolved_recipes
         check_opset(self.opset)
-        check_ranges(self)
         _ = self.wishes
         if self.max_drop is not None:
             self._check_budget(recipes)
@@ -155,6 +192,11 @@ class ExperimentOptions:
             raise InputError("--no-student contradicts --student")
         self._check_distillation()
         self._check_profile()
+
+    @property
+    def teacher_is_onnx(self) -> bool:
+        """Whether the teacher is an ONNX file, of which nothing can be trained."""
+        return self.teacher is not None and Path(self.teacher).suffix == ".onnx"
 
     @cached_property
     def resolved_recipes(self) -> tuple[Recipe, ...]:
@@ -171,12 +213,26 @@ class ExperimentOptions:
     @property
     def wishes(self) -> Wishes:
         """What the user asks of a variant that is to be chosen."""
-        return Wishes(self.max_drop, self.min_speedup, self.max_size)
+        drops = [self.max_drop, None if self.max_drop_points is None else self.max_drop_points / 100]
+        asked = [drop for drop in drops if drop is not None]
+        return Wishes(min(asked, default=None), self.min_speedup, self.max_size)
 
     @property
     def trains_student(self) -> bool:
         """Whether a student is trained in this run."""
-        return not (self.no_student or self.students)
+        return not (self.no_student or self.students or self.no_training)
+
+    @property
+    def no_training(self) -> str:
+        """Why no student can be trained; empty where one can be."""
+        if self.teacher_is_onnx:
+            return "the teacher is an ONNX file"
+        own = self.own_task
+        if own is not None and own.train is None:
+            return "there are no train rows"
+        if own is not None and own.label is None:
+            return "the train rows have no labels"
+        return ""
 
     @property
     def settings(self) -> dict[str, object]:
@@ -200,11 +256,6 @@ class ExperimentOptions:
             threads=default_threads(),
         )
 
-    @property
-    def session(self) -> SessionConfig:
-        """How every variant's session runs when it is timed."""
-        return SessionConfig.stock(self.threads) if self.stock_sessions else SessionConfig(self.threads)
-
     def _check_distillation(self) -> None:
         parse_student_config(self.student_config)
         if self.trains_student:
@@ -214,7 +265,9 @@ class ExperimentOptions:
             value = getattr(self, item.name)
             if item.trains_student and value != item.default:
                 written = item.flag if item.is_switch else f"{item.flag} {value}"
-                raise InputError(f"{written} contradicts {given}")
+                if self.no_student or self.students:
+                    raise InputError(f"{written} contradicts {given}")
+                raise InputError(f"{written}: no student can be trained, as {self.no_training}")
 
     def _check_profile(self) -> None:
         names = variant_names(self) if self.profile else ()
@@ -252,7 +305,7 @@ def variant_names(options: ExperimentOptions) -> tuple[str, ...]:
 
 def student_names(options: ExperimentOptions) -> tuple[str, ...]:
     """The names of the students, in their order."""
-    count = 0 if options.no_student else max(1, len(options.students))
+    count = 1 if options.trains_student else len(options.students)
     return tuple(str(VariantName(number)) for number in range(1, count + 1))
 
 

@@ -41,7 +41,7 @@ def arguments_of(options: ExperimentOptions, checkout: Path) -> dict[str, Any]:
     return {
         item.name: _plain(getattr(options, item.name), checkout)
         for item in options_of(type(options))
-        if item.name not in _DECIDE_NO_MODEL and getattr(options, item.name) != item.default
+        if item.name not in _DECIDE_NO_MODEL and getattr(options, item.name) not in (item.default, {})
     }
 
 

@@ -7,11 +7,9 @@ import platform
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantlib.data import tasks
 from quantlib.data.tasks import SPLIT_SEED
 from quantlib.experiment.build import Built, stages
 from quantlib.experiment.measure import Measured, check, compare, field_of, measure
@@ -28,8 +26,10 @@ from quantlib.onnx_model.model import Model
 from quantlib.report import plots, results
 from quantlib.report.choices import Choice, as_json, choices
 from quantlib.report.columns import VariantResult
+from quantlib.support.cache import installed_version
 from quantlib.support.directories import atomic_files
 from quantlib.support.files import copy_file, make_dir, sha256_files
+from quantlib.support.plotting import NO_PLOTS, can_plot
 from quantlib.support.progress import Steps
 
 if TYPE_CHECKING:
@@ -66,12 +66,12 @@ def run(
         InputError: something that the user gave cannot be used.
     """
     steps = Steps(console)
-    directory = make_dir(make_dir(options.output_dir) / tasks.get_task(options.task).name)
+    directory = make_dir(make_dir(options.output_dir) / options.task_name)
     measured: dict[str, Measured] = {}
     for built in stages(options, steps):
         measured = measure(built, options, steps, measured)
         compared = _compared(built, measured, options)
-        if not (options.no_student or len(measured) == len(variant_names(options))):
+        if len(measured) < len(variant_names(options)):
             show(compared)
     # What nobody waits for comes last: the first table is not held up by them.
     checks = check(built, options, steps)
@@ -86,7 +86,10 @@ def run(
             for profile in profiled:
                 write_profile(scratch, profile)
             results.write_results(scratch, compared.results)
-            plots.draw(scratch / "results.png", compared.results)
+            if can_plot():
+                plots.draw(scratch / "results.png", compared.results)
+            else:
+                steps.say(NO_PLOTS)
             step.note = str(directory)
         record = provenance(options, built, steps) | _checked(checks)
         record |= {"choices": as_json(compared.choices), "files": sha256_files(scratch)}
@@ -118,7 +121,7 @@ def provenance(options: ExperimentOptions, built: Built, steps: Steps) -> dict[s
     machine = hardware.describe()
     return {
         "arguments": {k: _plain(v) for k, v in asdict(options).items()},
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": {name: installed_version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "hardware": asdict(machine),
         "int8": hardware.int8_note(machine),

@@ -11,9 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from quantlib.compression.variants import TEACHER
 from quantlib.data import features
-from quantlib.experiment.options import ExperimentOptions
+from quantlib.experiment.task_options import MeasuringOptions
 from quantlib.experiment.work import Variant
 from quantlib.machine import hardware
 from quantlib.measuring.latency import LatencyStats, TimedProcess
@@ -26,7 +25,8 @@ from quantlib.measuring.latency.interleaved import (
     paired_times,
     take_turns_until_precise,
 )
-from quantlib.measuring.latency.paired import PairedRatio, Start, Timed
+from quantlib.measuring.latency.paired import PairedRatio, Start
+from quantlib.measuring.latency.paired import Timed as Process
 from quantlib.measuring.latency.probe import PROBE, probe_feed, write_probe
 from quantlib.measuring.latency.speedup import EQUAL, Speedup, probe_times, speedup_of
 from quantlib.measuring.latency.states import read_history, write_history
@@ -55,18 +55,19 @@ class Timing:
 
 
 def time_variants(
-    variants: Sequence[Variant], options: ExperimentOptions, steps: Steps, first_launch: int = 0
+    variants: Sequence[Variant], options: MeasuringOptions, steps: Steps, first_launch: int = 0
 ) -> dict[str, Timing]:
-    """Time variants in turns, the teacher, which must be first, among them; by name, in their order.
+    """Time variants in turns, the first is what the others are compared with; by name, in their order.
 
     first_launch: the number of the first launch, so that launches of several calls have numbers of their own.
     """
+    reference = variants[0].name
     batches = {v.name: throughput_batches(v.rows, options.seq_len) for v in variants}
     passes: dict[str, list[list[float]]] = {v.name: [] for v in variants}
     shape = options.batch_size, options.seq_len
     turns = _take_turns(variants, shape, options, steps, lambda processes: _pass(processes, batches, passes))
     turns = [replace(turn, place=(turn.place[0] + first_launch, turn.place[1])) for turn in turns]
-    times = {v.name: paired_times(v.name, TEACHER, turns, turn_options_of(options)) for v in variants}
+    times = {v.name: paired_times(v.name, reference, turns, turn_options_of(options)) for v in variants}
     ratios = _speedups(variants, shape, turns, times, options)
     return {
         name: Timing(
@@ -74,27 +75,44 @@ def time_variants(
             speedup=ratios[name],
             log_ratios=times[name].log_ratios,
             throughput=batches[name].throughput(passes[name]),
-            throughput_ratio=_throughput_ratio(name, batches, passes),
+            throughput_ratio=_throughput_ratio(name, reference, batches, passes),
         )
         for name in times
     }
 
 
-def time_speedups(
-    variants: Sequence[Variant], shape: tuple[int, int], options: ExperimentOptions, steps: Steps
-) -> dict[str, Speedup]:
-    """The speedup of each variant at a shape (batch, length), by name; the teacher must be the first."""
+@dataclass(frozen=True)
+class Timed:
+    """A model's runs at one shape, and how much faster it is than the first of the models."""
+
+    latency: LatencyStats
+    speedup: Speedup
+
+
+def time_shape(
+    variants: Sequence[Variant], shape: tuple[int, int], options: MeasuringOptions, steps: Steps
+) -> dict[str, Timed]:
+    """Latency and speedup over the first of the variants at a shape (batch, length), by name."""
     turns = _take_turns(variants, shape, options, steps)
-    times = {v.name: paired_times(v.name, TEACHER, turns, turn_options_of(options)) for v in variants}
-    return _speedups(variants, shape, turns, times, options)
+    reference = variants[0].name
+    times = {v.name: paired_times(v.name, reference, turns, turn_options_of(options)) for v in variants}
+    speedups = _speedups(variants, shape, turns, times, options)
+    return {name: Timed(times[name].latency, speedups[name]) for name in times}
+
+
+def time_speedups(
+    variants: Sequence[Variant], shape: tuple[int, int], options: MeasuringOptions, steps: Steps
+) -> dict[str, Speedup]:
+    """The speedup of each variant over the first at a shape (batch, length), by name."""
+    return {name: timed.speedup for name, timed in time_shape(variants, shape, options, steps).items()}
 
 
 def _take_turns(
     variants: Sequence[Variant],
     shape: tuple[int, int],
-    options: ExperimentOptions,
+    options: MeasuringOptions,
     steps: Steps,
-    then: Callable[[Mapping[str, Timed]], None] | None = None,
+    then: Callable[[Mapping[str, Process]], None] | None = None,
 ) -> list[Turn]:
     turn_options = turn_options_of(options)
     names = f"{len(variants) - 1} variants" if len(variants) != 2 else variants[1].name
@@ -108,7 +126,7 @@ def _take_turns(
         if beside:
             starts[PROBE] = _start_probe(Path(scratch), options)
         turns = take_turns_until_precise(
-            TEACHER, starts, turn_options, beside=beside, then=then, progress=step.advance
+            variants[0].name, starts, turn_options, beside=beside, then=then, progress=step.advance
         )
         others = float(np.median([turn.others for turn in turns]))
         step.note = (
@@ -118,24 +136,24 @@ def _take_turns(
     return turns
 
 
-def turn_options_of(options: ExperimentOptions) -> TurnOptions:
+def turn_options_of(options: MeasuringOptions) -> TurnOptions:
     """How much a run times."""
     return TurnOptions(runs=options.num_runs, warmup_runs=options.warmup_runs, seconds=options.timing_seconds)
 
 
-def start(variant: Variant, batch: int, length: int, options: ExperimentOptions) -> Start:
+def start(variant: Variant, batch: int, length: int, options: MeasuringOptions) -> Start:
     """How a variant's process is started, fed with real rows of exactly (batch, length)."""
     feeds = list(features.fixed_shape_feeds(variant.rows, batch, length, 8))
     return lambda: TimedProcess(variant.path, feeds, options.session)
 
 
-def _start_probe(scratch: Path, options: ExperimentOptions) -> Start:
+def _start_probe(scratch: Path, options: MeasuringOptions) -> Start:
     path = write_probe(scratch / "probe.onnx")
     return lambda: TimedProcess(path, [probe_feed()], options.session)
 
 
 def _pass(
-    processes: Mapping[str, Timed],
+    processes: Mapping[str, Process],
     batches: Mapping[str, ThroughputBatches],
     passes: Mapping[str, list[list[float]]],
 ) -> None:
@@ -154,11 +172,12 @@ def _speedups(
     shape: tuple[int, int],
     turns: Sequence[Turn],
     times: Mapping[str, PairedTimes],
-    options: ExperimentOptions,
+    options: MeasuringOptions,
 ) -> dict[str, Speedup]:
     """What the turns say, beside what earlier runs on this machine left; this run is added to that."""
-    file = _history_file(open_cache(options.cache_dir), options)
-    keys = {v.name: f"{v.model.sha256} {shape[0]}x{shape[1]}" for v in variants}
+    reference, file = variants[0].name, _history_file(open_cache(options.cache_dir), options)
+    base = variants[0].model.sha256
+    keys = {v.name: f"{base} {v.model.sha256} {shape[0]}x{shape[1]}" for v in variants}
     limit = turn_options_of(options).max_others
     probe = probe_times(
         {t.place: t.times_ms[PROBE] for t in turns if t.others <= limit and PROBE in t.times_ms}
@@ -166,29 +185,34 @@ def _speedups(
     with FileLock(file.with_suffix(".lock")):
         history = read_history(file)
         speedups = {
-            name: EQUAL if name == TEACHER else speedup_of(times[name], probe, history, keys[name])
+            name: EQUAL if name == reference else speedup_of(times[name], probe, history, keys[name])
             for name in times
         }
         if probe:
-            history.add(probe, {keys[n]: times[n].log_ratios for n in times if n != TEACHER})
+            history.add(probe, {keys[n]: times[n].log_ratios for n in times if n != reference})
             write_history(file, history)
     return speedups
 
 
 def _throughput_ratio(
-    name: str, batches: Mapping[str, ThroughputBatches], passes: Mapping[str, list[list[float]]]
+    name: str,
+    reference: str,
+    batches: Mapping[str, ThroughputBatches],
+    passes: Mapping[str, list[list[float]]],
 ) -> PairedRatio:
     """Of rows per second, from the passes in the same launches."""
-    if name == TEACHER:
+    if name == reference:
         return PairedRatio(1.0, 1.0, 1.0, turns=len(passes[name]), confidence=0.95)
 
     def log_rates(of: str) -> npt.NDArray[np.float64]:
         return np.log([batches[of].rows / batches[of].seconds(times_ms) for times_ms in passes[of]])
 
-    return estimate_log_ratio([[value] for value in (log_rates(name) - log_rates(TEACHER)).tolist()]).ratio()
+    return estimate_log_ratio(
+        [[value] for value in (log_rates(name) - log_rates(reference)).tolist()]
+    ).ratio()
 
 
-def _history_file(cache: Cache, options: ExperimentOptions) -> Path:
+def _history_file(cache: Cache, options: MeasuringOptions) -> Path:
     """Where this machine's history lies: in the cache, by all that decides what the probe's times mean."""
     machine = hardware.describe()
     key = [machine.cpu_model, *machine.instruction_sets, options.threads, versions_key("onnxruntime")]

@@ -90,9 +90,14 @@ def file_hash(path: Path) -> str:
     return str(entry["files"][path.name])
 
 
+def is_onnx(checkpoint: Path) -> bool:
+    """Whether a model was given as an ONNX file, its tokenizer beside it, and not as a checkpoint."""
+    return checkpoint.suffix == ".onnx"
+
+
 def tokenize(work: Work, split: str, checkpoint: Path) -> Sequence[features.Feature]:
     """The rows of a split as the tokenizer of a checkpoint reads them, once for each tokenizer."""
-    tokenizer = features.load_tokenizer(checkpoint)
+    tokenizer = features.load_tokenizer(checkpoint.parent if is_onnx(checkpoint) else checkpoint)
     key = (hashlib.sha256(tokenizer.to_str().encode()).hexdigest(), split)
     if key not in work.tokenized:
         rows = work.splits.parts()[split]

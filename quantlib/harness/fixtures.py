@@ -14,16 +14,17 @@ from quantlib import gate
 from quantlib.data import features
 from quantlib.experiment import gating
 from quantlib.experiment.build import Built, build
+from quantlib.experiment.gate_options import GateOptions
 from quantlib.experiment.measure import check, evaluate
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.timing import time_speedups
 from quantlib.experiment.work import Variant
-from quantlib.harness.options import HarnessOptions, Shape
 from quantlib.harness.run import Harness, wrong_use
 from quantlib.machine import sessions
 from quantlib.measuring import accuracy
 from quantlib.measuring.checks import Checks
 from quantlib.measuring.latency import LatencyStats
+from quantlib.measuring.latency.shapes import Shape
 from quantlib.measuring.latency.speedup import Speedup
 from quantlib.measuring.latency.stats import WAKE_SECONDS, wake
 from quantlib.support.progress import Steps
@@ -38,7 +39,7 @@ def harness(pytestconfig: pytest.Config) -> Harness:
 
 
 @pytest.fixture(scope="session")
-def harness_options(harness: Harness) -> HarnessOptions:
+def harness_options(harness: Harness) -> GateOptions:
     """What is timed, and how this run gates."""
     return harness.options
 

@@ -10,19 +10,23 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The command's options, and those of the harness."""
+    from quantlib.experiment.gate_options import GateOptions
     from quantlib.experiment.options import ExperimentOptions
-    from quantlib.harness.options import HarnessOptions
     from quantlib.support.options import PYTEST, Option, options_of
 
     def add(group: pytest.OptionGroup, item: Option) -> None:
-        words: dict[str, Any] = {"type": item.kind, "default": item.text_default, "metavar": item.metavar}
+        # What is not given is None or empty, so that the configuration file can say it.
+        words: dict[str, Any] = {"type": item.kind, "default": None, "metavar": item.metavar}
         if item.is_switch:
             words = {"action": "store_true"}
-        elif item.many and not item.comma:
+        elif item.pairs or (item.many and not item.comma):
             words = {"action": "append", "default": [], "metavar": item.metavar}
         elif item.bare is not None:
             words |= {"nargs": "?", "const": item.bare}
-        group.addoption(item.flag, dest=item.name, help=item.help.replace("%", "%%"), **words)
+        elif item.comma:
+            words |= {"type": str}
+        shown = f" Default: {item.shown_default}." if item.shown_default and not item.is_switch else ""
+        group.addoption(item.flag, dest=item.name, help=(item.help + shown).replace("%", "%%"), **words)
 
     parser.addini("quantlib_bench", "the directory with benchmarks, limits and baselines", default="bench")
     group = parser.getgroup("quantlib", "quantized models (the options of quantization_experiments.py)")
@@ -31,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     gate = parser.getgroup(
         "gate", "the harness, and the gate: fail on a real regression, and on nothing else"
     )
-    for item in options_of(HarnessOptions, PYTEST):
+    for item in options_of(GateOptions, PYTEST):
         add(gate, item)
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from quantlib import gate
-from quantlib.data.tasks import get_task
+from quantlib.experiment.gate_options import GateOptions
 from quantlib.experiment.options import ExperimentOptions, variant_names
 from quantlib.harness.gate_run import GateRun
-from quantlib.harness.options import HarnessOptions
 from quantlib.harness.saving import refuse_to_save
 from quantlib.machine import hardware
 from quantlib.measuring.latency import LatencyStats
 from quantlib.support.cache import versions_key
+from quantlib.support.configuration import find_configuration
 from quantlib.support.errors import InputError
 from quantlib.support.options import PYTEST, from_flags
 
@@ -40,18 +40,20 @@ class Harness:
         self.directory = directory
         self.timings: list[tuple[str, str, LatencyStats]] = []
         with wrong_use():
-            self.experiment = from_flags(ExperimentOptions, vars(config.option), PYTEST)
-            self.options = from_flags(HarnessOptions, vars(config.option), PYTEST)
+            found = find_configuration(config.rootpath)
+            of_run, of_gate = found.values(ExperimentOptions, GateOptions)
+            self.experiment = from_flags(ExperimentOptions, vars(config.option), PYTEST, of_run)
+            self.options = from_flags(GateOptions, vars(config.option), PYTEST, of_gate)
             self.options.check_lengths(self.experiment.seq_len)
-            self.task = get_task(self.experiment.task).name
+            task = self.experiment.task_name
             named = self.options.gate
-            self.baseline_path = Path(named) if named else directory / "baseline" / f"{self.task}.json"
+            self.baseline_path = Path(named) if named else directory / "baseline" / f"{task}.json"
             self.gate = self._gate() if self.options.gating else None
 
     def read_limits(self) -> gate.LimitTable:
         """The table of limits."""
         path = self.options.limits or self.directory / "limits.toml"
-        return gate.read_limits(path, self.experiment.resolved_recipes, self.task)
+        return gate.read_limits(path, self.experiment.resolved_recipes, self.experiment.task_name)
 
     def _gate(self) -> GateRun:
         if self.config.getoption("numprocesses", None) or hasattr(self.config, "workerinput"):
@@ -66,8 +68,9 @@ class Harness:
 
     def pytest_report_header(self) -> list[str]:
         """What is built, on what, and whether timing is on."""
+        names = ", ".join(variant_names(self.experiment))
         lines = [
-            f"quantlib: task {self.experiment.task}, variants {', '.join(variant_names(self.experiment))}, "
+            f"quantlib: task {self.experiment.task_name}, variants {names}, "
             f"{self.experiment.threads} threads, {hardware.describe().cpu_model}"
         ]
         if self.config.getoption("numprocesses", None):

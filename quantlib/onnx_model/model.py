@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from quantlib.machine.sessions import shorten
 from quantlib.support.errors import InputError
-from quantlib.support.files import sha256_file
+from quantlib.support.files import copy_file, sha256_file
 
 if TYPE_CHECKING:
     import onnx
@@ -92,6 +92,22 @@ def size_bytes(onnx_path: Path) -> int:
 def op_counts(onnx_path: Path) -> Counter[str]:
     """How many nodes of each operator type a model file has."""
     return Model(onnx_path).op_counts
+
+
+def copy_model(onnx_path: Path, out_path: Path) -> None:
+    """Copy a model; weights in external data files move into the copy.
+
+    Raises:
+        InputError: the file or its external data cannot be read, or it is not ONNX.
+    """
+    import onnx
+
+    if not any(True for _ in _external_locations(Model(onnx_path).skeleton)):
+        copy_file(onnx_path, out_path)
+        return
+    with reading_onnx(onnx_path, onnx.checker.ValidationError, OSError):
+        model = onnx.load(onnx_path)
+    onnx.save(model, out_path)
 
 
 @contextmanager

@@ -177,8 +177,12 @@ def _drop_cell(result: VariantResult) -> str:
 
 def _speedup_cell(result: VariantResult) -> str:
     """The ratio; the whole interval where that is wide, and a question mark where it is doubtful besides."""
-    timing = result.timing
-    if timing.bare or result.paired is None:
+    return speedup_cell(result.timing, known=result.paired is not None)
+
+
+def speedup_cell(timing: Speedup, *, known: bool = True) -> str:
+    """A speedup for a table; known: whether its interval is."""
+    if timing.bare or not known:
         return red(f"{timing.ratio:.2f}x", round(timing.ratio, 2) < 1)
     return red(_range(timing, 1 if timing.low >= 1 else 2), timing.high < 1)
 

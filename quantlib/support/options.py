@@ -1,13 +1,14 @@
 """Options that are declared once: as fields of a frozen dataclass, with what there is to say of each.
 
-The command, the pytest options, the gate's settings and the table in the documentation are made from the
-fields.
+The command, the pytest options, the configuration file, the gate's settings and the table in the
+documentation are made from the fields.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -26,10 +27,13 @@ class Option:
     least, most: the range of a number, both included. offered: where it can be given. recorded: by the
     gate, since other values make other models or sessions. trains_student: it applies only when a student is
     trained. comma: several values stand in one text; else the flag is repeated. bare: the value of a flag
-    that is given without one.
+    that is given without one. section, key: where it stands in a configuration file; the key is the field's
+    name unless another one is given. is_place: a text that may be a path. advanced: left out of the short
+    help.
 
-    name, kind, many, default: filled in by `options_of`; kind is the type of one value. A default that is
-    computed, or that stands for nothing given, is None.
+    name, kind, many, pairs, default: filled in by `options_of`; kind is the type of one value. Pairs are a
+    table in the file, and A=B on the command line. A default that is computed, or that stands for nothing
+    given, is None.
     """
 
     help: str
@@ -42,9 +46,14 @@ class Option:
     trains_student: bool = False
     comma: bool = False
     bare: str | None = None
+    section: str = "run"
+    key: str = ""
+    is_place: bool = False
+    advanced: bool = False
     name: str = ""
     kind: type = str
     many: bool = False
+    pairs: bool = False
     default: Any = None
 
     @property
@@ -56,6 +65,17 @@ class Option:
     def text_default(self) -> Any:
         """The default as it is written behind the flag."""
         return ",".join(self.default) if self.comma else self.default
+
+    @property
+    def shown_default(self) -> str:
+        """The default for a page of help; empty where there is nothing to show."""
+        shown = "off" if self.is_switch else self.text_default
+        return "" if shown in (None, (), "") else str(shown)
+
+    @property
+    def may_be_path(self) -> bool:
+        """Whether a value may be a path, which a configuration file gives relative to itself."""
+        return self.is_place or issubclass(self.kind, Path)
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
@@ -81,34 +101,63 @@ def options_of(cls: type, place: str | None = None) -> tuple[Option, ...]:
             replace(
                 base,
                 flag=base.flag or f"--{switched_off}{item.name.replace('_', '-')}",
+                key=base.key or item.name,
                 name=item.name,
                 kind=kind,
                 many=get_origin(hint) is tuple,
+                pairs=get_origin(hint) is Mapping,
                 default=None if item.default is MISSING else item.default,
             )
         )
     return tuple(declared)
 
 
-def from_flags(cls: type[Options], given: Mapping[str, Any], place: str) -> Options:
-    """The options as the flags of a place give them, by field name; None stands for the default.
+def from_flags(
+    cls: type[Options], given: Mapping[str, Any], place: str, configured: Mapping[str, Any] | None = None
+) -> Options:
+    """The options as the flags of a place give them, by field name; None stands for what is not given.
+
+    Args:
+        cls: the class of the options.
+        given: the flags.
+        place: where they were given.
+        configured: what a configuration file says, by field name; flags go before.
 
     Raises:
         InputError: what the class refuses.
     """
-    values: dict[str, Any] = {}
+    values = dict(configured or {})
     for item in options_of(cls, place):
         value = given.get(item.name)
-        if value is None:
+        if value is None or (item.many and not item.comma and not value):
             continue
         if item.is_switch:
-            value = value != item.default
+            if not value:
+                continue
+            value = not item.default
         elif item.comma:
             value = split_names(value)
+        elif item.pairs:
+            value = split_pairs(value, item.flag)
         elif item.many:
             value = tuple(value)
         values[item.name] = value
     return cls(**values)
+
+
+def split_pairs(texts: Iterable[str], flag: str) -> dict[str, str]:
+    """{A: B} of texts A=B; the last equals sign parts them.
+
+    Raises:
+        InputError: a text without one.
+    """
+    pairs = {}
+    for text in texts:
+        key, sign, value = text.rpartition("=")
+        if not (sign and key and value):
+            raise InputError(f"{flag} {text!r}: expected two words with = between them")
+        pairs[key] = value
+    return pairs
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -129,14 +178,14 @@ def check_ranges(options: object) -> None:
 
 def markdown_table(cls: type) -> str:
     """A table of the options for the documentation, in Markdown."""
-    lines = ["| option | default | meaning | offered by |", "| --- | --- | --- | --- |"]
+    lines = ["| option | in the file | default | meaning | offered by |", "| --- | --- | --- | --- | --- |"]
     names = {COMMAND: "the command", PYTEST: "`pytest bench`"}
     for item in options_of(cls):
         value = "" if item.is_switch else " " + (item.metavar or item.name.upper())
-        default = "off" if item.is_switch else item.text_default
         cells = (
             f"`{item.flag}{value}`",
-            "" if default in (None, ()) else f"`{default}`",
+            f"`[{item.section}] {item.key}`",
+            f"`{item.shown_default}`" if item.shown_default else "",
             item.help.replace("|", "\\|"),
             ", ".join(names[place] for place in item.offered),
         )

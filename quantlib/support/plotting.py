@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+# What is said where plots are left out.
+NO_PLOTS = "no plots: they need matplotlib (pip install 'bert-quantlib[plots]')"
+
+
+def can_plot() -> bool:
+    """Whether plots can be drawn: matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def new_figure(inches: tuple[float, float], dots_per_inch: int = 150) -> Figure:

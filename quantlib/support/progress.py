@@ -51,6 +51,11 @@ class Steps:
                 soft_wrap=True,  # one line for each step, however narrow the console
             )
 
+    def say(self, sentence: str) -> None:
+        """Show what the user should know of the steps so far."""
+        if self.console:
+            self.console.print(f"  {sentence}", style="dim", highlight=False, markup=False, soft_wrap=True)
+
     @contextmanager
     def _bar(self, name: str, total: int | None) -> Iterator[Callable[..., None]]:
         if self.console is None or not self.console.is_terminal:

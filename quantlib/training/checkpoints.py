@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantlib.data.features import load_tokenizer
 from quantlib.data.metrics import OutputMode
+from quantlib.data.tasks.labels import ModelLabels, label_order
 from quantlib.support.errors import InputError
 from quantlib.training.architectures import ARCHITECTURES, of_model
 
@@ -186,14 +187,17 @@ def check_for_task(model_dir: Path, task: Task) -> list[int]:
         InputError: another number of labels, or a checkpoint for another kind of task.
     """
     config = check_classifier(model_dir)
-    place, wanted = model_dir / "config.json", PROBLEM_TYPES[task.output_mode]
-    problem = config.get("problem_type")
-    if problem not in (None, wanted):
-        raise InputError(f"{place}: problem_type is {problem!r}, but {task.name} needs {wanted!r}")
-    names = _label_names(model_dir, config)
-    count = len(names) or int(config.get("num_labels", 2))  # transformers' default is two labels
+    model = labels_of(model_dir, config)
+    names, count, place = model.names, model.count, model.source
+    if model.kind not in (None, task.output_mode):
+        wanted = PROBLEM_TYPES[task.output_mode]
+        raise InputError(
+            f"{place}: problem_type is {config['problem_type']!r}, but {task.name} needs {wanted!r}"
+        )
     if count != task.num_labels:
         raise InputError(f"{place}: the checkpoint has {count} labels, {task.name} has {task.num_labels}")
+    if task.labels_by_name and task.output_mode != "regression":
+        return label_order(task.labels, dict(task.label_names), model)
     if task.output_mode == "regression" or not names or all(re.fullmatch(r"LABEL_\d+", n) for n in names):
         return list(range(count))
     for form in (str, _folded):
@@ -207,6 +211,31 @@ def check_for_task(model_dir: Path, task: Task) -> list[int]:
 
 def _folded(label: str) -> str:
     return label.casefold().replace(" ", "_")
+
+
+def model_labels(model_dir: Path) -> ModelLabels:
+    """What a classifier says of its logits.
+
+    Raises:
+        InputError: as `check_classifier`.
+    """
+    return labels_of(model_dir, check_classifier(model_dir))
+
+
+def labels_of(model_dir: Path, config: Mapping[str, Any]) -> ModelLabels:
+    """The same, of a config that was read already.
+
+    Raises:
+        InputError: id2label or problem_type is not what transformers writes.
+    """
+    source = str(model_dir / "config.json")
+    names = _label_names(model_dir, config)
+    count = len(names) or int(config.get("num_labels", 2))  # transformers' default is two labels
+    problem = config.get("problem_type")
+    kinds = {name: kind for kind, name in PROBLEM_TYPES.items()}
+    if problem is not None and (not isinstance(problem, str) or problem not in kinds):
+        raise InputError(f"{source}: problem_type {problem!r} is unknown; known: {', '.join(kinds)}")
+    return ModelLabels(source, count, tuple(names), None if problem is None else kinds[problem])
 
 
 def _label_names(model_dir: Path, config: Mapping[str, Any]) -> list[str]:

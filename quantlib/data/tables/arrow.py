@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,12 +26,18 @@ _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 _FILE_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
+def _need_pyarrow(path: Path) -> None:
+    if importlib.util.find_spec("pyarrow") is None:
+        raise InputError(f"{path}: to read it needs pyarrow: pip install 'bert-quantlib[parquet]'")
+
+
 def read_parquet(path: Path) -> Table:
     """The rows of a Parquet file; names of classes are those that `datasets` left in its metadata.
 
     Raises:
         InputError: the file cannot be read, or is damaged.
     """
+    _need_pyarrow(path)
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -48,6 +55,7 @@ def read_saved(directory: Path) -> Table:
     Raises:
         InputError: it is no such directory, holds several splits, or is damaged.
     """
+    _need_pyarrow(directory)
     import pyarrow as pa
 
     with read_errors(directory):

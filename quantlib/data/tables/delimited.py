@@ -86,6 +86,21 @@ def read_tsv(path: Path, quotes: bool | None) -> Table:
         raise error.refusal(path) from error
 
 
+def read_lines_of_text(path: Path) -> Table:
+    """A text on each line, in a column "text"; blank lines are skipped.
+
+    Raises:
+        InputError: the file cannot be read, or has no text.
+    """
+    lines = [
+        (number, line) for number, line in enumerate(split_lines(read_text(path)), start=1) if line.strip()
+    ]
+    if not lines:
+        raise InputError(f"{path}: no rows, the file is empty")
+    places, texts = zip(*lines, strict=True)
+    return Table(str(path), ("text",), {"text": texts}, places, "line")
+
+
 def _undecided(path: Path, text: str) -> Table:
     """A TSV with quotes, none of them in the header."""
     with_quotes = _attempt(path, text, quotes=True)
@@ -126,6 +141,7 @@ def _columns(path: Path, rows: Iterator[tuple[int, list[str]]]) -> Table:
     line, names = next(rows, (0, []))
     if not names:
         raise _Malformed(0, "no rows, the file is empty")
+    names = _named(names)
     check_names(names, f"{path} line {line}")
     columns: list[list[str]] = [[] for _ in names]
     places = []
@@ -140,6 +156,11 @@ def _columns(path: Path, rows: Iterator[tuple[int, list[str]]]) -> Table:
     if not places:
         raise _Malformed(0, "no rows after the header")
     return Table(str(path), tuple(names), dict(zip(names, columns, strict=True)), tuple(places), "line")
+
+
+def _named(names: list[str]) -> list[str]:
+    """The names of the header; a first one that is empty is what pandas calls its index."""
+    return ["index", *names[1:]] if not names[0] and "index" not in names and len(names) > 1 else names
 
 
 def _rows(text: str, delimiter: str, quotes: bool) -> Iterator[tuple[int, list[str]]]:

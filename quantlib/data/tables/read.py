@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from quantlib.data.tables.arrow import read_parquet, read_saved
-from quantlib.data.tables.delimited import read_csv, read_tsv
+from quantlib.data.tables.delimited import read_csv, read_lines_of_text, read_tsv
 from quantlib.data.tables.hub import FORM, PREFIX, read_hub
 from quantlib.data.tables.jsonl import read_jsonl
 from quantlib.data.tables.table import Table
@@ -13,7 +13,7 @@ from quantlib.data.text import quoted, read_errors
 from quantlib.support.errors import InputError
 
 _DELIMITED = {".csv": read_csv, ".tsv": read_tsv}
-_OTHERS = {".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": read_parquet}
+_OTHERS = {".jsonl": read_jsonl, ".ndjson": read_jsonl, ".parquet": read_parquet, ".txt": read_lines_of_text}
 _KNOWN = f"{', '.join([*_DELIMITED, *_OTHERS])}, a directory of Dataset.save_to_disk, {FORM}"
 
 
@@ -24,8 +24,9 @@ def read_table(source: str | Path, *, quotes: bool | None = None) -> Table:
     booleans, None, and lists of these; the numbers of a `ClassLabel` become its names.
 
     Args:
-        source: a file whose suffix tells its form (.csv, .tsv, .jsonl, .ndjson, .parquet), a directory
-            written by `datasets.Dataset.save_to_disk`, or hf://ORG/NAME[/CONFIG][@REVISION][:SPLIT].
+        source: a file whose suffix tells its form (.csv, .tsv, .jsonl, .ndjson, .parquet; .txt: a text on
+            each line, in a column "text"), a directory written by `datasets.Dataset.save_to_disk`, or
+            hf://ORG/NAME[/CONFIG][@REVISION][:SPLIT].
         quotes: whether cells of a CSV or TSV file may be quoted; None for yes in CSV, and in TSV for what
             the file itself shows (see `read_tsv`).
 

@@ -93,6 +93,46 @@ def split_train(train: Sequence[Example], evaluation: Sequence[Example], source:
     return Splits(tuple(rows[second:]), tuple(rows[:first]), tuple(rows[first:second]), tuple(evaluation))
 
 
+def set_aside(evaluation: Sequence[Example], source: str) -> Splits:
+    """Splits where evaluation rows are all there is: a quarter of them, at most 512, become calibration rows.
+
+    They are drawn at random and leave evaluation, whose order stays otherwise.
+
+    Args:
+        evaluation: the rows.
+        source: where they come from, for the message.
+
+    Raises:
+        InputError: too few rows.
+    """
+    count = min(CALIBRATION_ROWS, len(evaluation) // 4)
+    if not count:
+        raise InputError(
+            f"{source}: {len(evaluation)} rows, of which none can be set aside to calibrate on; at least 4 "
+            "are needed, or calibration rows of their own"
+        )
+    chosen = _shuffled(evaluation)[:count]
+    names = {example.guid for example in chosen}
+    rest = tuple(example for example in evaluation if example.guid not in names)
+    return Splits((), tuple(chosen), (), rest)
+
+
+def in_evaluation(rows: Sequence[Example], evaluation: Sequence[Example]) -> int:
+    """How many rows have the texts of an evaluation row."""
+    held_out = {_texts(example) for example in evaluation}
+    return sum(_texts(example) in held_out for example in rows)
+
+
+def with_calibration(splits: Splits, calibration: Sequence[Example]) -> Splits:
+    """The same splits with these calibration rows, without those whose texts are in evaluation.
+
+    They are shuffled, as a file may be sorted; those that `split_train` has set aside go back to train.
+    """
+    held_out = {_texts(example) for example in splits.evaluation}
+    kept = tuple(_shuffled([example for example in calibration if _texts(example) not in held_out]))
+    return replace(splits, train=splits.train + splits.calibration, calibration=kept)
+
+
 def split_all(examples: Sequence[Example], validation: int, evaluation: int, source: str) -> Splits:
     """Splits of one collection of rows, shuffled: calibration, validation, train, evaluation.
 

@@ -31,23 +31,28 @@ class Task:
 
     `output_mode` says what a row gets: "classification" one of `labels`, "multi_label" any number of them,
     "regression" a score. `labels` stand in the order of the model's logits, and are empty for regression. The
-    first of `metrics`, names in `METRICS`, is the primary one. `source` reads the rows. `text_columns` (one,
-    or two for pairs) and `label_column` are the names that a table of rows has for them. `score_range` holds
+    first of `metrics`, names in `METRICS`, is the primary one. `source` reads the rows; None where others
+    have read them. `text_columns` (one, or two for pairs) and `label_column` are the names that a table of
+    rows has for them. `score_range` holds
     the lowest and highest score of a regression; one without labels needs none. `threshold` is the
     probability from which on a label is predicted, for multi_label alone. `labelled` is False where rows have
     no labels: the teacher's predictions stand for the truth then, and "agreement" is the only metric.
+    `labels_by_name`: a checkpoint's labels must have these names, or those that `label_names` gives, (label,
+    name in the checkpoint); else a checkpoint whose names are of another style has the task's order.
     """
 
     name: str
     output_mode: OutputMode
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
-    source: Source
+    source: Source | None = None
     text_columns: tuple[str, ...] = ("sentence",)
     label_column: str = "label"
     score_range: tuple[float, float] | None = None
     threshold: float = DEFAULT_THRESHOLD
     labelled: bool = True
+    labels_by_name: bool = False
+    label_names: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         regression = self.output_mode == "regression"
@@ -166,5 +171,7 @@ def read_splits(
     Raises:
         InputError: a missing directory, file, column, or package; a row that is not one; too few rows.
     """
+    if task.source is None:
+        raise ValueError(f"{task.name} has no source of rows")
     splits = task.source.read(task, data_dir, need_train=need_train)
     return splits if train_rows is None else limit_train(splits, train_rows)

@@ -12,6 +12,7 @@ from quantlib.measuring.explain.layers import INNER_PERCENT, LayerNoise
 from quantlib.measuring.explain.plot import draw
 from quantlib.support.console import plain_table, red
 from quantlib.support.files import reading_json, write_csv, write_json
+from quantlib.support.plotting import can_plot
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,7 +32,8 @@ def write_explanation(directory: Path, layers: Sequence[LayerNoise]) -> None:
     rows: list[dict[str, Any]] = [{"sqnr_db": layer.sqnr_db, **asdict(layer)} for layer in layers]
     write_json(directory / JSON, {"schema_version": SCHEMA_VERSION, "layers": rows})
     write_csv(directory / CSV, rows)
-    draw(directory / PNG, layers)
+    if can_plot():
+        draw(directory / PNG, layers)
 
 
 def read_explanation(path: Path) -> list[LayerNoise]:

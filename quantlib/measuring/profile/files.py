@@ -13,6 +13,7 @@ from quantlib.measuring.profile.peak import Peak
 from quantlib.measuring.profile.plot import draw
 from quantlib.measuring.profile.result import Line, Profile
 from quantlib.support.files import reading_json, write_csv, write_json
+from quantlib.support.plotting import can_plot
 
 SCHEMA_VERSION = 1
 
@@ -34,7 +35,8 @@ def write_profile(directory: Path, profile: Profile) -> None:
     nodes = [_node_row(profile, node) for node in profile.nodes]
     write_json(directory / file_name(profile.variant), _json(profile, nodes))
     write_csv(directory / file_name(profile.variant, "csv"), nodes)
-    draw(directory / file_name(profile.variant, "png"), profile)
+    if can_plot():
+        draw(directory / file_name(profile.variant, "png"), profile)
 
 
 def read_profile(path: Path) -> Profile:

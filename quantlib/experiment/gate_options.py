@@ -1,4 +1,4 @@
-"""The options of the harness beside those of an experiment."""
+"""What the gate compares and how much it times, beside the options of an experiment."""
 
 from __future__ import annotations
 
@@ -6,67 +6,87 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantlib.measuring.latency.shapes import Shape, parse_shape
 from quantlib.support.errors import InputError
 from quantlib.support.options import PYTEST, check_ranges, option
 
 if TYPE_CHECKING:
     from quantlib.measuring.latency import Sampling
 
-Shape = tuple[int, int]
-
 
 @dataclass(frozen=True)
-class HarnessOptions:
-    """What `pytest bench` times, and how it gates.
+class GateOptions:
+    """What `pytest bench` times, and how it and `quantlib gate` compare.
 
-    gate: a baseline; empty for the one of the task, None without the gate.
+    gate: a baseline; empty for the one of the task, None without the gate. The command takes it as an
+    argument.
 
     Raises:
         InputError: a shape or a number that cannot be.
     """
 
     shapes: tuple[str, ...] = option(
-        ("1x128",), "Comma-separated BATCHxLENGTH to time; default 1x128.", comma=True, offered=(PYTEST,)
+        ("1x128",), "Comma-separated BATCHxLENGTH to time; default 1x128.", comma=True, section="gate"
     )
-    limits: Path | None = option(None, "TOML file of limits; default: bench/limits.toml.", offered=(PYTEST,))
+    limits: Path | None = option(None, "TOML file of limits; default: bench/limits.toml.", section="gate")
     gate: str | None = option(
         None,
         "Compare with a baseline; default: bench/baseline/TASK.json.",
         bare="",
         metavar="BASELINE",
         offered=(PYTEST,),
+        section="gate",
     )
-    gate_update: bool = option(False, "Write the baseline if all limits hold.", offered=(PYTEST,))
-    gate_remeasure: bool = option(False, "Time also what is unchanged since the baseline.", offered=(PYTEST,))
+    gate_update: bool = option(False, "Write the baseline if all limits hold.", section="gate")
+    gate_remeasure: bool = option(
+        False,
+        "Time also what is unchanged since the baseline.",
+        section="gate",
+        advanced=True,
+    )
     gate_store: Path | None = option(
         None,
         "Directory of models by hash, from which the baseline's are taken; default: a place in the cache.",
         metavar="DIR",
-        offered=(PYTEST,),
+        section="gate",
+        advanced=True,
     )
     gate_across_machines: bool = option(
         False,
         "Where the old model cannot be had, compare the ratio to the teacher also with a baseline of another "
         "machine.",
-        offered=(PYTEST,),
+        section="gate",
+        advanced=True,
     )
     gate_state_spread: float = option(
         0.4,
         "By how much the ratio to the teacher may differ, on the log scale, because a machine has states; "
         "0 for a machine known to have one. Where old and new model take turns it is not needed.",
         least=0.0,
-        offered=(PYTEST,),
+        section="gate",
+        advanced=True,
     )
-    gate_strict: bool = option(False, "Let an undecided comparison fail.", offered=(PYTEST,))
-    gate_seconds: float = option(60.0, "Time budget for each comparison, in seconds.", offered=(PYTEST,))
+    gate_strict: bool = option(False, "Let an undecided comparison fail.", section="gate")
+    gate_seconds: float = option(
+        60.0,
+        "Time budget for each comparison, in seconds.",
+        section="gate",
+        advanced=True,
+    )
     gate_max_others: float = option(
         0.1,
         "Share of the machine that other programs may use during a turn that counts; default 0.1.",
-        offered=(PYTEST,),
+        section="gate",
+        advanced=True,
     )
-    gate_launches: int = option(12, "Launches of each process, at most; default 12.", offered=(PYTEST,))
+    gate_launches: int = option(
+        12,
+        "Launches of each process, at most; default 12.",
+        section="gate",
+        advanced=True,
+    )
     gate_markdown: Path | None = option(
-        None, "Write the verdict as Markdown.", metavar="FILE", offered=(PYTEST,)
+        None, "Write the verdict as Markdown.", metavar="FILE", section="gate"
     )
 
     def __post_init__(self) -> None:
@@ -83,7 +103,7 @@ class HarnessOptions:
     @property
     def parsed_shapes(self) -> tuple[Shape, ...]:
         """(batch size, length) of each shape."""
-        return tuple(map(_parse_shape, self.shapes))
+        return tuple(parse_shape(text, "--shapes") for text in self.shapes)
 
     @property
     def sampling(self) -> Sampling:
@@ -102,10 +122,3 @@ class HarnessOptions:
         for text, (_, length) in zip(self.shapes, self.parsed_shapes, strict=True):
             if length > seq_len:
                 raise InputError(f"--shapes {text}: longer than --seq-len {seq_len}")
-
-
-def _parse_shape(text: str) -> Shape:
-    batch, x, length = text.partition("x")
-    if not (x and batch.isdecimal() and length.isdecimal() and int(batch) and int(length)):
-        raise InputError(f"--shapes {text!r} is not BATCHxLENGTH, for example 8x128")
-    return int(batch), int(length)

@@ -1,0 +1,105 @@
+"""Labels by their names: those of rows, and those of a checkpoint's logits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from quantlib.data.metrics import OutputMode
+from quantlib.data.tables.table import listed
+from quantlib.data.text import quoted
+from quantlib.support.errors import InputError
+
+_GENERIC = re.compile(r"LABEL_(\d+)")
+
+
+@dataclass(frozen=True)
+class ModelLabels:
+    """What a checkpoint says of its logits.
+
+    source: the file that says so, for messages. count: of logits. names: of the logits, in their order; empty
+    where there are none. kind: of the task it was trained for, None where it does not say.
+    """
+
+    source: str
+    count: int
+    names: tuple[str, ...] = ()
+    kind: OutputMode | None = None
+
+    def __post_init__(self) -> None:
+        if self.names and len(self.names) != self.count:
+            raise InputError(f"{self.source}: {len(self.names)} names of labels for {self.count} logits")
+
+    @property
+    def are_generic(self) -> bool:
+        """Whether the names say nothing: LABEL_0, LABEL_1, ..., or none at all."""
+        return all(_GENERIC.fullmatch(name) for name in self.names)
+
+    def words(self) -> str:
+        """The names as a message lists them."""
+        return listed(self.names) if self.names else f"{self.count} logits without names"
+
+
+class LabelMismatch(InputError):
+    """Labels of the rows that the checkpoint does not have by name. labels: all labels of the rows."""
+
+    def __init__(self, message: str, labels: Sequence[str]) -> None:
+        super().__init__(message)
+        self.labels = tuple(labels)
+
+
+def label_order(labels: Sequence[str], names: Mapping[str, str], model: ModelLabels) -> list[int]:
+    """The index of the logit of each label, by name.
+
+    Case, spaces, hyphens and underscores do not count where that leaves no doubt. Labels that are the numbers
+    of classes fit generic names.
+
+    Args:
+        labels: the words in the rows.
+        names: what a checkpoint calls them, {label: name}, where it is another word.
+        model: the names of its logits.
+
+    Raises:
+        LabelMismatch: a label that the checkpoint does not have.
+        InputError: two labels that are one there.
+    """
+    places = _places(model)
+    order = []
+    for label in labels:
+        wanted = names.get(label, label)
+        place = places.get(wanted, places.get(_folded(wanted)))
+        if place is None:
+            raise LabelMismatch(_no_such_label(label, wanted, labels, model), labels)
+        order.append(place)
+    for place in order:
+        if order.count(place) > 1:
+            same = [label for label, other in zip(labels, order, strict=True) if other == place]
+            raise InputError(f"{model.source}: labels {listed(same)} are one and the same label there")
+    return order
+
+
+def _places(model: ModelLabels) -> dict[str, int]:
+    """{name: logit}, exact and folded names alike; folded ones that fit two logits are left out."""
+    if model.are_generic:
+        generic = {f"LABEL_{place}": place for place in range(model.count)}
+        return generic | {str(place): place for place in range(model.count)}
+    folded: dict[str, list[int]] = {}
+    for place, name in enumerate(model.names):
+        folded.setdefault(_folded(name), []).append(place)
+    unambiguous = {name: places[0] for name, places in folded.items() if len(places) == 1}
+    return unambiguous | {name: place for place, name in enumerate(model.names)}
+
+
+def _folded(name: str) -> str:
+    return "_".join(re.split(r"[\s_-]+", name.strip().casefold()))
+
+
+def _no_such_label(label: str, wanted: str, labels: Sequence[str], model: ModelLabels) -> str:
+    first = model.names[0] if model.names else "LABEL_0"
+    as_mapped = "" if wanted == label else f" (mapped to {quoted(wanted)})"
+    return (
+        f"label {quoted(label)}{as_mapped} is not one of the checkpoint's, {model.words()} ({model.source}); "
+        f"the rows have {listed(labels)}; map them by name: [task.labels] with lines like "
+        f'"{label[:40]}" = "{first}", or --labels "{label[:40]}={first}"'
+    )

@@ -1,0 +1,209 @@
+"""Work on single files: a checkpoint to ONNX, an ONNX model to 8 bits. Nothing is kept in a cache."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from quantlib.compression import calibration as calibrating
+from quantlib.compression import recipes, smoothing
+from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
+from quantlib.data import features
+from quantlib.data.tables import read_table
+from quantlib.data.tasks import Example
+from quantlib.data.tasks.own import text_columns, texts_of
+from quantlib.onnx_model.compile import compile_onnx, is_compiled
+from quantlib.onnx_model.coverage import coverage
+from quantlib.onnx_model.interface import interface_of
+from quantlib.onnx_model.layers import load_ir
+from quantlib.onnx_model.model import Model, copy_model
+from quantlib.support.errors import InputError
+from quantlib.support.files import atomic_file, make_dir
+from quantlib.training import checkpoints
+
+# What a model needs beside it to be read again.
+BESIDE = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "config.json")
+
+
+def export_checkpoint(
+    checkpoint: str, out: Path, *, seq_len: int = 128, opset: int = 17, compiled: bool = False
+) -> dict[str, Any]:
+    """Export a checkpoint, and put its tokenizer and config.json beside the model.
+
+    Args:
+        checkpoint: a directory or a hub id.
+        out: the model to write.
+        seq_len: the longest sequence.
+        opset: 13 to 18.
+        compiled: whether operators are fused for ONNX Runtime.
+
+    Returns:
+        What was written, as JSON knows it.
+
+    Raises:
+        InputError: the checkpoint cannot be used, or the place cannot be written.
+    """
+    from quantlib.onnx_model.export import export_bert_to_onnx
+
+    source = checkpoints.resolve(checkpoint, "checkpoint")
+    checkpoints.check_classifier(source)
+    checkpoints.check_sequence_length(source, seq_len)
+    _check_place(out, source)
+    export_bert_to_onnx(source, out, seq_len, opset)
+    if compiled:
+        with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+            plain = Path(scratch) / "model.onnx"
+            shutil.move(out, plain)
+            compile_onnx(plain, out)
+    _copy_beside(source, out.parent)
+    return {"model": str(out), "size_bytes": Model(out).size_bytes, "opset": opset, "compiled": compiled}
+
+
+def quantize_file(
+    model: Path,
+    out: Path,
+    recipe: str,
+    *,
+    calibration: str | None = None,
+    text: Sequence[str] = (),
+    samples: int = 512,
+    seq_len: int = 128,
+    compiled: bool = True,
+    threads: int | None = None,
+) -> dict[str, Any]:
+    """Quantize a model by a recipe; the model itself is left alone.
+
+    Args:
+        model: an ONNX classifier, its tokenizer beside it where rows are needed.
+        out: the file to write; the tokenizer is put beside it.
+        recipe: a name, or a recipe file.
+        calibration: a table of texts, which static recipes need; see `quantlib.data.tables.read_table`.
+        text: its columns with texts; empty for usual names.
+        samples: rows that are taken of it, at most, from the first on.
+        seq_len: the longest row in tokens.
+        compiled: whether operators are fused first, where that was not done yet.
+        threads: of calibration; None for the physical cores.
+
+    Returns:
+        What was written, as JSON knows it.
+
+    Raises:
+        InputError: what cannot be used.
+    """
+    (chosen,) = recipes.get_recipes((recipe,))
+    interface_of(model)
+    _check_place(out, model)
+    needs_rows = chosen.mode == "static" or chosen.smooth
+    if needs_rows and calibration is None:
+        raise InputError(
+            f"recipe {chosen.name} is static: it needs texts to calibrate on (--calibration FILE); dynamic "
+            "recipes need none"
+        )
+    rows = _rows(model, calibration, text, samples, seq_len) if calibration and needs_rows else []
+    notes = [f"calibrated on {len(rows)} rows of {calibration}"] if rows else []
+    with tempfile.TemporaryDirectory() as scratch:
+        start = Path(scratch) / "taken.onnx"
+        copy_model(model, start)
+        start = _compiled(start, chosen, notes) if compiled else start
+        if chosen.smooth:
+            smoothed = Path(scratch) / "smoothed.onnx"
+            factors = smoothing.search_smoothing(start, _reader(rows), threads=threads)
+            smoothing.smooth_onnx(start, smoothed, factors)
+            start = smoothed
+        quantize_onnx(Model(start), out, chosen, _ranges(start, chosen, rows, seq_len, threads))
+    _copy_beside(model.parent, out.parent)
+    written = Model(out)
+    counted = coverage(written)
+    return {
+        "model": str(out),
+        "recipe": chosen.name,
+        "size_bytes": written.size_bytes,
+        "size_before_bytes": Model(model).size_bytes,
+        "quantized": counted.quantized,
+        "products": counted.total,
+        "notes": notes,
+    }
+
+
+def read_texts(source: str, text: Sequence[str]) -> list[Example]:
+    """The rows of a table as examples without labels."""
+    table = read_table(source)
+    columns = tuple(text) or text_columns(table, None)
+    cells = [texts_of(table, column) for column in columns]
+    return [
+        Example(f"row-{number}", row[0], row[1] if len(row) > 1 else None, None)
+        for number, row in enumerate(zip(*cells, strict=True), start=1)
+    ]
+
+
+def _rows(
+    model: Path, source: str, text: Sequence[str], samples: int, seq_len: int
+) -> Sequence[features.Feature]:
+    tokenizer = features.load_tokenizer(model.parent)
+    return features.convert_examples_to_features(
+        read_texts(source, text)[:samples], (), seq_len, tokenizer, "classification"
+    )
+
+
+def _compiled(model: Path, recipe: recipes.Recipe, notes: list[str]) -> Path:
+    """The model with fused operators, where the recipe and the model take that."""
+    if recipe.quantizer == "onnxruntime":
+        return model
+    if is_compiled(load_ir(model)):
+        return model
+    done = compile_onnx(model, model.with_name("compiled.onnx"))
+    notes.append(f"{done.nodes_before} nodes became {done.nodes_after}")
+    notes += done.left
+    return done.path
+
+
+def _ranges(
+    model: Path, recipe: recipes.Recipe, rows: Sequence[features.Feature], seq_len: int, threads: int | None
+) -> calibrating.Ranges | None:
+    if recipe.mode != "static":
+        return None
+    tensors = tensors_to_calibrate(Model(model), recipe)
+    if not tensors:
+        return calibrating.Ranges({})
+    method = calibrating.parse_method(recipe.calibration_method or "")
+    pad_to = seq_len if recipe.pad_calibration else None
+    observed = calibrating.collect(
+        model,
+        _reader(rows, pad_to),
+        sorted(tensors),
+        histograms=method.needs_histograms,
+        skip_padding=pad_to is None,
+        threads=threads,
+    )
+    return calibrating.derive(observed, recipe.calibration_method or "")
+
+
+def _reader(rows: Sequence[features.Feature], pad_to: int | None = None) -> features.CalibrationReader:
+    return features.CalibrationReader(rows, batch_size=4, pad_to=pad_to)
+
+
+def _check_place(out: Path, source: Path) -> None:
+    """Check that a file can be written there, and that it is not the one that is read."""
+    if out.suffix != ".onnx":
+        raise InputError(f"{out}: the file to write must end with .onnx")
+    if out.resolve() == source.resolve():
+        raise InputError(f"{out}: this is the file that is read; name another one")
+    make_dir(out.parent)
+    beside = source.parent if source.is_file() else source
+    for name in BESIDE:
+        theirs, ours = beside / name, out.parent / name
+        if theirs.is_file() and ours.is_file() and theirs.read_bytes() != ours.read_bytes():
+            raise InputError(
+                f"{ours}: belongs to another model; write {out.name} into a directory of its own"
+            )
+
+
+def _copy_beside(source: Path, directory: Path) -> None:
+    """Put the tokenizer and config.json beside a model."""
+    for name in BESIDE:
+        if (source / name).is_file() and not (directory / name).exists():
+            with atomic_file(directory / name) as scratch:
+                shutil.copyfile(source / name, scratch)

@@ -1,0 +1,77 @@
+"""What a classifier's file takes and gives, read from its graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from quantlib.data.features import INPUT_NAMES
+from quantlib.onnx_model.model import Model
+from quantlib.support.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a classifier takes and gives.
+
+    sha256: of the file. inputs: their names. logits: how many a row gets.
+    """
+
+    sha256: str
+    inputs: tuple[str, ...]
+    logits: int
+
+
+def interface_of(onnx_path: Path) -> Interface:
+    """The interface of a classifier of text.
+
+    Raises:
+        InputError: the file is no ONNX model, takes something else than token ids, mask and token types, has
+            a fixed number of rows or tokens, or gives no logits of (rows, labels).
+    """
+    model = Model(onnx_path)
+    graph = model.skeleton.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    names = tuple(value.name for value in inputs)
+    unknown = [name for name in names if name not in INPUT_NAMES]
+    if unknown or "input_ids" not in names:
+        raise InputError(
+            f"{onnx_path}: its inputs are {', '.join(names) or 'none'}; a classifier of text takes "
+            f"{', '.join(INPUT_NAMES)}, the last two at will"
+        )
+    for value in inputs:
+        dimensions = _dimensions(value)
+        if dimensions is None or len(dimensions) != 2:
+            raise InputError(f"{onnx_path}: input {value.name} has no shape (rows, tokens)")
+        for count, what in zip(dimensions, ("rows", "tokens"), strict=True):
+            if count is not None:
+                raise InputError(
+                    f"{onnx_path}: input {value.name} is fixed to {count} {what}; "
+                    "export it with a free number of them"
+                )
+    return Interface(model.sha256, names, _logits(onnx_path, graph))
+
+
+def _logits(onnx_path: Path, graph: onnx.GraphProto) -> int:
+    outputs = {value.name: value for value in graph.output}
+    value = outputs.get("logits", next(iter(outputs.values()), None))
+    dimensions = None if value is None else _dimensions(value)
+    if value is None or dimensions is None or len(dimensions) != 2 or dimensions[1] is None:
+        said = "it has no output" if value is None else f"its output {value.name} has another shape"
+        raise InputError(
+            f"{onnx_path}: a classifier gives logits of (rows, labels), the number of labels fixed; {said}"
+        )
+    return dimensions[1]
+
+
+def _dimensions(value: onnx.ValueInfoProto) -> list[int | None] | None:
+    """The dimensions, None for those that are free; None where no shape is given."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return None
+    return [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
