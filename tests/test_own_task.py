@@ -115,6 +115,26 @@ def test_files_of_glue_described_as_ones_own_give_the_metrics_of_the_built_in_ta
     assert {name: e.metrics for name, e in ours.items()} == {name: e.metrics for name, e in known.items()}
 
 
+def test_files_of_glue_that_were_written_anew_with_quotes(tmp_path: Path) -> None:
+    """Both readers give the texts as they were before."""
+    rows = [
+        {
+            "sentence1": f'He said "{text}".',
+            "sentence2": text,
+            "label": ("entailment", "not_entailment")[i % 2],
+        }
+        for i, (text, _) in enumerate(tiny.sentences(30, 4))
+    ]
+    for name in ("train", "dev"):
+        write_csv(tmp_path / f"{name}.tsv", rows[:12] if name == "dev" else rows[12:], "\t")
+    built_in = tasks.read_splits(tasks.get_task("RTE"), tmp_path)
+    own = OwnTask("rte", str(tmp_path / "dev.tsv"), train=str(tmp_path / "train.tsv"), label="label")
+    mine = read_own_task(own, ModelLabels("config.json", 2, ("entailment", "not_entailment")))
+    assert built_in.evaluation[0].text_a == rows[0]["sentence1"]
+    texts = [[(row.text_a, row.text_b) for row in each.evaluation] for each in (built_in, mine.splits)]
+    assert texts[0] == texts[1]
+
+
 def test_rows_that_are_in_evaluation_are_dropped_and_counted(tmp_path: Path) -> None:
     train = write_jsonl(tmp_path / "train.jsonl", [*TRAIN, *ROWS[:7]])
     calibration = write_jsonl(

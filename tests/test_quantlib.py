@@ -126,6 +126,29 @@ def test_from_rows_to_a_table_in_three_commands(call: Call, folder: Path, tiny_t
     assert "already" in call("init", "test.csv", code=2)
 
 
+def test_init_finds_columns_by_what_they_hold(call: Call, folder: Path, tmp_path: Path) -> None:
+    names = {"0": "calm", "1": "angry"}
+    checkpoint = tiny.write_checkpoint(tmp_path / "moods", id2label={0: "Angry", 1: "Calm"})
+    rows = tiny.sentences(40, 3)
+    lines = [f"{i},{names[label]},{text}" for i, (text, label) in enumerate(rows)]
+    for part in ("test", "train"):
+        (folder / "data").mkdir(exist_ok=True)
+        (folder / "data" / f"{part}.csv").write_text("\n".join(["nr,mood,said", *lines]), encoding="utf-8")
+    made = json.loads(call("init", "data/test.csv", "--teacher", checkpoint, "--json"))
+    text = (folder / "quantlib.toml").read_text(encoding="utf-8")
+    assert made["open"] == []
+    for line in ('name = "data"', 'train = "data/train.csv"', 'text = ["said"]', 'label = "mood"'):
+        assert line in text
+
+
+def test_init_says_what_to_map(call: Call, folder: Path, tmp_path: Path) -> None:
+    checkpoint = tiny.write_checkpoint(tmp_path / "moods", id2label={0: "NEG", 1: "POS"})
+    (folder / "test.csv").write_text("text,label\na b,bad\nc d,good\ne f,bad\n", encoding="utf-8")
+    said = call("init", "test.csv", "--teacher", checkpoint)
+    assert "! label 'bad' is not one of the checkpoint's, 'NEG', 'POS'" in said
+    assert "[task.labels] # label of the rows = name in the checkpoint, one of" in said
+
+
 def test_the_whole_job_without_labels_and_without_torch(folder: Path) -> None:
     words = ["run", "--evaluation", "texts.txt", "--teacher", "onnx/tiny.onnx", "--recipes", "quant_2"]
     code = (
@@ -139,6 +162,18 @@ def test_the_whole_job_without_labels_and_without_torch(folder: Path) -> None:
     assert results["teacher"]["agreement"] == 1.0
     assert results["quant_2"]["eval_loss"] is None
     assert "no student" in done.stdout
+
+
+def test_what_needs_torch_says_so(folder: Path, tiny_teacher: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None; "
+        "from quantlib.cli.main import quantlib; "
+        f"sys.exit(quantlib(['run', '--evaluation', 'texts.txt', '--teacher', {str(tiny_teacher)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "needs torch: pip install 'bert-quantlib[train]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_a_model_is_exported_quantized_scored_and_compared(

@@ -146,6 +146,7 @@ def _given(work: Work, model: Path) -> Path:
 
 
 def _trained_teacher(work: Work) -> Path:
+    checkpoints.need_torch("to fine-tune a teacher")
     base = checkpoints.packaged_minilm()
     checkpoints.check_sequence_length(base, work.options.seq_len)
 

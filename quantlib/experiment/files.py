@@ -48,6 +48,7 @@ def export_checkpoint(
     """
     from quantlib.onnx_model.export import export_bert_to_onnx
 
+    checkpoints.need_torch("to export a checkpoint")
     source = checkpoints.resolve(checkpoint, "checkpoint")
     checkpoints.check_classifier(source)
     checkpoints.check_sequence_length(source, seq_len)

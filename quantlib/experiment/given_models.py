@@ -65,6 +65,7 @@ def check_for_task(model: Path, task: tasks.Task, seq_len: int) -> None:
         InputError: what does not fit.
     """
     if not is_onnx(model):
+        checkpoints.need_torch(f"a checkpoint, {model},")
         checkpoints.check_for_task(model, task)
         checkpoints.check_sequence_length(model, seq_len)
         return

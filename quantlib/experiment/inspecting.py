@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from quantlib.compression.variants import STUDENT, TEACHER
 from quantlib.data import features, tasks
-from quantlib.data.tables import read_table
+from quantlib.data.tables import Table, read_table
 from quantlib.data.tasks.own import label_column, text_columns
 from quantlib.data.text import collapsed
 from quantlib.experiment import given_models
@@ -69,10 +70,11 @@ def propose(
     if path.exists():
         raise InputError(f"{path}: is there already; remove it, or name another file (--config FILE)")
     table = read_table(data)
-    label = label or label_column(table)
+    model = None if teacher is None else given_models.labels_of(given_models.resolve(teacher, TEACHER))
+    label = label or label_column(table) or _column_of_labels(table, model)
     if label is not None:
         table.column(label)
-    columns = tuple(text) or text_columns(table, label)
+    columns = tuple(text) or _columns_of_texts(table, label)
     beside = {key: _beside(data, names) for key, names in (("train", _TRAIN), ("calibration", _CALIBRATION))}
     found: dict[str, Any] = {
         "name": name or tasks.name_of(data),
@@ -81,7 +83,6 @@ def propose(
         "text": columns,
         **({} if label is None else {"label": label}),
     }
-    model = None if teacher is None else given_models.labels_of(given_models.resolve(teacher, TEACHER))
     notes = [f"{key} rows: {file}" for key, file in beside.items() if file is not None]
     notes.append(
         "no column of labels: agreement with the teacher is what is judged"
@@ -101,6 +102,36 @@ def propose(
     document = _document(found, teacher, mapping, None if model is None else model.words(), path)
     write_text(path, document)
     return Proposal(path, document, tuple(notes), tuple(unsettled))
+
+
+def _column_of_labels(table: Table, model: tasks.ModelLabels | None) -> str | None:
+    """The only column whose values are all names of the model's labels; None where there is none."""
+    if model is None or model.are_generic:
+        return None
+    fitting = []
+    for name, cells in table.cells.items():
+        words = {cell for cell in cells if isinstance(cell, str)}
+        if len(words) in range(1, model.count + 1) and len(words) == len(set(map(str, cells))):
+            with suppress(InputError):
+                tasks.label_order(sorted(words), {}, model)
+                fitting.append(name)
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _columns_of_texts(table: Table, label: str | None) -> tuple[str, ...]:
+    """The columns with usual names; else the one with the longest texts."""
+    try:
+        return text_columns(table, label)
+    except InputError:
+        letters = {
+            name: sum(len(cell) for cell in cells if isinstance(cell, str))
+            for name, cells in table.cells.items()
+            if name != label
+        }
+        longest = max(letters, key=lambda name: letters[name], default=None)
+        if longest is None or not letters[longest]:
+            raise
+        return (longest,)
 
 
 def _beside(data: str, names: Sequence[str]) -> Path | None:

@@ -44,6 +44,22 @@ _WEIGHT_FILES = (
 )
 
 
+def need_torch(what: str) -> None:
+    """Check that the packages are there with which checkpoints are loaded.
+
+    Args:
+        what: needs them, for the message.
+
+    Raises:
+        InputError: they are not installed.
+    """
+    for package in ("torch", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            raise InputError(
+                f"{what} needs {package}: pip install 'bert-quantlib[train]'; an ONNX file needs nothing more"
+            )
+
+
 def packaged_minilm() -> Path:
     """The directory of the packaged pretrained MiniLM-L6-H384 (a `BertModel` without a classifier).
 

@@ -101,6 +101,15 @@ def read_lines_of_text(path: Path) -> Table:
     return Table(str(path), ("text",), {"text": texts}, places, "line")
 
 
+def is_quoted_tsv(text: str) -> bool:
+    """Whether a TSV is surely quoted: a name in its header is, or a cell that has to be."""
+    if '"' not in text:
+        return False
+    if _QUOTED_NAME.search(_header(text)):
+        return True
+    return isinstance(_attempt(Path(), text, quotes=True), Table) and _needs_quotes(text) == "quote"
+
+
 def _undecided(path: Path, text: str) -> Table:
     """A TSV with quotes, none of them in the header."""
     with_quotes = _attempt(path, text, quotes=True)

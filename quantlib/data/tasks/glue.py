@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from quantlib.data.tables.delimited import is_quoted_tsv, read_tsv
 from quantlib.data.tasks.hub import DATASET, hub_examples, load_parts
 from quantlib.data.tasks.splits import Example, Splits, split_train
 from quantlib.data.tasks.task import Task
-from quantlib.data.text import quoted, read_errors, read_lines
+from quantlib.data.text import quoted, read_errors, read_lines, read_text
 from quantlib.support.errors import InputError
 
 
@@ -61,6 +62,8 @@ class Glue:
         raise InputError(f"{task.name}: none of its files in {data_dir}; looked for {looked}")
 
     def _read_tsv(self, task: Task, path: Path, split: str) -> list[Example]:
+        if not self.fixed_columns and is_quoted_tsv(read_text(path)):
+            return _quoted_rows(task, path, split)
         lines = read_lines(path)
         if not lines:
             raise InputError(f"{path}: no rows, the file is empty")
@@ -85,3 +88,13 @@ class Glue:
         if not examples:
             raise InputError(f"{path}: no rows after the header")
         return examples
+
+
+def _quoted_rows(task: Task, path: Path, split: str) -> list[Example]:
+    """The rows of a file that was written anew, with quotes; in GLUE's own a quote is part of a text."""
+    table = read_tsv(path, quotes=True)
+    cells = [table.column(name) for name in (*task.text_columns, task.label_column)]
+    return [
+        task.example(f"{split}-{row + 1}", [str(text) for text in texts], str(label), table.where(row))
+        for row, (*texts, label) in enumerate(zip(*cells, strict=True))
+    ]
