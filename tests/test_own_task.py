@@ -29,6 +29,9 @@ ROWS = [{"text": text, "label": ("bad", "good")[int(label)]} for text, label in 
 TRAIN = [{"text": text, "label": ("bad", "good")[int(label)]} for text, label in tiny.sentences(90, 10)]
 
 
+LABELS_OF_RTE = ("entailment", "not_entailment")
+
+
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], delimiter: str = ",") -> str:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, rows[0].keys(), delimiter=delimiter)
@@ -121,7 +124,7 @@ def test_files_of_glue_that_were_written_anew_with_quotes(tmp_path: Path) -> Non
         {
             "sentence1": f'He said "{text}".',
             "sentence2": text,
-            "label": ("entailment", "not_entailment")[i % 2],
+            "label": LABELS_OF_RTE[i % 2],
         }
         for i, (text, _) in enumerate(tiny.sentences(30, 4))
     ]
@@ -129,7 +132,7 @@ def test_files_of_glue_that_were_written_anew_with_quotes(tmp_path: Path) -> Non
         write_csv(tmp_path / f"{name}.tsv", rows[:12] if name == "dev" else rows[12:], "\t")
     built_in = tasks.read_splits(tasks.get_task("RTE"), tmp_path)
     own = OwnTask("rte", str(tmp_path / "dev.tsv"), train=str(tmp_path / "train.tsv"), label="label")
-    mine = read_own_task(own, ModelLabels("config.json", 2, ("entailment", "not_entailment")))
+    mine = read_own_task(own, ModelLabels("config.json", 2, LABELS_OF_RTE))
     assert built_in.evaluation[0].text_a == rows[0]["sentence1"]
     texts = [[(row.text_a, row.text_b) for row in each.evaluation] for each in (built_in, mine.splits)]
     assert texts[0] == texts[1]
@@ -164,7 +167,7 @@ def test_without_other_rows_some_of_evaluation_are_set_aside(tmp_path: Path) -> 
     ("labels", "names", "order"),
     [
         (["bad", "good"], ("good", "bad"), [1, 0]),
-        (["Not Entailment", "ENTAILMENT"], ("entailment", "not_entailment"), [1, 0]),
+        (["Not Entailment", "ENTAILMENT"], LABELS_OF_RTE, [1, 0]),
         (["0", "1", "2"], ("LABEL_0", "LABEL_1", "LABEL_2"), [0, 1, 2]),
         (["LABEL_1", "LABEL_0"], (), [1, 0]),
         (["A", "a"], ("a", "A"), [1, 0]),

@@ -129,10 +129,10 @@ def test_from_rows_to_a_table_in_three_commands(call: Call, folder: Path, tiny_t
 def test_init_finds_columns_by_what_they_hold(call: Call, folder: Path, tmp_path: Path) -> None:
     names = {"0": "calm", "1": "angry"}
     checkpoint = tiny.write_checkpoint(tmp_path / "moods", id2label={0: "Angry", 1: "Calm"})
-    rows = tiny.sentences(40, 3)
-    lines = [f"{i},{names[label]},{text}" for i, (text, label) in enumerate(rows)]
-    for part in ("test", "train"):
-        (folder / "data").mkdir(exist_ok=True)
+    (folder / "data").mkdir()
+    for part, seed in (("test", 3), ("train", 4)):
+        rows = tiny.sentences(40, seed)
+        lines = [f"{i},{names[label]},{text}" for i, (text, label) in enumerate(rows)]
         (folder / "data" / f"{part}.csv").write_text("\n".join(["nr,mood,said", *lines]), encoding="utf-8")
     made = json.loads(call("init", "data/test.csv", "--teacher", checkpoint, "--json"))
     text = (folder / "quantlib.toml").read_text(encoding="utf-8")
