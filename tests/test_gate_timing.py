@@ -17,6 +17,7 @@ from quantlib import gate
 from quantlib.experiment import gate_timing
 from quantlib.experiment.gate_timing import GateTiming, confidence_of
 from quantlib.measuring.latency import Launches, Sampling
+from quantlib.measuring.latency.shapes import Shape
 from quantlib.support.errors import Unavailable
 from quantlib.support.progress import Steps
 
@@ -76,7 +77,7 @@ def measured(
         watch=lambda _: lambda: 0.0,
         **options,
     )
-    record, compared = timing.measure(current or known(latency={}), [(1, 128)])
+    record, compared = timing.measure(current or known(latency={}), [Shape(1, 128)])
     return record, compared["quant_2"].get("1x128")
 
 

@@ -44,8 +44,8 @@ def benchmark(
     out = wide_console()
     steps = Steps(None if json else out)
     timed = {
-        f"{batch}x{length}": time_models(models, (batch, length), options, steps)
-        for batch, length in (parse_shape(text, "--shapes") for text in split_names(shapes))
+        str(shape): time_models(models, shape, options, steps)
+        for shape in (parse_shape(text, "--shapes") for text in split_names(shapes))
     }
     if json:
         print_json(

@@ -17,6 +17,7 @@ from quantlib.experiment.task_options import MeasuringOptions, TaskOptions
 from quantlib.experiment.timing import Timed, time_shape
 from quantlib.experiment.work import Variant
 from quantlib.measuring.accuracy import Evaluation
+from quantlib.measuring.latency.shapes import Shape
 from quantlib.onnx_model.interface import interface_of
 from quantlib.onnx_model.layers import dimensions, find_embeddings, skeleton_ir
 from quantlib.onnx_model.model import Model
@@ -70,7 +71,7 @@ def evaluate_model(model: Path, options: MeasuringOptions, steps: Steps) -> tupl
 
 
 def time_models(
-    models: Sequence[Path], shape: tuple[int, int], options: MeasuringOptions, steps: Steps
+    models: Sequence[Path], shape: Shape, options: MeasuringOptions, steps: Steps
 ) -> dict[str, Timed]:
     """The times of models at a shape (batch, tokens), by name, on made-up rows; the first is the reference.
 
@@ -79,19 +80,18 @@ def time_models(
     """
     for model in models:
         interface_of(model)
-    batch, length = shape
     names = _names(models)
     made_up = {
-        name: Variant(name, Model(path), Path(path.name), _made_up(path, length))
+        name: Variant(name, Model(path), Path(path.name), _made_up(path, shape.length))
         for name, path in zip(names, models, strict=True)
     }
-    timed = replace(options, batch_size=batch, seq_len=length)
+    timed = replace(options, batch_size=shape.batch, seq_len=shape.length)
     return time_shape(list(made_up.values()), shape, timed, steps)
 
 
-def made_up_feeds(model: Path, shape: tuple[int, int], count: int) -> list[features.Feed]:
+def made_up_feeds(model: Path, shape: Shape, count: int) -> list[features.Feed]:
     """Batches of random words for a model, of exactly (batch, tokens)."""
-    return list(features.fixed_shape_feeds(_made_up(model, shape[1]), *shape, count))
+    return list(features.fixed_shape_feeds(_made_up(model, shape.length), *shape, count))
 
 
 def _built(models: Sequence[Path], options: MeasuringOptions, steps: Steps) -> tuple[Built, tuple[str, ...]]:

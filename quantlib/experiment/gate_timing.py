@@ -7,32 +7,20 @@ from dataclasses import dataclass, replace
 
 from quantlib import gate
 from quantlib.compression.variants import TEACHER
-from quantlib.data import features
 from quantlib.experiment.build import Built
 from quantlib.experiment.old_models import OldModels
 from quantlib.experiment.options import ExperimentOptions
+from quantlib.experiment.timing import feeds_of, start
 from quantlib.experiment.work import Variant
-from quantlib.measuring.latency import Launches, Sampling, TimedProcess, sample_ratios
+from quantlib.measuring.latency import Launches, Sampling, sample_ratios
 from quantlib.measuring.latency.others import Watch, watch_others
 from quantlib.measuring.latency.paired import Start
-from quantlib.measuring.latency.process import Feeds
+from quantlib.measuring.latency.shapes import Shape
 from quantlib.support.errors import Unavailable
 from quantlib.support.progress import Steps
 
 _SAME = "its model, session, runtime, CPU, threads and the code that times it are the baseline's"
 _SAME_HERE = "the baseline's model would run in the same way here"
-_FEEDS = 8
-
-
-@dataclass(frozen=True)
-class Shape:
-    """batch: rows. length: tokens."""
-
-    batch: int
-    length: int
-
-    def __str__(self) -> str:
-        return f"{self.batch}x{self.length}"
 
 
 @dataclass(frozen=True)
@@ -58,7 +46,7 @@ class GateTiming:
     watch: Watch = watch_others
 
     def measure(
-        self, current: gate.GateRecord, shapes: Sequence[tuple[int, int]]
+        self, current: gate.GateRecord, shapes: Sequence[Shape]
     ) -> tuple[gate.GateRecord, gate.Comparisons]:
         """The record with its latencies, and how each was compared with the baseline's.
 
@@ -68,7 +56,7 @@ class GateTiming:
         """
         latency: dict[str, dict[str, gate.LatencyRecord]] = {v.name: {} for v in self.built.variants[1:]}
         compared: dict[str, dict[str, gate.Comparison]] = {v.name: {} for v in self.built.variants[1:]}
-        for shape in (Shape(*values) for values in shapes):
+        for shape in shapes:
             with_teacher: dict[str, Variant] = {}
             for variant in self.built.variants[1:]:
                 comparison = self._compare(variant, current, shape)
@@ -226,14 +214,3 @@ def latency_record(launches: Launches) -> gate.LatencyRecord:
         others=launches.others,
         disturbed=launches.disturbed,
     )
-
-
-def start(variant: Variant, shape: Shape, options: ExperimentOptions) -> Start:
-    """How a variant's process is started, fed with real rows of exactly the shape."""
-    feeds, path = feeds_of(variant, shape), variant.path
-    return lambda: TimedProcess(path, feeds, options.session)
-
-
-def feeds_of(variant: Variant, shape: Shape) -> Feeds:
-    """Real rows of exactly the shape, cut or filled up."""
-    return list(features.fixed_shape_feeds(variant.rows, shape.batch, shape.length, _FEEDS))

@@ -28,6 +28,8 @@ from quantlib.measuring.latency.interleaved import (
 from quantlib.measuring.latency.paired import PairedRatio, Start
 from quantlib.measuring.latency.paired import Timed as Process
 from quantlib.measuring.latency.probe import PROBE, probe_feed, write_probe
+from quantlib.measuring.latency.process import Feeds
+from quantlib.measuring.latency.shapes import Shape
 from quantlib.measuring.latency.speedup import EQUAL, Speedup, probe_times, speedup_of
 from quantlib.measuring.latency.states import read_history, write_history
 from quantlib.measuring.throughput import Throughput, ThroughputBatches, throughput_batches
@@ -35,6 +37,7 @@ from quantlib.support.cache import Cache, open_cache, versions_key
 from quantlib.support.files import make_dir, place_errors, sha256_json
 from quantlib.support.progress import Steps
 
+_FEEDS = 8  # different batches, which runs cycle through
 _WARM_FEEDS = 2  # before a pass over the batches of throughput: the process has run for a while by then
 
 
@@ -64,7 +67,7 @@ def time_variants(
     reference = variants[0].name
     batches = {v.name: throughput_batches(v.rows, options.seq_len) for v in variants}
     passes: dict[str, list[list[float]]] = {v.name: [] for v in variants}
-    shape = options.batch_size, options.seq_len
+    shape = Shape(options.batch_size, options.seq_len)
     turns = _take_turns(variants, shape, options, steps, lambda processes: _pass(processes, batches, passes))
     turns = [replace(turn, place=(turn.place[0] + first_launch, turn.place[1])) for turn in turns]
     times = {v.name: paired_times(v.name, reference, turns, turn_options_of(options)) for v in variants}
@@ -90,7 +93,7 @@ class Timed:
 
 
 def time_shape(
-    variants: Sequence[Variant], shape: tuple[int, int], options: MeasuringOptions, steps: Steps
+    variants: Sequence[Variant], shape: Shape, options: MeasuringOptions, steps: Steps
 ) -> dict[str, Timed]:
     """Latency and speedup over the first of the variants at a shape (batch, length), by name."""
     turns = _take_turns(variants, shape, options, steps)
@@ -101,7 +104,7 @@ def time_shape(
 
 
 def time_speedups(
-    variants: Sequence[Variant], shape: tuple[int, int], options: MeasuringOptions, steps: Steps
+    variants: Sequence[Variant], shape: Shape, options: MeasuringOptions, steps: Steps
 ) -> dict[str, Speedup]:
     """The speedup of each variant over the first at a shape (batch, length), by name."""
     return {name: timed.speedup for name, timed in time_shape(variants, shape, options, steps).items()}
@@ -109,7 +112,7 @@ def time_speedups(
 
 def _take_turns(
     variants: Sequence[Variant],
-    shape: tuple[int, int],
+    shape: Shape,
     options: MeasuringOptions,
     steps: Steps,
     then: Callable[[Mapping[str, Process]], None] | None = None,
@@ -121,7 +124,7 @@ def _take_turns(
         tempfile.TemporaryDirectory() as scratch,
         steps.step(f"time {names} in turns", total=turn_options.launches * turn_options.turns) as step,
     ):
-        starts = {v.name: start(v, *shape, options) for v in variants}
+        starts = {v.name: start(v, shape, options) for v in variants}
         beside = [PROBE] if options.threads > 1 else []  # one thread waits for no other
         if beside:
             starts[PROBE] = _start_probe(Path(scratch), options)
@@ -141,10 +144,15 @@ def turn_options_of(options: MeasuringOptions) -> TurnOptions:
     return TurnOptions(runs=options.num_runs, warmup_runs=options.warmup_runs, seconds=options.timing_seconds)
 
 
-def start(variant: Variant, batch: int, length: int, options: MeasuringOptions) -> Start:
-    """How a variant's process is started, fed with real rows of exactly (batch, length)."""
-    feeds = list(features.fixed_shape_feeds(variant.rows, batch, length, 8))
-    return lambda: TimedProcess(variant.path, feeds, options.session)
+def start(variant: Variant, shape: Shape, options: MeasuringOptions) -> Start:
+    """How a variant's process is started, fed with real rows of exactly the shape."""
+    feeds, path = feeds_of(variant, shape), variant.path
+    return lambda: TimedProcess(path, feeds, options.session)
+
+
+def feeds_of(variant: Variant, shape: Shape) -> Feeds:
+    """Real rows of exactly the shape, cut or filled up."""
+    return list(features.fixed_shape_feeds(variant.rows, shape.batch, shape.length, _FEEDS))
 
 
 def _start_probe(scratch: Path, options: MeasuringOptions) -> Start:
@@ -169,7 +177,7 @@ def _pass(
 
 def _speedups(
     variants: Sequence[Variant],
-    shape: tuple[int, int],
+    shape: Shape,
     turns: Sequence[Turn],
     times: Mapping[str, PairedTimes],
     options: MeasuringOptions,
@@ -177,7 +185,7 @@ def _speedups(
     """What the turns say, beside what earlier runs on this machine left; this run is added to that."""
     reference, file = variants[0].name, _history_file(open_cache(options.cache_dir), options)
     base = variants[0].model.sha256
-    keys = {v.name: f"{base} {v.model.sha256} {shape[0]}x{shape[1]}" for v in variants}
+    keys = {v.name: f"{base} {v.model.sha256} {shape}" for v in variants}
     limit = turn_options_of(options).max_others
     probe = probe_times(
         {t.place: t.times_ms[PROBE] for t in turns if t.others <= limit and PROBE in t.times_ms}

@@ -173,7 +173,7 @@ def time_variant(
                 benchmark.extra_info["speedup_low"] = speedup.low
                 benchmark.extra_info["speedup_high"] = speedup.high
                 benchmark.extra_info["trusted"] = speedup.trusted
-            harness.timings.append((variant.name, f"{batch}x{length}", stats))
+            harness.timings.append((variant.name, str(shape), stats))
 
     return timed
 

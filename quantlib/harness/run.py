@@ -88,7 +88,7 @@ class Harness:
             metafunc.parametrize("candidate", names[1:], indirect=True)
         if "shape" in metafunc.fixturenames:
             shapes = self.options.parsed_shapes
-            metafunc.parametrize("shape", shapes, ids=[f"{batch}x{length}" for batch, length in shapes])
+            metafunc.parametrize("shape", shapes, ids=map(str, shapes))
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """The gate's tests are there only in a gate run."""

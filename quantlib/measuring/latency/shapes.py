@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from quantlib.support.errors import InputError
 
-Shape = tuple[int, int]
-"""Rows in a batch, and tokens in a row."""
+
+class Shape(NamedTuple):
+    """A shape of a batch. batch: rows. length: tokens in each."""
+
+    batch: int
+    length: int
+
+    def __str__(self) -> str:
+        return f"{self.batch}x{self.length}"
 
 
 def parse_shape(text: str, flag: str) -> Shape:
@@ -21,4 +30,4 @@ def parse_shape(text: str, flag: str) -> Shape:
     batch, x, length = text.partition("x")
     if not (x and batch.isdecimal() and length.isdecimal() and int(batch) and int(length)):
         raise InputError(f"{flag} {text!r} is not BATCHxLENGTH, for example 8x128")
-    return int(batch), int(length)
+    return Shape(int(batch), int(length))
