@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RECIPES = ("quant_2", "dynamic_u8s8")
+RECIPES = ("quant_2",)
 VARIANTS = ["teacher", "teacher_compiled", *RECIPES]
 VARIANTS += ["student", "student_compiled", *(f"student_{recipe}" for recipe in RECIPES)]
 
