@@ -12,7 +12,7 @@ from quantlib.experiment import ExperimentOptions
 from quantlib.experiment.gate_options import GateOptions
 from quantlib.support.configuration import Configuration, find_configuration, read_configuration
 from quantlib.support.errors import InputError
-from quantlib.support.options import COMMAND, from_flags, options_of
+from quantlib.support.options import COMMAND, PYTEST, from_flags, options_of
 
 WHOLE = """
 [task]
@@ -127,6 +127,22 @@ def test_a_mistake_is_one_line_with_its_place(line: str, message: str, tmp_path:
         values(read_configuration(path))
     assert str(path) in str(refused.value)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_what_is_not_given_to_pytest_leaves_what_the_file_says(project: Path) -> None:
+    (configured, _) = find_configuration(project).values(ExperimentOptions, GateOptions)
+    configured["recipes"] = ("quant_2",)
+    given = {"labels": [], "students": [], "no_student": False, "text": None}
+    options = from_flags(ExperimentOptions, given, PYTEST, configured)
+    assert options.labels == {"refund, please": "REFUND"}
+
+
+def test_rows_are_looked_for_beside_the_file_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "rows.csv").write_text("text\na\n", encoding="utf-8")
+    (tmp_path / "sub" / "quantlib.toml").write_text('[task]\nevaluation = "rows.csv"\n', encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert values(read_configuration(Path("sub/quantlib.toml"))) == {"evaluation": "sub/rows.csv"}
 
 
 def test_a_file_that_is_named_must_be_there(tmp_path: Path) -> None:

@@ -432,7 +432,7 @@ def test_damaged_records(tmp_path: Path, change: Callable[[dict[str, Any]], obje
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, "no such baseline; make one: pytest bench --gate-update"),
+        (None, "no such baseline; make one: --gate-update"),
         ("{", "not a baseline: EOF while parsing an object at line 1 column 1"),
         ("[]", r"the file must be an object, not '\[\]'"),
         ('{"schema_version": NaN}', "schema_version must be a whole number, not 'nan'"),

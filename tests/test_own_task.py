@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -22,6 +23,7 @@ from quantlib.data.tasks.own import text_columns
 from quantlib.experiment import ExperimentOptions
 from quantlib.experiment.build import build
 from quantlib.experiment.measure import evaluate
+from quantlib.onnx_model.model import Model
 from quantlib.support.errors import InputError
 
 MODEL = ModelLabels("config.json", 2, ("bad", "good"))
@@ -29,6 +31,7 @@ ROWS = [{"text": text, "label": ("bad", "good")[int(label)]} for text, label in 
 TRAIN = [{"text": text, "label": ("bad", "good")[int(label)]} for text, label in tiny.sentences(90, 10)]
 
 
+OTHERS = [{"text": text} for text, _ in tiny.sentences(20, 11)]
 LABELS_OF_RTE = ("entailment", "not_entailment")
 
 
@@ -141,14 +144,27 @@ def test_files_of_glue_that_were_written_anew_with_quotes(tmp_path: Path) -> Non
 def test_rows_that_are_in_evaluation_are_dropped_and_counted(tmp_path: Path) -> None:
     train = write_jsonl(tmp_path / "train.jsonl", [*TRAIN, *ROWS[:7]])
     calibration = write_jsonl(
-        tmp_path / "calibration.jsonl", [{"text": row["text"]} for row in ROWS[:3] + TRAIN[:20]]
+        tmp_path / "calibration.jsonl", [{"text": row["text"]} for row in ROWS[:3]] + OTHERS
     )
     rows = read(ROWS, tmp_path, train=train, calibration=calibration)
     texts = {name: {row.text_a for row in part} for name, part in rows.splits.parts().items()}
     assert not texts["evaluation"] & (texts["train"] | texts["calibration"])
-    assert texts["calibration"] == {row["text"] for row in TRAIN[:20]}
+    assert texts["calibration"] == {row["text"] for row in OTHERS}
     assert "train: 7 rows dropped, as their texts are in evaluation too" in rows.notes
     assert "calibration: 3 rows dropped, as their texts are in evaluation too" in rows.notes
+
+
+def test_calibration_rows_are_neither_evaluated_nor_verified_on(tmp_path: Path) -> None:
+    twice = read([*ROWS, *ROWS], tmp_path)
+    texts = {name: {row.text_a for row in part} for name, part in twice.splits.parts().items()}
+    assert texts["calibration"]
+    assert not texts["calibration"] & texts["evaluation"]
+    assert any(note.endswith("as their texts were set aside for calibration") for note in twice.notes)
+    train = write_jsonl(tmp_path / "train.jsonl", TRAIN)
+    same = read(ROWS, tmp_path, train=train, calibration=train)
+    texts = {name: {row.text_a for row in part} for name, part in same.splits.parts().items()}
+    assert texts["validation"]
+    assert not texts["calibration"] & texts["validation"]
 
 
 def test_without_other_rows_some_of_evaluation_are_set_aside(tmp_path: Path) -> None:
@@ -171,6 +187,7 @@ def test_without_other_rows_some_of_evaluation_are_set_aside(tmp_path: Path) -> 
         (["0", "1", "2"], ("LABEL_0", "LABEL_1", "LABEL_2"), [0, 1, 2]),
         (["LABEL_1", "LABEL_0"], (), [1, 0]),
         (["A", "a"], ("a", "A"), [1, 0]),
+        (["LABEL_0", "LABEL_1"], ("LABEL_1", "LABEL_0"), [1, 0]),
     ],
 )  # fmt: skip
 def test_labels_are_matched_by_name(labels: list[str], names: tuple[str, ...], order: list[int]) -> None:
@@ -258,6 +275,7 @@ def test_without_a_column_of_labels_agreement_is_judged(tmp_path: Path) -> None:
         ({"text": ("text", "label", "text")}, "one column, or two for a pair"),
         ({"threshold": 1.0}, "threshold 1.0 is out of range"),
         ({"quotes": "perhaps"}, "quotes 'perhaps' is unknown"),
+        ({"threshold": 0.9}, "threshold 0.9 is for multi_label tasks"),
         ({"kind": "regression"}, r"line 1, column 'label': score '(bad|good)'; expected a finite number"),
     ],
 )  # fmt: skip
@@ -357,6 +375,9 @@ def test_any_table_is_read_right_or_refused_in_a_line(
     assert all(row.text_a.strip() for row in kept)
     if model is not None:
         assert task.num_labels == model.count
+    by_text = {str(row["text"]): row for row in rows}
+    for row in parts["evaluation"]:
+        assert row.text_a in by_text or own.text != ("text",)
     for row in kept:
         words = row.label if isinstance(row.label, tuple) else (row.label,)
         assert task.output_mode == "regression" or not task.labelled or set(words) <= set(task.labels)
@@ -371,3 +392,32 @@ def test_ten_thousand_classes_and_a_row_of_a_megabyte(tmp_path: Path) -> None:
     found = read(rows, tmp_path, None, train=train)
     assert found.task.num_labels == 10_000
     assert len(found.splits.evaluation[-1].text_a) == 1_000_000
+
+
+def test_a_student_of_a_teacher_with_other_names_is_trained(tmp_path: Path) -> None:
+    """What is trained here has the teacher's names, so that the same mapping holds for it."""
+    teacher = tiny.write_checkpoint(tmp_path / "teacher", id2label={0: "NEG", 1: "POS"})
+    options = ExperimentOptions(
+        evaluation=write_jsonl(tmp_path / "test.jsonl", ROWS),
+        train=write_jsonl(tmp_path / "train.jsonl", TRAIN),
+        label="label", labels={"bad": "NEG", "good": "POS"}, teacher=str(teacher), recipes=("dynamic_u8s8",),
+        seq_len=32, threads=1, student_config="layers=1", transformer_epochs=0, cache_dir=tmp_path / "cache",
+    )  # fmt: skip
+    built = build(options)
+    assert "student_dynamic_u8s8" in {variant.name for variant in built.variants}
+    assert built.task.labels == ("bad", "good")
+
+
+def test_a_file_of_weights_is_part_of_a_model(tmp_path: Path, tiny_onnx: Path) -> None:
+    model = onnx.load(tiny_onnx)
+    onnx.save(
+        model, tmp_path / "model.onnx", save_as_external_data=True, location="weights", size_threshold=0
+    )
+    before = Model(tmp_path / "model.onnx").sha256
+    weights = bytearray((tmp_path / "weights").read_bytes())
+    weights[0] ^= 1
+    (tmp_path / "weights").write_bytes(weights)
+    assert Model(tmp_path / "model.onnx").sha256 != before
+    (tmp_path / "weights").unlink()
+    with pytest.raises(InputError, match="its external data file weights is missing"):
+        _ = Model(tmp_path / "model.onnx").sha256

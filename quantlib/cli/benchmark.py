@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from quantlib.cli.app import print_json, wide_console
-from quantlib.cli.words import Json, Models
+from quantlib.cli.words import Json, Models, Threads
 from quantlib.support.options import split_names
 from quantlib.support.progress import Steps
 
@@ -21,9 +21,7 @@ def command() -> Callable[..., None]:
 def benchmark(
     models: Models,
     shapes: Annotated[str, typer.Option(help="BATCHxTOKENS to time.", metavar="SHAPE[,SHAPE]")] = "1x128",
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of a session; default: the physical cores.")
-    ] = None,
+    threads: Threads = None,
     seconds: Annotated[
         float, typer.Option(help="For each shape; two launches are timed at least.", min=0)
     ] = 30.0,

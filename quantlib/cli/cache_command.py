@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from quantlib.cli.app import print_json, wide_console
+from quantlib.cli.parameters import configuration, of_class
 from quantlib.cli.words import Json
 
 
@@ -29,11 +30,13 @@ def cache(
 
     Example: quantlib cache --clear
     """
+    from quantlib.experiment.task_options import MeasuringOptions
     from quantlib.support.cache import DEFAULT_GIB, SIZE_VARIABLE, default_cache_dir
     from quantlib.support.console import plain_table
     from quantlib.support.eviction import shrink, stored
 
-    root = cache_dir or default_cache_dir()
+    configured = of_class(configuration(None), MeasuringOptions).get("cache_dir")
+    root = cache_dir or configured or default_cache_dir()
     removed = shrink(root, 0) if clear and root.is_dir() else 0
     entries = stored(root) if root.is_dir() else []
     sizes, counts = Counter[str](), Counter[str]()

@@ -9,6 +9,7 @@ from quantlib.cli.app import print_json, wide_console
 from quantlib.cli.parameters import offering
 from quantlib.cli.words import Json
 from quantlib.experiment.options import ExperimentOptions
+from quantlib.support.options import options_of
 from quantlib.support.progress import Steps
 
 
@@ -26,7 +27,18 @@ def explain(options: ExperimentOptions, json: Json = False) -> None:
     from quantlib.measuring import explain as explaining
 
     out = wide_console()
-    asked = replace(options, explain=True, no_student=True, students=(), recipes=("dynamic_u8s8",))
+    # What is only about students, recipes and budgets plays no part here.
+    of_students = {item.name: item.default for item in options_of(ExperimentOptions) if item.trains_student}
+    asked = replace(
+        options,
+        explain=True,
+        no_student=True,
+        students=(),
+        recipes=("dynamic_u8s8",),
+        profile=(),
+        max_drop=None,
+        **of_students,
+    )
     built = build(asked, Steps(None if json else out))
     layers = explaining.read_explanation(built.files[explaining.JSON])
     if json:

@@ -41,7 +41,8 @@ def gate(
 
     options.check_lengths(experiment.seq_len)
     out = wide_console()
-    path = baseline or Path("baseline") / f"{experiment.task_name}.json"
+    named = baseline or (Path(options.gate) if options.gate else None)
+    path = named or Path("baseline") / f"{experiment.task_name}.json"
     judged = run_gate(experiment, options, path, Steps(None if json else out))
     verdict = judged.verdict
     failed = bool(verdict.violations) or (options.gate_strict and bool(verdict.undecided))
@@ -52,11 +53,12 @@ def gate(
     else:
         for line in console_lines(verdict):
             print(line)
-    if options.gate_update and not failed:
-        judged.write_baseline(path)
+    if options.gate_update:
+        failed = failed or judged.disturbed
+        reason = "other programs used too much of the machine" if judged.disturbed else "limits are broken"
+        if not failed:
+            judged.write_baseline(path)
         if not json:
-            print(f"baseline written to {path}")
-    elif options.gate_update and not json:
-        print("baseline NOT written: limits are broken")
+            print(f"baseline NOT written: {reason}" if failed else f"baseline written to {path}")
     if failed:
         raise typer.Exit(1)

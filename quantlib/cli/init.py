@@ -43,7 +43,7 @@ def init(
 
     Example: quantlib init data/test.csv --teacher checkpoints/tickets
     """
-    from quantlib.experiment.inspecting import default_path, propose
+    from quantlib.experiment.proposing import default_path, propose
 
     made = propose(data, teacher, config or default_path(), label=label, text=split_names(text), name=task)
     if json:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from quantlib.cli.app import wide_console
-from quantlib.cli.words import Json, Model
+from quantlib.cli.words import Json, Model, Threads
 from quantlib.support.progress import Steps
 
 
@@ -24,9 +24,7 @@ def profile(
     shape: Annotated[
         str, typer.Option(help="Rows in a batch, and tokens in a row.", metavar="BATCHxTOKENS")
     ] = "1x128",
-    threads: Annotated[
-        int | None, typer.Option(help="Threads of the session; default: the physical cores.")
-    ] = None,
+    threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Show where the time of an ONNX model goes, and how near that is to the machine's peak.
@@ -34,6 +32,7 @@ def profile(
     Example: quantlib profile tickets-int8.onnx --shape 8x128
     """
     from quantlib.experiment.comparing import made_up_feeds
+    from quantlib.experiment.given_models import try_shape
     from quantlib.machine.sessions import SessionConfig, default_threads
     from quantlib.measuring import profile as profiling
     from quantlib.measuring.latency.shapes import parse_shape
@@ -42,6 +41,7 @@ def profile(
     out = wide_console()
     parsed = parse_shape(shape, "--shape")
     interface_of(model)
+    try_shape(model, parsed)
     steps = Steps(None if json else out)
     session = SessionConfig(threads or default_threads())
     with steps.step("measure the machine's peak"):

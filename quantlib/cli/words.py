@@ -15,4 +15,7 @@ Models = Annotated[
         help="ONNX files; the first is what the others are compared with.", metavar="MODEL.onnx..."
     ),
 ]
+Threads = Annotated[
+    int | None, typer.Option(help="Threads of a session; default: the physical cores.", min=1, max=512)
+]
 Output = Annotated[Path, typer.Argument(help="The file to write.", metavar="OUT.onnx")]

@@ -84,7 +84,8 @@ def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[B
     _check_rows(work)
     given = [_given(work, given_models.resolve(name, STUDENT)) for name in options.students]
     start = _start(options)
-    teacher = _trained_teacher(work) if named is None else _given(work, named)
+    gave_order = options.own_task is not None
+    teacher = _trained_teacher(work) if named is None else _given(work, named, gave_order=gave_order)
     hashes = {"data": tasks.data_hash(work.splits), TEACHER: given_models.hash_of(teacher)}
     sources = {TEACHER: teacher}
     reports: dict[str, Compiled] = {}
@@ -139,9 +140,9 @@ def _check_rows(work: Work) -> None:
     work.steps.say(f"no student: none is given, and none can be trained, as {work.options.no_training}")
 
 
-def _given(work: Work, model: Path) -> Path:
+def _given(work: Work, model: Path, *, gave_order: bool = False) -> Path:
     """A model that the user named, checked before any step that takes long."""
-    given_models.check_for_task(model, work.task, work.options.seq_len)
+    given_models.check_for_task(model, work.task, work.options.seq_len, gave_order=gave_order)
     return model
 
 
@@ -235,6 +236,7 @@ def _training_key(work: Work) -> dict[str, Any]:
         "task": work.task.name,
         "labels": work.task.labels,
         "scoring": asdict(work.task.scoring),
+        "label_names": work.task.label_names,
         "rows": sha256_json([[row.text_a, row.text_b, row.label] for row in work.splits.train]),
         "options": asdict(_training_options(work.options)),
         "seq_len": work.options.seq_len,

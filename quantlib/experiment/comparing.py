@@ -80,6 +80,7 @@ def time_models(
     """
     for model in models:
         interface_of(model)
+        given_models.try_shape(model, shape)
     names = _names(models)
     made_up = {
         name: Variant(name, Model(path), Path(path.name), _made_up(path, shape.length))
@@ -104,7 +105,9 @@ def _built(models: Sequence[Path], options: MeasuringOptions, steps: Steps) -> t
 
 def _rows(model: Path, options: MeasuringOptions, steps: Steps) -> tasks.OwnRows:
     labels = None if options.own_task is None else given_models.labels_of(model)
-    rows = read_rows(options, labels, steps, calibrate=False, need_train=False)
+    # Nothing is trained or calibrated here, so the rows for that need not be in order.
+    asked = replace(options, train=None, calibration=None)
+    rows = read_rows(asked, labels, steps, calibrate=False, need_train=False)
     for note in rows.notes:
         steps.say(note)
     return rows
@@ -112,8 +115,9 @@ def _rows(model: Path, options: MeasuringOptions, steps: Steps) -> tasks.OwnRows
 
 def _of(rows: tasks.OwnRows, models: Sequence[Path], options: TaskOptions) -> Built:
     task = rows.task
-    for model in models:
-        given_models.check_for_task(model, task, options.seq_len)
+    own = options.own_task is not None
+    for number, model in enumerate(models):
+        given_models.check_for_task(model, task, options.seq_len, gave_order=own and number == 0)
     variants = tuple(
         Variant(
             name,

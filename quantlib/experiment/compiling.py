@@ -6,10 +6,12 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from quantlib.compression.variants import COMPILED, VariantName
+from quantlib.compression.variants import COMPILED, TEACHER, VariantName
 from quantlib.experiment.work import Variant, Work, cached_model
 from quantlib.onnx_model import compile
+from quantlib.onnx_model.parity import ParityError
 from quantlib.support.cache import versions_key
+from quantlib.support.errors import InputError
 from quantlib.support.files import write_json
 from quantlib.support.progress import Step
 
@@ -18,17 +20,25 @@ def compiled(work: Work, fp32: Variant) -> tuple[Variant, compile.Compiled]:
     """What `compile_onnx` makes of a float model, to stand beside it, and what was done to it.
 
     Raises:
-        RuntimeError: the compiled graph computes something else.
+        InputError: a graph that the user gave computes something else when it is compiled.
+        RuntimeError: one that was exported here does.
     """
     key = {
         "model": fp32.model.sha256,
         "versions": versions_key("onnx", "onnxruntime", "onnx-ir", "onnxscript", "numpy"),
     }
 
+    given = fp32.name == TEACHER and work.options.teacher_is_onnx
     threads = work.options.threads  # of the parity check: they do not decide the model
 
     def make(directory: Path, step: Step) -> None:
-        report = compile.compile_onnx(fp32.path, directory / "model.onnx", threads=threads)
+        try:
+            report = compile.compile_onnx(fp32.path, directory / "model.onnx", threads=threads)
+        except ParityError as error:
+            if not given:
+                raise
+            # A graph of another origin may rest on rounding that compiling does not keep.
+            raise InputError(f"{error}; --no-compile quantizes the graph as it is") from error
         write_json(directory / "compiled.json", asdict(report) | {"path": None})
 
     model = cached_model(work, f"compile {fp32.name}", "compiled", key, make)

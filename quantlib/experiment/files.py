@@ -14,7 +14,8 @@ from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
 from quantlib.data import features
 from quantlib.data.tables import read_table
 from quantlib.data.tasks import Example
-from quantlib.data.tasks.own import text_columns, texts_of
+from quantlib.data.tasks.own import text_columns, unlabelled_rows
+from quantlib.data.tasks.splits import shuffled
 from quantlib.onnx_model.compile import compile_onnx, is_compiled
 from quantlib.onnx_model.coverage import coverage
 from quantlib.onnx_model.interface import interface_of
@@ -83,7 +84,7 @@ def quantize_file(
         recipe: a name, or a recipe file.
         calibration: a table of texts, which static recipes need; see `quantlib.data.tables.read_table`.
         text: its columns with texts; empty for usual names.
-        samples: rows that are taken of it, at most, from the first on.
+        samples: rows that are taken of it at random, at most.
         seq_len: the longest row in tokens.
         compiled: whether operators are fused first, where that was not done yet.
         threads: of calibration; None for the physical cores.
@@ -96,13 +97,13 @@ def quantize_file(
     """
     (chosen,) = recipes.get_recipes((recipe,))
     interface_of(model)
-    _check_place(out, model)
     needs_rows = chosen.mode == "static" or chosen.smooth
     if needs_rows and calibration is None:
         raise InputError(
             f"recipe {chosen.name} is static: it needs texts to calibrate on (--calibration FILE); dynamic "
             "recipes need none"
         )
+    _check_place(out, model)
     rows = _rows(model, calibration, text, samples, seq_len) if calibration and needs_rows else []
     notes = [f"calibrated on {len(rows)} rows of {calibration}"] if rows else []
     with tempfile.TemporaryDirectory() as scratch:
@@ -132,12 +133,7 @@ def quantize_file(
 def read_texts(source: str, text: Sequence[str]) -> list[Example]:
     """The rows of a table as examples without labels."""
     table = read_table(source)
-    columns = tuple(text) or text_columns(table, None)
-    cells = [texts_of(table, column) for column in columns]
-    return [
-        Example(f"row-{number}", row[0], row[1] if len(row) > 1 else None, None)
-        for number, row in enumerate(zip(*cells, strict=True), start=1)
-    ]
+    return unlabelled_rows(table, tuple(text) or text_columns(table, None))
 
 
 def _rows(
@@ -145,7 +141,7 @@ def _rows(
 ) -> Sequence[features.Feature]:
     tokenizer = features.load_tokenizer(model.parent)
     return features.convert_examples_to_features(
-        read_texts(source, text)[:samples], (), seq_len, tokenizer, "classification"
+        shuffled(read_texts(source, text))[:samples], (), seq_len, tokenizer, "classification"
     )
 
 

@@ -28,12 +28,17 @@ class GateOptions:
     shapes: tuple[str, ...] = option(
         ("1x128",), "Comma-separated BATCHxLENGTH to time; default 1x128.", comma=True, section="gate"
     )
-    limits: Path | None = option(None, "TOML file of limits; default: bench/limits.toml.", section="gate")
+    limits: Path | None = option(
+        None,
+        "TOML file of limits; default: bench/limits.toml for `pytest bench`, usual limits for the command.",
+        section="gate",
+    )
     gate: str | None = option(
         None,
         "Compare with a baseline; default: bench/baseline/TASK.json.",
         bare="",
         metavar="BASELINE",
+        is_place=True,
         offered=(PYTEST,),
         section="gate",
     )

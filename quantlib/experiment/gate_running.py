@@ -12,6 +12,7 @@ from quantlib.experiment.judging import Judged, judge_run
 from quantlib.experiment.measure import evaluate
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.gate.limits import Tables
+from quantlib.support.errors import InputError
 from quantlib.support.progress import Steps
 
 # What holds where nobody wrote limits: a point of the metric, and 5 % of the time.
@@ -30,6 +31,10 @@ def run_gate(experiment: ExperimentOptions, options: GateOptions, path: Path, st
     Raises:
         InputError: something that the user gave cannot be used.
     """
+    if experiment.max_size is not None:
+        raise InputError(
+            "--max-size chooses a variant of a run; the gate knows --limits with min_compression_ratio"
+        )
     limits = limits_of(experiment, options)
     # An update answers to the limits alone.
     baseline = None if options.gate_update else gate.read_record(path)

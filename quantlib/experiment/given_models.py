@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from quantlib.data import tasks
-from quantlib.data.features import load_tokenizer
-from quantlib.experiment.work import is_onnx
+from quantlib.data.features import INPUT_NAMES, load_tokenizer
+from quantlib.data.text import read_errors
+from quantlib.experiment.work import SUFFIX, is_onnx
+from quantlib.machine.sessions import feed_for, open_session, run_session
+from quantlib.measuring.latency.shapes import Shape
 from quantlib.onnx_model.interface import interface_of
 from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_file, sha256_json, sha256_tree
@@ -23,8 +28,13 @@ def resolve(name: str, role: str) -> Path:
     Raises:
         InputError: there is no such model.
     """
-    path = Path(name).expanduser()
-    return path if is_onnx(path) and path.is_file() else checkpoints.resolve(name, role)
+    if not name.endswith(SUFFIX):
+        return checkpoints.resolve(name, role)
+    path = checkpoints.expanded(name)
+    with read_errors(path):
+        if path.is_file():
+            return path
+    raise InputError(f"{role} {name}: no such ONNX model")
 
 
 def check_file(model: Path) -> None:
@@ -50,7 +60,10 @@ def labels_of(model: Path) -> tasks.ModelLabels:
     logits = interface_of(model).logits
     if not (model.parent / "config.json").is_file():
         return tasks.ModelLabels(str(model), logits)
-    said = checkpoints.labels_of(model.parent, checkpoints.read_config(model.parent))
+    config = checkpoints.read_config(model.parent)
+    said = checkpoints.labels_of(model.parent, config)
+    if not (said.names or "num_labels" in config):
+        return tasks.ModelLabels(said.source, logits, (), said.kind)
     if said.count != logits:
         raise InputError(
             f"{said.source}: {said.count} labels, but {model.name} beside it has {logits} logits"
@@ -58,8 +71,14 @@ def labels_of(model: Path) -> tasks.ModelLabels:
     return said
 
 
-def check_for_task(model: Path, task: tasks.Task, seq_len: int) -> None:
+def check_for_task(model: Path, task: tasks.Task, seq_len: int, *, gave_order: bool = False) -> None:
     """Check a model against a task and the length of its rows.
+
+    Args:
+        model: a checkpoint or an ONNX file.
+        task: what its logits are of.
+        seq_len: the longest row in tokens.
+        gave_order: the task's labels stand in the order of this model, so that they need not be compared.
 
     Raises:
         InputError: what does not fit.
@@ -69,21 +88,32 @@ def check_for_task(model: Path, task: tasks.Task, seq_len: int) -> None:
         checkpoints.check_for_task(model, task)
         checkpoints.check_sequence_length(model, seq_len)
         return
-    labels = labels_of(model)
-    if labels.count != task.num_labels:
+    order = checkpoints.order_of(labels_of(model), task)
+    if order != sorted(order) and not gave_order:
         raise InputError(
-            f"{model}: the model has {labels.count} logits, {task.name} has {task.num_labels} labels"
+            f"{model}: its labels, {labels_of(model).words()}, stand in another order than those of "
+            f"{task.name}; an ONNX file keeps its own"
         )
     if (model.parent / "config.json").is_file():
-        checkpoints.check_sequence_length(model.parent, seq_len)
-    if task.output_mode != "regression" and labels.names and not labels.are_generic:
-        order = tasks.label_order(task.labels, dict(task.label_names), labels)
-        if order != sorted(order):
-            raise InputError(
-                f"{model}: its labels, {labels.words()}, stand in another order than those of {task.name}; "
-                "an ONNX file keeps its own"
-            )
+        config = checkpoints.read_config(model.parent)
+        if "max_position_embeddings" in config:
+            checkpoints.check_sequence_length(model.parent, seq_len)
     load_tokenizer(model.parent)
+    try_shape(model, Shape(1, seq_len))
+
+
+def try_shape(model: Path, shape: Shape) -> None:
+    """Run an ONNX file once on a batch of that shape, so that one that cannot take it is told at once.
+
+    Raises:
+        InputError: it cannot be run; the message names the file and the shape.
+    """
+    ids = np.zeros(shape, dtype=np.int64)
+    session = open_session(model, threads=1, spinning=False)
+    feed = feed_for(
+        session, {name: np.ones_like(ids) if name == "attention_mask" else ids for name in INPUT_NAMES}
+    )
+    run_session(session, model, feed)
 
 
 def hash_of(model: Path) -> str:

@@ -1,4 +1,4 @@
-"""Where the time of the variants goes that the user asks about."""
+"""The profiles of the variants that `--profile` names."""
 
 from __future__ import annotations
 

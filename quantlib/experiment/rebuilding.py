@@ -39,17 +39,20 @@ def arguments_of(options: ExperimentOptions, checkout: Path) -> dict[str, Any]:
         checkout: paths in it are written relative to it.
     """
     return {
-        item.name: _plain(getattr(options, item.name), checkout)
+        item.name: _plain(getattr(options, item.name), checkout if item.may_be_path else None)
         for item in options_of(type(options))
         if item.name not in _DECIDE_NO_MODEL and getattr(options, item.name) not in (item.default, {})
     }
 
 
-def _plain(value: Any, checkout: Path) -> Any:
+def _plain(value: Any, checkout: Path | None) -> Any:
+    """As JSON knows it; with a checkout, what is a path in it is written relative to it."""
     if isinstance(value, tuple):
         return [_plain(item, checkout) for item in value]
     if not isinstance(value, str | Path):
         return value
+    if checkout is None:
+        return str(value)
     path = Path(value).absolute()
     if not path.exists():
         return str(value)

@@ -51,14 +51,14 @@ class TaskOptions:
         "hf://ORG/NAME@REVISION:SPLIT.",
         metavar="FILE",
         section="task",
-        is_place=True,
+        is_file=True,
     )
     train: str | None = option(
         None,
         "Your own train rows: to fine-tune, to distil, and to calibrate on.",
         metavar="FILE",
         section="task",
-        is_place=True,
+        is_file=True,
     )
     calibration: str | None = option(
         None,
@@ -66,7 +66,7 @@ class TaskOptions:
         "evaluation.",
         metavar="FILE",
         section="task",
-        is_place=True,
+        is_file=True,
         advanced=True,
     )
     text: tuple[str, ...] = option(
@@ -159,7 +159,7 @@ class TaskOptions:
         if self.evaluation is None:
             return None
         return tasks.OwnTask(
-            # A task of the table comes from its own files: its name on other rows would mislead.
+            # The default names the embedded task; own rows without a name are named after their file.
             name=tasks.name_of(self.evaluation) if self.task == DEFAULT_TASK else self.task,
             evaluation=self.evaluation,
             **{name: getattr(self, name) for name in _OF_OWN_TASKS},

@@ -90,9 +90,12 @@ def file_hash(path: Path) -> str:
     return str(entry["files"][path.name])
 
 
+SUFFIX = ".onnx"
+
+
 def is_onnx(checkpoint: Path) -> bool:
     """Whether a model was given as an ONNX file, its tokenizer beside it, and not as a checkpoint."""
-    return checkpoint.suffix == ".onnx"
+    return checkpoint.suffix == SUFFIX
 
 
 def tokenize(work: Work, split: str, checkpoint: Path) -> Sequence[features.Feature]:

@@ -16,7 +16,7 @@ from quantlib.support.typed import read_json
 
 SCHEMA_VERSION = 1
 
-_MAKE_ONE = "pytest bench --gate-update"
+_MAKE_ONE = "--gate-update"
 
 
 @dataclass(frozen=True)

@@ -262,10 +262,10 @@ def check_comparable(current: GateRecord, baseline: GateRecord) -> None:
     if otherwise:
         raise InputError(
             f"{current.task} was judged otherwise in the baseline ({'; '.join(otherwise)}); make a new one: "
-            "pytest bench --gate-update"
+            "--gate-update"
         )
     if current.data_hash != baseline.data_hash or current.labels != baseline.labels:
         raise InputError(
             f"the baseline was made on other rows of {current.task} (data {baseline.data_hash[:12]}, "
-            f"this run {current.data_hash[:12]}); make a new one: pytest bench --gate-update"
+            f"this run {current.data_hash[:12]}); make a new one: --gate-update"
         )

@@ -20,7 +20,7 @@ from quantlib.measuring.latency import LatencyStats
 from quantlib.support.cache import versions_key
 from quantlib.support.configuration import find_configuration
 from quantlib.support.errors import InputError
-from quantlib.support.options import PYTEST, from_flags
+from quantlib.support.options import PYTEST, from_flags, options_of
 
 
 @contextlib.contextmanager
@@ -42,6 +42,8 @@ class Harness:
         with wrong_use():
             found = find_configuration(config.rootpath)
             of_run, of_gate = found.values(ExperimentOptions, GateOptions)
+            offered = {item.name for item in options_of(ExperimentOptions, PYTEST)}
+            of_run = {name: value for name, value in of_run.items() if name in offered}
             self.experiment = from_flags(ExperimentOptions, vars(config.option), PYTEST, of_run)
             self.options = from_flags(GateOptions, vars(config.option), PYTEST, of_gate)
             self.options.check_lengths(self.experiment.seq_len)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from quantlib.machine.sessions import shorten
 from quantlib.support.errors import InputError
-from quantlib.support.files import copy_file, sha256_file
+from quantlib.support.files import copy_file, sha256_file, sha256_json
 
 if TYPE_CHECKING:
     import onnx
@@ -39,8 +39,14 @@ class Model:
 
     @cached_property
     def sha256(self) -> str:
-        """The SHA-256 of the file's bytes, in hexadecimal."""
-        return self.known_sha256 or sha256_file(self.path)
+        """The SHA-256 of the file's bytes and of the external data that it names, in hexadecimal.
+
+        Raises:
+            InputError: external data is missing, or the file is not ONNX.
+        """
+        own = self.known_sha256 or sha256_file(self.path)
+        data = self._external_files
+        return sha256_json([own, *map(sha256_file, data)]) if data else own
 
     @cached_property
     def skeleton(self) -> onnx.ModelProto:
@@ -69,14 +75,16 @@ class Model:
         Raises:
             InputError: the file or its external data is missing, or the file is not ONNX.
         """
-        locations = set(_external_locations(self.skeleton))
-        total = self.path.stat().st_size
-        for location in sorted(locations):
-            data_path = self.path.parent / location
-            if not data_path.is_file():
+        return sum(file.stat().st_size for file in (self.path, *self._external_files))
+
+    @cached_property
+    def _external_files(self) -> tuple[Path, ...]:
+        """The files of external data that it names."""
+        locations = sorted(set(_external_locations(self.skeleton)))
+        for location in locations:
+            if not (self.path.parent / location).is_file():
                 raise InputError(f"{self.path}: its external data file {location} is missing")
-            total += data_path.stat().st_size
-        return total
+        return tuple(self.path.parent / location for location in locations)
 
     @property
     def op_counts(self) -> Counter[str]:

@@ -88,10 +88,19 @@ class Configuration:
                 item.section, item.key, f"{item.key} must be {_WORDS[item.kind]}, not {value!r}"
             )
         if item.may_be_path and self.path is not None:
-            beside = self.path.parent / Path(value).expanduser()
-            # What is no file may be the name of something else: a hub's checkpoint, a recipe of the table.
-            value = str(beside) if item.kind is Path or beside.exists() else value
+            value = self._beside(item, self.path.parent, value)
         return item.kind(value)
+
+    def _beside(self, item: Option, directory: Path, value: str) -> str:
+        """A path as it is seen from here; what is no path stays as it is."""
+        try:
+            place = directory / Path(value).expanduser()
+            is_there = place.exists()
+        except (OSError, RuntimeError) as error:  # a name that is too long, or of no user
+            raise self._error(item.section, item.key, f"{item.key}: no such path, {value[:80]!r}") from error
+        # Other texts may be the name of something else: a hub's checkpoint, a recipe of the table.
+        is_path = item.kind is Path or (item.is_file and not value.startswith("hf://"))
+        return str(place) if is_path or is_there else value
 
     def _error(self, section: str, key: str, words: str) -> InputError:
         assert self.path is not None
@@ -119,7 +128,7 @@ def read_configuration(path: Path) -> Configuration:
         InputError: it cannot be read, or is no TOML.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         tables = tomllib.loads(text)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error

@@ -28,8 +28,8 @@ class Option:
     gate, since other values make other models or sessions. trains_student: it applies only when a student is
     trained. comma: several values stand in one text; else the flag is repeated. bare: the value of a flag
     that is given without one. section, key: where it stands in a configuration file; the key is the field's
-    name unless another one is given. is_place: a text that may be a path. advanced: left out of the short
-    help.
+    name unless another one is given. is_place: a text that may be a path. is_file: a text that is one, or
+    names rows of the hub. advanced: left out of the short help.
 
     name, kind, many, pairs, default: filled in by `options_of`; kind is the type of one value. Pairs are a
     table in the file, and A=B on the command line. A default that is computed, or that stands for nothing
@@ -49,6 +49,7 @@ class Option:
     section: str = "run"
     key: str = ""
     is_place: bool = False
+    is_file: bool = False
     advanced: bool = False
     name: str = ""
     kind: type = str
@@ -75,7 +76,7 @@ class Option:
     @property
     def may_be_path(self) -> bool:
         """Whether a value may be a path, which a configuration file gives relative to itself."""
-        return self.is_place or issubclass(self.kind, Path)
+        return self.is_place or self.is_file or issubclass(self.kind, Path)
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
@@ -129,7 +130,7 @@ def from_flags(
     values = dict(configured or {})
     for item in options_of(cls, place):
         value = given.get(item.name)
-        if value is None or (item.many and not item.comma and not value):
+        if value is None or ((item.pairs or item.many) and not item.comma and not value):
             continue
         if item.is_switch:
             if not value:

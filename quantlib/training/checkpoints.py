@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from quantlib.data.features import load_tokenizer
 from quantlib.data.metrics import OutputMode
 from quantlib.data.tasks.labels import ModelLabels, label_order
+from quantlib.data.text import read_errors
 from quantlib.support.errors import InputError
 from quantlib.training.architectures import ARCHITECTURES, of_model
 
@@ -83,13 +84,12 @@ def resolve(name: str, role: str) -> Path:
     Raises:
         InputError: no such directory, or the hub has no such model or cannot be reached.
     """
-    try:
-        path = Path(name).expanduser()
-    except RuntimeError:  # "~nobody": no such user
-        path = Path(name)
-    if path.is_dir():
+    path = expanded(name)
+    with read_errors(path):
+        is_directory, exists = path.is_dir(), path.exists()
+    if is_directory:
         return path
-    if path.exists():
+    if exists:
         raise InputError(
             f"{role} {name}: is a file; a checkpoint is a directory with config.json and weights"
         )
@@ -97,6 +97,14 @@ def resolve(name: str, role: str) -> Path:
     if hub_id is None:
         raise InputError(f"{role} {name}: no such directory")
     return _from_hub(hub_id["id"], hub_id["revision"], f"{role} {name}")
+
+
+def expanded(name: str) -> Path:
+    """A path with its "~" replaced, if that is a user's."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # "~nobody": no such user
+        return Path(name)
 
 
 def hub_commit(checkpoint: Path) -> str | None:
@@ -202,19 +210,28 @@ def check_for_task(model_dir: Path, task: Task) -> list[int]:
     Raises:
         InputError: another number of labels, or a checkpoint for another kind of task.
     """
-    config = check_classifier(model_dir)
-    model = labels_of(model_dir, config)
+    return order_of(model_labels(model_dir), task)
+
+
+def order_of(model: ModelLabels, task: Task) -> list[int]:
+    """The logit of each of a task's labels, by what a model says of its logits; see `check_for_task`.
+
+    Raises:
+        InputError: another number of labels, another kind of task, or a label that the model does not have.
+    """
     names, count, place = model.names, model.count, model.source
     if model.kind not in (None, task.output_mode):
         wanted = PROBLEM_TYPES[task.output_mode]
-        raise InputError(
-            f"{place}: problem_type is {config['problem_type']!r}, but {task.name} needs {wanted!r}"
-        )
+        said = PROBLEM_TYPES[model.kind]
+        raise InputError(f"{place}: problem_type is {said!r}, but {task.name} needs {wanted!r}")
     if count != task.num_labels:
         raise InputError(f"{place}: the checkpoint has {count} labels, {task.name} has {task.num_labels}")
-    if task.labels_by_name and task.output_mode != "regression":
+    if task.output_mode == "regression":
+        return [0]
+    # Generic names beside rows without labels say nothing, and nothing depends on what they mean.
+    if task.labels_by_name and (task.labelled or not model.are_generic):
         return label_order(task.labels, dict(task.label_names), model)
-    if task.output_mode == "regression" or not names or all(re.fullmatch(r"LABEL_\d+", n) for n in names):
+    if model.are_generic:
         return list(range(count))
     for form in (str, _folded):
         index = {form(name): number for number, name in enumerate(names)}

@@ -217,8 +217,10 @@ def save_classifier(model: Any, tokenizer_dir: Path, out_dir: Path, task: Task) 
 
     model.config.problem_type = PROBLEM_TYPES[task.output_mode]
     if task.labels:
-        model.config.id2label = dict(enumerate(task.labels))
-        model.config.label2id = {label: i for i, label in enumerate(task.labels)}
+        names = dict(task.label_names)
+        words = [names.get(label, label) for label in task.labels]
+        model.config.id2label = dict(enumerate(words))
+        model.config.label2id = {word: i for i, word in enumerate(words)}
     model.config.name_or_path = ""  # transformers would write the path of this machine
     with quiet_transformers():
         model.save_pretrained(out_dir)

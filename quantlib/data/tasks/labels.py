@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,6 @@ from quantlib.data.metrics import OutputMode
 from quantlib.data.tables.table import listed
 from quantlib.data.text import quoted
 from quantlib.support.errors import InputError
-
-_GENERIC = re.compile(r"LABEL_(\d+)")
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class ModelLabels:
     @property
     def are_generic(self) -> bool:
         """Whether the names say nothing: LABEL_0, LABEL_1, ..., or none at all."""
-        return all(_GENERIC.fullmatch(name) for name in self.names)
+        return self.names in ((), tuple(f"LABEL_{place}" for place in range(self.count)))
 
     def words(self) -> str:
         """The names as a message lists them."""
@@ -72,10 +71,10 @@ def label_order(labels: Sequence[str], names: Mapping[str, str], model: ModelLab
         if place is None:
             raise LabelMismatch(_no_such_label(label, wanted, labels, model), labels)
         order.append(place)
-    for place in order:
-        if order.count(place) > 1:
-            same = [label for label, other in zip(labels, order, strict=True) if other == place]
-            raise InputError(f"{model.source}: labels {listed(same)} are one and the same label there")
+    (place, count), *_ = Counter(order).most_common(1) or [(0, 0)]
+    if count > 1:
+        same = [label for label, other in zip(labels, order, strict=True) if other == place]
+        raise InputError(f"{model.source}: labels {listed(same)} are one and the same label there")
     return order
 
 

@@ -81,8 +81,8 @@ def split_train(train: Sequence[Example], evaluation: Sequence[Example], source:
     Raises:
         InputError: too few train rows.
     """
-    held_out = {_texts(example) for example in evaluation}
-    rows = _shuffled([example for example in train if _texts(example) not in held_out])
+    held_out = {texts_of_row(example) for example in evaluation}
+    rows = shuffled([example for example in train if texts_of_row(example) not in held_out])
     if len(rows) < MIN_TRAIN_ROWS:
         raise InputError(
             f"{source}: {len(rows)} train rows that are not in the evaluation file too; "
@@ -96,7 +96,7 @@ def split_train(train: Sequence[Example], evaluation: Sequence[Example], source:
 def set_aside(evaluation: Sequence[Example], source: str) -> Splits:
     """Splits where evaluation rows are all there is: a quarter of them, at most 512, become calibration rows.
 
-    They are drawn at random and leave evaluation, whose order stays otherwise.
+    They are drawn at random and leave evaluation, whose order stays otherwise; so do rows with their texts.
 
     Args:
         evaluation: the rows.
@@ -111,25 +111,28 @@ def set_aside(evaluation: Sequence[Example], source: str) -> Splits:
             f"{source}: {len(evaluation)} rows, of which none can be set aside to calibrate on; at least 4 "
             "are needed, or calibration rows of their own"
         )
-    chosen = _shuffled(evaluation)[:count]
-    names = {example.guid for example in chosen}
-    rest = tuple(example for example in evaluation if example.guid not in names)
+    chosen = shuffled(evaluation)[:count]
+    # By their texts, so that a row that occurs twice is not on both sides.
+    texts = {texts_of_row(example) for example in chosen}
+    rest = tuple(example for example in evaluation if texts_of_row(example) not in texts)
+    if not rest:
+        raise InputError(f"{source}: all rows have the same texts; none is left to evaluate on")
     return Splits((), tuple(chosen), (), rest)
 
 
 def in_evaluation(rows: Sequence[Example], evaluation: Sequence[Example]) -> int:
     """How many rows have the texts of an evaluation row."""
-    held_out = {_texts(example) for example in evaluation}
-    return sum(_texts(example) in held_out for example in rows)
+    held_out = {texts_of_row(example) for example in evaluation}
+    return sum(texts_of_row(example) in held_out for example in rows)
 
 
 def with_calibration(splits: Splits, calibration: Sequence[Example]) -> Splits:
-    """The same splits with these calibration rows, without those whose texts are in evaluation.
+    """The same splits with these calibration rows, without those whose texts are in evaluation or validation.
 
     They are shuffled, as a file may be sorted; those that `split_train` has set aside go back to train.
     """
-    held_out = {_texts(example) for example in splits.evaluation}
-    kept = tuple(_shuffled([example for example in calibration if _texts(example) not in held_out]))
+    held_out = {texts_of_row(example) for example in (*splits.evaluation, *splits.validation)}
+    kept = tuple(shuffled([example for example in calibration if texts_of_row(example) not in held_out]))
     return replace(splits, train=splits.train + splits.calibration, calibration=kept)
 
 
@@ -150,7 +153,7 @@ def split_all(examples: Sequence[Example], validation: int, evaluation: int, sou
         raise InputError(
             f"{source}: {len(examples)} different texts; more than {second + evaluation} are needed"
         )
-    rows = _shuffled(examples)
+    rows = shuffled(examples)
     return Splits(
         train=tuple(rows[second:-evaluation]),
         calibration=tuple(rows[:CALIBRATION_ROWS]),
@@ -181,12 +184,14 @@ def data_hash(splits: Splits) -> str:
     return sha256_json(rows)
 
 
-def _shuffled(examples: Sequence[Example]) -> list[Example]:
+def shuffled(examples: Sequence[Example]) -> list[Example]:
+    """The rows in an order that is random and always the same."""
     rows = list(examples)
     random.Random(SPLIT_SEED).shuffle(rows)
     return rows
 
 
-def _texts(example: Example) -> tuple[str, str]:
+def texts_of_row(example: Example) -> tuple[str, str]:
+    """The texts of a row, as two rows are compared: white space does not count."""
     # SST-2's train file ends its phrases with a space, its dev file does not.
     return collapsed(example.text_a), collapsed(example.text_b or "")

@@ -83,7 +83,7 @@ def compile_onnx(
         raise InputError(f"last_attention must be 'row' or 'whole', not {last_attention!r}")
     model = load_ir(onnx_path)
     if is_compiled(model):
-        raise InputError(f"{onnx_path}: this model is compiled already")
+        raise InputError(f"{onnx_path}: this model is compiled already; a run takes it with --no-compile")
     before = len(model.graph)
     done, left = _rewrite(model, last_attention == "row")
     model.metadata_props[MARK] = "1"

@@ -45,7 +45,9 @@ def check_parity(model: ir.Model, original: Path, compiled: Path, threads: int |
 
 
 def _logits(session: onnxruntime.InferenceSession, original: Path) -> Logits:
-    return lambda feed: np.asarray(run_session(session, original, feed_for(session, feed))[0])
+    names = [output.name for output in session.get_outputs()]
+    wanted = ["logits" if "logits" in names else names[0]]
+    return lambda feed: np.asarray(run_session(session, original, feed_for(session, feed), wanted)[0])
 
 
 def _limits(model: ir.Model) -> tuple[dict[str, int], int]:

@@ -76,5 +76,5 @@ class OwnTask:
             InputError: it cannot be read.
         """
         return read_table(
-            source, quotes=QUOTES[self.quotes] if Path(source).suffix in (".csv", ".tsv") else None
+            source, quotes=QUOTES[self.quotes] if Path(source).suffix.lower() in (".csv", ".tsv") else None
         )

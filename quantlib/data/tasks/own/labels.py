@@ -48,7 +48,8 @@ def _inferred(
         return "multi_label", f"{own.label} holds lists", None
     if model is not None and model.kind is not None:
         kind = next(known for known in KINDS if known == model.kind)
-        return kind, f"{model.source} says so", _common_separator(values) if kind == "multi_label" else None
+        several = kind == "multi_label" and own.label is not None
+        return kind, f"{model.source} says so", _separator_of(values, own.labels, model) if several else None
     if model is not None and model.count == 1:
         return "regression", "the model has one logit", None
     if own.label is None:

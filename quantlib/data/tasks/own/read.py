@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from quantlib.data.metrics import AGREEMENT, OutputMode
 from quantlib.data.scoring import DEFAULT_THRESHOLD
@@ -78,9 +78,20 @@ def read_own_task(own: OwnTask, model: ModelLabels | None, *, calibrate: bool = 
         unlabelled = None
     else:
         table = own.read(own.calibration)
-        bare = replace(task, labelled=False, metrics=(AGREEMENT,), score_range=None)
-        unlabelled = _examples(bare, table, "calibration", columns, [None] * len(table))
+        unlabelled = unlabelled_rows(table, columns)
     return OwnRows(task, _splits(own, rows, learned, unlabelled, notes, calibrate), tuple(notes))
+
+
+def unlabelled_rows(table: Table, columns: tuple[str, ...]) -> list[Example]:
+    """The rows of a table without labels, to calibrate on.
+
+    Raises:
+        InputError: more than two columns, or a row without a text.
+    """
+    if len(columns) > 2:
+        raise InputError(f"text columns {listed(columns)}: one column, or two for a pair")
+    bare = Task("texts", "regression", (), (AGREEMENT,), text_columns=columns, labelled=False)
+    return _examples(bare, table, "calibration", columns, [None] * len(table))
 
 
 def _task(
@@ -97,6 +108,7 @@ def _task(
         labels = words if model is None else _in_model_order(own, words, model)
     elif model is not None and model.count != 1:
         raise InputError(f"{model.source}: {model.count} logits; a regression has one")
+    _check_fits(own, kind, raw, notes)
     if own.label is None:
         metrics: tuple[str, ...] = (AGREEMENT,)
         if own.metrics and own.metrics != metrics:
@@ -121,6 +133,19 @@ def _task(
         )
     except ValueError as error:
         raise InputError(str(error)) from error
+
+
+def _check_fits(own: OwnTask, kind: OutputMode, raw: Sequence[RawLabel], notes: list[str]) -> None:
+    """Refuse what says nothing about such a task, since it was meant to say something."""
+    for name, given in (("threshold", own.threshold != DEFAULT_THRESHOLD), ("separator", own.separator)):
+        if given and kind != "multi_label":
+            raise InputError(
+                f"{name} {getattr(own, name)!r} is for multi_label tasks; {own.name} is a {kind}"
+            )
+    words = set(_sorted_words(raw))
+    unused = [word for word in own.labels if word not in words]
+    if unused and own.label is not None:
+        notes.append(f"[task.labels] maps {listed(unused)}, which no row has")
 
 
 def _sorted_words(raw: Sequence[RawLabel]) -> tuple[str, ...]:
@@ -187,4 +212,7 @@ def _splits(
         f"calibration: {len(splits.calibration)} of the {len(evaluation)} evaluation rows, set aside and not "
         "evaluated on, as neither train nor calibration rows are given"
     )
+    twice = len(evaluation) - len(splits.calibration) - len(splits.evaluation)
+    if twice:
+        notes.append(f"evaluation: {twice} rows left out, as their texts were set aside for calibration")
     return splits
