@@ -1,4 +1,4 @@
-"""What judging a task's predictions takes, and nothing else of the task."""
+"""What the scores of a task's predictions need of the task."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Scoring:
     without them the teacher's predictions stand for the truth.
 
     Raises:
-        ValueError: a combination that is none.
+        ValueError: values that contradict each other.
     """
 
     output_mode: OutputMode

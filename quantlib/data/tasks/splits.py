@@ -1,8 +1,8 @@
-"""The rows of a task, in four parts that share none; the same rows always land in the same part.
+"""The rows of a task, in four parts that share no row; the same rows always land in the same part.
 
-Calibration and validation are reserves whose size is no option: a cached teacher must not change because the
-number of calibration samples does, ranges must not come from rows the teacher learned by heart, and a budget
-is verified on rows on which nothing was chosen.
+The sizes of calibration and validation are no options: a cached teacher must not change because the number of
+calibration samples does. Ranges must not come from rows that the teacher was trained on, and a budget is
+verified on rows that nothing was chosen on.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Splits:
     def __post_init__(self) -> None:
         guids = [example.guid for part in self.parts().values() for example in part]
         if len(set(guids)) < len(guids):
-            twice, count = Counter(guids).most_common(1)[0]
-            raise ValueError(f"row {twice} is there {count} times; parts share no row")
+            guid, count = Counter(guids).most_common(1)[0]
+            raise ValueError(f"row {guid} is there {count} times; parts share no row")
 
     def parts(self) -> dict[str, tuple[Example, ...]]:
         """The parts by name, in order."""
@@ -81,16 +81,21 @@ def split_train(train: Sequence[Example], evaluation: Sequence[Example], source:
     Raises:
         InputError: too few train rows.
     """
-    held_out = {_texts(example) for example in evaluation}
-    rows = _shuffled([example for example in train if _texts(example) not in held_out])
+    evaluation_texts = {_texts(example) for example in evaluation}
+    rows = _shuffled([example for example in train if _texts(example) not in evaluation_texts])
     if len(rows) < MIN_TRAIN_ROWS:
         raise InputError(
             f"{source}: {len(rows)} train rows that are not in the evaluation file too; "
             f"at least {MIN_TRAIN_ROWS} are needed for train, calibration and validation"
         )
-    first = min(CALIBRATION_ROWS, len(rows) // 4)
-    second = first + min(VALIDATION_ROWS, len(rows) // 8)
-    return Splits(tuple(rows[second:]), tuple(rows[:first]), tuple(rows[first:second]), tuple(evaluation))
+    calibration_end = min(CALIBRATION_ROWS, len(rows) // 4)
+    validation_end = calibration_end + min(VALIDATION_ROWS, len(rows) // 8)
+    return Splits(
+        tuple(rows[validation_end:]),
+        tuple(rows[:calibration_end]),
+        tuple(rows[calibration_end:validation_end]),
+        tuple(evaluation),
+    )
 
 
 def set_aside(evaluation: Sequence[Example], source: str) -> Splits:
@@ -111,16 +116,16 @@ def set_aside(evaluation: Sequence[Example], source: str) -> Splits:
             f"{source}: {len(evaluation)} rows, of which none can be set aside to calibrate on; at least 4 "
             "are needed, or calibration rows of their own"
         )
-    chosen = _shuffled(evaluation)[:count]
-    names = {example.guid for example in chosen}
-    rest = tuple(example for example in evaluation if example.guid not in names)
-    return Splits((), tuple(chosen), (), rest)
+    calibration = _shuffled(evaluation)[:count]
+    guids = {example.guid for example in calibration}
+    remaining = tuple(example for example in evaluation if example.guid not in guids)
+    return Splits((), tuple(calibration), (), remaining)
 
 
 def in_evaluation(rows: Sequence[Example], evaluation: Sequence[Example]) -> int:
     """How many rows have the texts of an evaluation row."""
-    held_out = {_texts(example) for example in evaluation}
-    return sum(_texts(example) in held_out for example in rows)
+    evaluation_texts = {_texts(example) for example in evaluation}
+    return sum(_texts(example) in evaluation_texts for example in rows)
 
 
 def with_calibration(splits: Splits, calibration: Sequence[Example]) -> Splits:
@@ -128,9 +133,9 @@ def with_calibration(splits: Splits, calibration: Sequence[Example]) -> Splits:
 
     They are shuffled, as a file may be sorted; those that `split_train` has set aside go back to train.
     """
-    held_out = {_texts(example) for example in splits.evaluation}
-    kept = tuple(_shuffled([example for example in calibration if _texts(example) not in held_out]))
-    return replace(splits, train=splits.train + splits.calibration, calibration=kept)
+    evaluation_texts = {_texts(example) for example in splits.evaluation}
+    rows = tuple(_shuffled([example for example in calibration if _texts(example) not in evaluation_texts]))
+    return replace(splits, train=splits.train + splits.calibration, calibration=rows)
 
 
 def split_all(examples: Sequence[Example], validation: int, evaluation: int, source: str) -> Splits:
@@ -145,16 +150,16 @@ def split_all(examples: Sequence[Example], validation: int, evaluation: int, sou
     Raises:
         InputError: none would be left for train.
     """
-    second = CALIBRATION_ROWS + validation
-    if len(examples) <= second + evaluation:
+    validation_end = CALIBRATION_ROWS + validation
+    if len(examples) <= validation_end + evaluation:
         raise InputError(
-            f"{source}: {len(examples)} different texts; more than {second + evaluation} are needed"
+            f"{source}: {len(examples)} different texts; more than {validation_end + evaluation} are needed"
         )
     rows = _shuffled(examples)
     return Splits(
-        train=tuple(rows[second:-evaluation]),
+        train=tuple(rows[validation_end:-evaluation]),
         calibration=tuple(rows[:CALIBRATION_ROWS]),
-        validation=tuple(rows[CALIBRATION_ROWS:second]),
+        validation=tuple(rows[CALIBRATION_ROWS:validation_end]),
         evaluation=tuple(rows[-evaluation:]),
     )
 
