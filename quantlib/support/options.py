@@ -1,4 +1,4 @@
-"""Options that are declared once: as fields of a frozen dataclass, with what there is to say of each.
+"""Options that are declared once, as fields of a frozen dataclass with their help and range.
 
 The command, the pytest options, the configuration file, the gate's settings and the table in the
 documentation are made from the fields.
@@ -21,19 +21,18 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True)
 class Option:
-    """One option: what its field says, and what follows from the field's name, type and default.
+    """One option: the metadata of its field, and what follows from the field's name, type and default.
 
     help: one sentence. flag: where it is not `--name-of-the-field`. metavar: the name of its value.
     least, most: the range of a number, both included. offered: where it can be given. recorded: by the
     gate, since other values make other models or sessions. trains_student: it applies only when a student is
     trained. comma: several values stand in one text; else the flag is repeated. bare: the value of a flag
     that is given without one. section, key: where it stands in a configuration file; the key is the field's
-    name unless another one is given. is_place: a text that may be a path. advanced: left out of the short
+    name unless another one is given. is_place: whether a text may be a path. advanced: left out of the short
     help.
 
     name, kind, many, pairs, default: filled in by `options_of`; kind is the type of one value. Pairs are a
-    table in the file, and A=B on the command line. A default that is computed, or that stands for nothing
-    given, is None.
+    table in the file, and A=B on the command line. A default is None if it is computed, or if there is none.
     """
 
     help: str
@@ -121,7 +120,7 @@ def from_flags(
         cls: the class of the options.
         given: the flags.
         place: where they were given.
-        configured: what a configuration file says, by field name; flags go before.
+        configured: values of a configuration file, by field name; flags override them.
 
     Raises:
         InputError: what the class refuses.
@@ -146,7 +145,7 @@ def from_flags(
 
 
 def split_pairs(texts: Iterable[str], flag: str) -> dict[str, str]:
-    """{A: B} of texts A=B; the last equals sign parts them.
+    """{A: B} of texts A=B, split at the last equals sign.
 
     Raises:
         InputError: a text without one.
