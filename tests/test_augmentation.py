@@ -20,7 +20,7 @@ from quantlib.support.errors import InputError
 from quantlib.training.checkpoints import load_classifier, quiet_transformers
 from quantlib.training.student import AugmentationOptions, DistillationOptions, PhaseOptions, distil
 from quantlib.training.student import augmentation as augmenting
-from quantlib.training.student.augmentation import augmented, nearest_words, word_places, word_tokens
+from quantlib.training.student.augmentation import augmented, nearest_words, word_positions, word_tokens
 
 OPTIONS = AugmentationOptions(copies=3, candidates=4)
 VOCABULARY = {token: number for number, token in enumerate(tiny.VOCABULARY)}
@@ -52,7 +52,7 @@ def test_words_are_what_letters_alone_make() -> None:
     words = {token for token, number in VOCABULARY.items() if WORDS[number]}
     assert words == set(tiny.WORDS)
     ids = [VOCABULARY[token] for token in ("[CLS]", "good", "##ly", "film", "[UNK]", "sad", "[SEP]")]
-    assert word_places(np.array(ids), WORDS, PIECES) == [3, 5]
+    assert word_positions(np.array(ids), WORDS, PIECES) == [3, 5]
 
 
 @pytest.mark.parametrize("kind", ["neighbours", "head"])
@@ -69,7 +69,7 @@ def test_words_are_replaced_and_nothing_else(
         row = rows[number // 3]
         assert copy.label == row.label
         assert copy.token_type_ids.tolist() == row.token_type_ids.tolist()
-        places = word_places(row.input_ids, WORDS, PIECES)
+        places = word_positions(row.input_ids, WORDS, PIECES)
         rest = [place for place in range(len(row)) if place not in places]
         assert copy.input_ids[rest].tolist() == row.input_ids[rest].tolist()
         assert WORDS[copy.input_ids[places]].all()

@@ -29,8 +29,8 @@ from quantlib.training.student.device import feed_of, prepare
 from quantlib.training.student.losses import soft_cross_entropy, transformer_loss
 from quantlib.training.student.phases import Phase, run_phase
 from quantlib.training.student.precision import bfloat16_pays, chosen_precision, layer_steps
-from quantlib.training.student.run import STATE_FILE, hold_out, with_more
-from quantlib.training.student.saved import DamagedError, Standing, load_standing, save_standing
+from quantlib.training.student.run import STATE_FILE, hold_out, with_extra_rows
+from quantlib.training.student.saved import DamagedError, TrainingState, load_state, save_state
 from quantlib.training.student.states import run_with_states
 from quantlib.training.student.students import make_student
 from quantlib.training.student.targets import Teacher, teacher_targets
@@ -277,15 +277,15 @@ def test_no_code_of_a_checkpoint_runs(tmp_path: Path) -> None:
         def __reduce__(self) -> Any:
             return (Path.touch, (tmp_path / "touched",))
 
-    save_standing(tmp_path / "good.pt", "job", Standing(epoch=3))
-    found = load_standing(tmp_path / "good.pt", "job")
+    save_state(tmp_path / "good.pt", "job", TrainingState(epoch=3))
+    found = load_state(tmp_path / "good.pt", "job")
     assert found is not None
     assert found.epoch == 3
-    assert load_standing(tmp_path / "good.pt", "another") is None
-    assert load_standing(tmp_path / "missing.pt", "job") is None
+    assert load_state(tmp_path / "good.pt", "another") is None
+    assert load_state(tmp_path / "missing.pt", "job") is None
     torch.save({"job": "job", "epoch": Evil()}, tmp_path / "bad.pt")
     with pytest.raises(DamagedError, match=r"^bad\.pt$"):
-        load_standing(tmp_path / "bad.pt", "job")
+        load_state(tmp_path / "bad.pt", "job")
     assert not (tmp_path / "touched").exists()
 
 
@@ -324,8 +324,8 @@ def test_it_stops_early_with_the_best_weights(
 ) -> None:
     options = replace(OPTIONS, patience=patience)
     phase, given, seen = scored_phase(scores, PhaseOptions(5, 1e-2))
-    standing = run_phase(phase, rows, range(10, 40), options, Standing(), lambda _: None, lambda *_: None)
-    assert standing.epoch == len(given) == epochs
+    state = run_phase(phase, rows, range(10, 40), options, TrainingState(), lambda _: None, lambda *_: None)
+    assert state.epoch == len(given) == epochs
     assert float(phase.modules["student"].weight.detach()) == given[best]
     assert sorted(seen) == sorted(epochs * list(range(10, 40)))
 
@@ -344,7 +344,7 @@ def test_weight_decay_decays(rows: list[Feature]) -> None:
             rows,
             range(8),
             OPTIONS,
-            Standing(),
+            TrainingState(),
             lambda _: None,
             lambda *_: None,
         )
@@ -388,12 +388,12 @@ def test_windows_of_rows_that_are_trained_on_come_behind_all_rows(
     """What a held-out row goes on with is held out as well."""
     further = [[tiny_row(i, number) for number in range(i % 4)] for i in range(8)]
     options = replace(SHORT, windows=most)
-    found, trained = with_more(rows[:8], [0, 3, 5, 7], further, tiny_teacher, options, None)
+    found, trained = with_extra_rows(rows[:8], [0, 3, 5, 7], further, tiny_teacher, options, None)
     assert found[:8] == rows[:8]
     wanted = [(i, number) for i in (0, 3, 5, 7) for number in range(min(i % 4, most))]
     assert [tuple(row.input_ids[1:].tolist()) for row in found[8:]] == wanted
     assert trained == [0, 3, 5, 7, *range(8, 8 + len(wanted))]
-    assert with_more(rows[:8], [0, 3], (), tiny_teacher, options, None) == (rows[:8], [0, 3])
+    assert with_extra_rows(rows[:8], [0, 3], (), tiny_teacher, options, None) == (rows[:8], [0, 3])
 
 
 def tiny_row(*numbers: int) -> Feature:

@@ -127,7 +127,7 @@ def test_upper_layers_start_from_what_the_rest_gives(
 ) -> None:
     import torch
 
-    monkeypatch.setattr("quantlib.training.upper._MOST_BYTES", most)
+    monkeypatch.setattr("quantlib.training.upper._MAX_STATE_BYTES", most)
     model = load_classifier(tiny_teacher)
     index = np.array([40, 3, 17, 5])
     logits = upper_layers(model, rows, 1).logits(index).detach()
