@@ -67,12 +67,12 @@ def predict(model_path: str, feeds: Feeds, out_path: str, threads: str, done: Ca
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": int(threads)}
     compiled = openvino.Core().compile_model(model_path, "CPU", settings)
     named = any("logits" in output.get_names() for output in compiled.outputs)
-    wanted = compiled.output("logits") if named else compiled.output(0)
-    request, found = compiled.create_infer_request(), {}
+    logits_output = compiled.output("logits") if named else compiled.output(0)
+    request, outputs = compiled.create_infer_request(), {}
     for number, feed in enumerate(accepted(compiled, feeds)):
-        found[str(number)] = np.array(request.infer(feed)[wanted])
+        outputs[str(number)] = np.array(request.infer(feed)[logits_output])
         done()
-    np.savez(out_path, allow_pickle=False, **found)
+    np.savez(out_path, allow_pickle=False, **outputs)
 
 
 def main() -> None:

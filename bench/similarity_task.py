@@ -95,7 +95,7 @@ def read_sentences(articles: Sequence[tasks.Example]) -> dict[str, list[Sentence
     The first one is left out: the headline runs into it.
     """
     known: set[str] = set()
-    found: dict[str, list[Sentence]] = {}
+    sentences: dict[str, list[Sentence]] = {}
     for article in articles:
         own = []
         for place, text in enumerate(_SENTENCE_END.split(article.text_a)[1:], start=1):
@@ -103,8 +103,8 @@ def read_sentences(articles: Sequence[tasks.Example]) -> dict[str, list[Sentence
             if len(text.split()) in _WORDS and text not in known and "\ufffd" not in text:
                 known.add(text)
                 own.append(Sentence(text, article.guid, place, str(article.label)))
-        found[article.guid] = own
-    return found
+        sentences[article.guid] = own
+    return sentences
 
 
 # Kinds of pairs, from far to near
@@ -219,15 +219,15 @@ def embed(
     rows = [tasks.Example(f"text-{i}", text, None, 0.0) for i, text in enumerate(texts)]
     tokenizer = features.load_tokenizer(encoder_dir)
     tokens = features.convert_examples_to_features(rows, (), _MAX_TOKENS, tokenizer, "regression")
-    found: npt.NDArray[np.float32] = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
+    vectors: npt.NDArray[np.float32] = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
     with torch.no_grad():
         for index, feed in features.batches(tokens, _TEXTS_AT_ONCE):
             hidden = model(**{name: torch.from_numpy(array) for name, array in feed.items()})
             mask = torch.from_numpy(feed["attention_mask"]).unsqueeze(-1)
             mean = (hidden.last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)
-            found[index] = torch.nn.functional.normalize(mean, dim=1).numpy()
+            vectors[index] = torch.nn.functional.normalize(mean, dim=1).numpy()
             advance(len(index))
-    return found
+    return vectors
 
 
 def scores(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> list[float]:

@@ -81,8 +81,8 @@ def synthetic(task: Task, rows: int, seed: int = 0) -> tuple[Array, Array, Array
 def test_importing_accuracy_is_light() -> None:
     heavy = "{'torch', 'transformers', 'sklearn', 'scipy', 'onnx', 'onnxruntime'}"
     code = f"import sys, quantlib.measuring.accuracy; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 # Metrics
@@ -296,13 +296,13 @@ def test_a_higher_confidence_widens_the_interval(case: tuple[Task, Array, Array,
 
 def judged_by(mode: OutputMode, metric: str) -> Task:
     """A task whose only metric is that one."""
-    like = TASKS["STS-B"] if mode == "regression" else TASKS["BBC-News"]
+    task = TASKS["STS-B"] if mode == "regression" else TASKS["BBC-News"]
     row = METRICS[mode][metric]
     return replace(
-        like,
+        task,
         name=f"{mode}_{metric}",
         output_mode=mode,
-        labels=like.labels[: row.num_labels],
+        labels=task.labels[: row.num_labels],
         metrics=(metric,),
         labelled=row.needs == "labels",
     )
@@ -332,7 +332,7 @@ def test_the_interval_is_that_of_a_plain_loop(task: Task) -> None:
     drops = []
     for _ in range(600):
         rows = rng.integers(60, size=60)
-        scored = (compute_metrics(task, one[rows], truth[rows]) for one in (teacher, variant))
+        scored = (compute_metrics(task, logits[rows], truth[rows]) for logits in (teacher, variant))
         drops.append(np.subtract(*(metrics[task.primary_metric] for metrics in scored)))
     interval = drop_interval(task, variant, teacher, truth, resamples=20_000)
     # Two bootstraps of the same rows differ by the noise of their quantiles only.
@@ -356,11 +356,11 @@ def test_resamples_of_labels_are_scored_as_written_out(
         other = np.where(rng.random(rows) < share, task.num_labels - 1 - other, other)
         predictions = np.where(rng.random(rows) < 0.7, truth, other)
     index = rng.integers(rows, size=(3, rows))
-    draws = np.stack([np.bincount(each, minlength=rows) for each in index]).astype(np.float64)
+    draws = np.stack([np.bincount(expected, minlength=rows) for expected in index]).astype(np.float64)
     metric = METRICS[task.output_mode][task.primary_metric]
-    each = [metric.function(truth[drawn], predictions[drawn]) for drawn in index]
-    found = metric.resampled(label_counter(task, truth, predictions)(draws))
-    np.testing.assert_allclose(found, each, atol=1e-12)
+    expected = [metric.function(truth[drawn], predictions[drawn]) for drawn in index]
+    scores = metric.resampled(label_counter(task, truth, predictions)(draws))
+    np.testing.assert_allclose(scores, expected, atol=1e-12)
 
 
 @settings(deadline=None, max_examples=30)
@@ -378,7 +378,7 @@ def test_metrics_of_labels_are_those_of_scikit_learn(
     plain: dict[str, Any] = {"zero_division": 0.0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's, of labels that are never true
-        want = {
+        expected = {
             "classification": {
                 "accuracy": metrics.accuracy_score(truth, predictions),
                 "balanced_accuracy": metrics.balanced_accuracy_score(truth, predictions)
@@ -400,9 +400,9 @@ def test_metrics_of_labels_are_those_of_scikit_learn(
                 "micro_recall": metrics.recall_score(truth, predictions, average="micro", **plain),
             },
         }[mode]
-    found = {name: METRICS[mode][name].function(truth, predictions) for name in want}
-    assert found == pytest.approx(want)
-    assert set(metric_names(mode)) - set(want) <= {"f1", "mcc"}  # which have formulas above
+    scores = {name: METRICS[mode][name].function(truth, predictions) for name in expected}
+    assert scores == pytest.approx(expected)
+    assert set(metric_names(mode)) - set(expected) <= {"f1", "mcc"}  # which have formulas above
 
 
 @pytest.mark.parametrize("mode", METRICS)
@@ -456,10 +456,10 @@ def test_the_interval_is_that_of_scipy() -> None:
     variant, teacher, labels = synthetic(task, 200, seed=5)
     right = [one.argmax(axis=1) == labels for one in (teacher, variant)]
     differences = right[0].astype(float) - right[1]
-    theirs = bootstrap(
+    expected = bootstrap(
         (differences,), np.mean, method="percentile", n_resamples=9999, rng=np.random.default_rng(0)
     ).confidence_interval
-    assert drop_interval(task, variant, teacher, labels, resamples=9999) == pytest.approx(theirs, abs=0.006)
+    assert drop_interval(task, variant, teacher, labels, resamples=9999) == pytest.approx(expected, abs=0.006)
 
 
 def test_the_interval_covers_the_true_drop_as_often_as_it_says() -> None:

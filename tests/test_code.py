@@ -110,8 +110,8 @@ def step_of(root: Path) -> Callable[..., object]:
     lines = ["" if line.startswith("from") else line for line in path.read_text().splitlines()]
     names: dict[str, Callable[..., Callable[..., object]]] = {}
     exec(compile("from __future__ import annotations;" + "\n".join(lines), path, "exec"), names)
-    made: Callable[..., object] = names["step"](None, [])
-    return made
+    step: Callable[..., object] = names["step"](None, [])
+    return step
 
 
 def test_a_module_counts_with_all_that_it_imports(root: Path) -> None:

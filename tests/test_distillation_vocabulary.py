@@ -41,8 +41,8 @@ def steps(model: Any, words: Any, weight_decay: float = 0.0) -> dict[str, Any]:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-    found: dict[str, Any] = model.state_dict()
-    return found
+    weights: dict[str, Any] = model.state_dict()
+    return weights
 
 
 def test_the_same_is_learned(tiny_teacher: Path) -> None:
@@ -50,13 +50,13 @@ def test_the_same_is_learned(tiny_teacher: Path) -> None:
 
     before = load_classifier(tiny_teacher).state_dict()
     every = load_classifier(tiny_teacher)
-    wanted = steps(every, nullcontext())
-    some = load_classifier(tiny_teacher)
-    found = steps(some, only_tokens_of(some, ROWS))
-    assert found.keys() == wanted.keys()
-    for name, value in found.items():
-        torch.testing.assert_close(value, wanted[name], rtol=1e-4, atol=1e-6)
-    moved = (found[TABLE] != before[TABLE]).any(dim=1).nonzero().flatten().tolist()
+    expected = steps(every, nullcontext())
+    reduced_model = load_classifier(tiny_teacher)
+    weights = steps(reduced_model, only_tokens_of(reduced_model, ROWS))
+    assert weights.keys() == expected.keys()
+    for name, value in weights.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
+    moved = (weights[TABLE] != before[TABLE]).any(dim=1).nonzero().flatten().tolist()
     assert moved == OCCURRING[1:], "all that occur but padding"
 
 
@@ -81,12 +81,12 @@ def test_it_computes_what_it_did(tiny_teacher: Path, ids: list[list[int]]) -> No
     model = loaded(tiny_teacher)
     feed = feed_of(rows, np.arange(len(rows)), torch.device("cpu"))
     with torch.no_grad():
-        wanted = model(**feed).logits
+        expected = model(**feed).logits
         with only_tokens_of(model, rows):
             table = model.get_input_embeddings().weight
             assert len(table) == len({0, *(word for line in ids for word in line)})
-            torch.testing.assert_close(model(**feed).logits, wanted)
-        torch.testing.assert_close(model(**feed).logits, wanted)
+            torch.testing.assert_close(model(**feed).logits, expected)
+        torch.testing.assert_close(model(**feed).logits, expected)
 
 
 def test_a_word_that_is_not_there_is_an_error(tiny_teacher: Path) -> None:

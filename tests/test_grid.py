@@ -126,10 +126,10 @@ def test_a_channel_of_zeros_has_a_scale() -> None:
 @given(WEIGHTS)
 @settings(deadline=None)
 def test_a_scale_for_all_is_the_widest_of_those_for_each(weight: np.ndarray) -> None:
-    (_, each), (_, whole) = (
+    (_, row_scales), (_, tensor_scale) = (
         quantize_weight(weight, per_channel=per_channel) for per_channel in (True, False)
     )
-    assert whole == each.max()
+    assert tensor_scale == row_scales.max()
 
 
 @given(WEIGHTS)

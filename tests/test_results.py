@@ -126,9 +126,9 @@ def test_throughput_is_written_beside_latency() -> None:
 
 
 def test_results_from_before_there_was_throughput_are_read() -> None:
-    found = read_results(GOLDEN / "results_without_throughput.json")
-    assert list(found) == ["teacher", "student", "quant_1"]
-    assert "rows_per_s" not in found["teacher"]
+    results = read_results(GOLDEN / "results_without_throughput.json")
+    assert list(results) == ["teacher", "student", "quant_1"]
+    assert "rows_per_s" not in results["teacher"]
 
 
 def test_model_size_is_mebibytes() -> None:
@@ -149,9 +149,9 @@ def test_checks_are_written_last_and_flat(tmp_path: Path) -> None:
     ]
     assert "quantized_share" not in results[-1].values()
     write_results(tmp_path, results)
-    found = read_results(tmp_path / "results.json")
-    assert found["teacher"]["quantized_share"] is found["teacher"]["saturation_max_diff"] is None
-    assert found == {result.name: result.values() for result in results}
+    written = read_results(tmp_path / "results.json")
+    assert written["teacher"]["quantized_share"] is written["teacher"]["saturation_max_diff"] is None
+    assert written == {result.name: result.values() for result in results}
 
 
 def test_a_metric_cannot_hide_a_check() -> None:
@@ -161,9 +161,9 @@ def test_a_metric_cannot_hide_a_check() -> None:
 
 def test_written_results_are_read_back(tmp_path: Path) -> None:
     write_results(tmp_path, some_results())
-    found = read_results(tmp_path / "results.json")
-    assert found == {result.name: result.values() for result in some_results()}
-    assert list(found) == ["teacher", "student", "quant_1"]
+    results = read_results(tmp_path / "results.json")
+    assert results == {result.name: result.values() for result in some_results()}
+    assert list(results) == ["teacher", "student", "quant_1"]
 
 
 def test_numpy_scalars_become_plain_numbers() -> None:

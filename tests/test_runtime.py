@@ -108,8 +108,8 @@ def test_a_residual_sum_and_its_norm_stay_apart(
     ]
     constants = {"gamma": np.ones(4, np.float32), "beta": np.zeros(4, np.float32)}
     open_session(tiny.save_graph(tmp_path / "model.onnx", nodes, constants), **changes)
-    found = {node.op_type for node in onnx.load(made).graph.node}
-    assert ("SkipLayerNormalization" in found, "LayerNormalization" in found) == (fused, not fused)
+    op_types = {node.op_type for node in onnx.load(made).graph.node}
+    assert ("SkipLayerNormalization" in op_types, "LayerNormalization" in op_types) == (fused, not fused)
 
 
 def test_what_is_disabled_is_part_of_the_record() -> None:
@@ -130,10 +130,10 @@ def test_a_stock_session_is_told_nothing(model: Path, monkeypatch: pytest.Monkey
     assert SessionConfig.stock(2) == SessionConfig(2, disabled_optimizers=(), unsigned_activations=False)
     for config in (SessionConfig.stock(2), SessionConfig(3)):
         open_configured(model, config)
-    stock, ours = given
+    stock, default = given
     assert (stock["disabled_optimizers"], stock["threads"]) == ([], 2)
-    assert (ours["disabled_optimizers"], ours["threads"]) == (["SkipLayerNormFusion"], 3)
-    assert stock["path"] == ours["path"] == str(model), "nothing in it is quantized"
+    assert (default["disabled_optimizers"], default["threads"]) == (["SkipLayerNormFusion"], 3)
+    assert stock["path"] == default["path"] == str(model), "nothing in it is quantized"
 
 
 @pytest.mark.parametrize("spinning", [True, False])
@@ -239,5 +239,5 @@ def test_importing_is_light() -> None:
     heavy = {"torch", "transformers", "sklearn", "scipy", "onnxruntime", "onnx", "cpuinfo", "rich", "psutil"}
     modules = "quantlib.machine.sessions, quantlib.measuring.latency, quantlib.report.results"
     code = f"import sys, {modules}; print(*sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not heavy & set(found.stdout.split())
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not heavy & set(process.stdout.split())

@@ -38,8 +38,8 @@ def models(
     for name in DEFAULT_RECIPES:
         recipe = RECIPES[name]
         source = smooth if recipe.smooth else compiled
-        found = ranges[source] if recipe.mode == "static" else None
-        paths[name] = quantize_onnx(source, directory / f"model_{name}.onnx", recipe, found)
+        recipe_ranges = ranges[source] if recipe.mode == "static" else None
+        paths[name] = quantize_onnx(source, directory / f"model_{name}.onnx", recipe, recipe_ranges)
     return paths
 
 

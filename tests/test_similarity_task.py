@@ -18,11 +18,11 @@ from quantlib.support.errors import InputError
 def articles(count: int = 24) -> list[Example]:
     """Articles of a headline and eight sentences, of two classes."""
     draw = random.Random(0)
-    found = []
+    examples = []
     for i in range(count):
         texts = [" ".join(draw.choices(tiny.WORDS, k=draw.randint(7, 12))).capitalize() for _ in range(9)]
-        found.append(Example(f"tech-{i:03}", ". ".join(texts) + ".", None, ("tech", "sports")[i % 2]))
-    return found
+        examples.append(Example(f"tech-{i:03}", ". ".join(texts) + ".", None, ("tech", "sports")[i % 2]))
+    return examples
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -72,9 +72,9 @@ def test_every_kind_of_pair_is_drawn() -> None:
 
 def test_a_text_of_two_articles_counts_once_and_the_headline_never() -> None:
     text = "Headline One two three. Four five six seven eight nine. Too short."
-    found = read_sentences([Example("a", text, None, "tech"), Example("b", text, None, "tech")])
-    assert [sentence.text for sentence in found["a"]] == ["Four five six seven eight nine."]
-    assert found["b"] == []
+    sentences_of = read_sentences([Example("a", text, None, "tech"), Example("b", text, None, "tech")])
+    assert [sentence.text for sentence in sentences_of["a"]] == ["Four five six seven eight nine."]
+    assert sentences_of["b"] == []
 
 
 def test_a_score_is_the_cosine_of_0_to_5(tiny_teacher: Path) -> None:

@@ -174,8 +174,8 @@ def test_importing_and_reading_text_is_light(write: Write) -> None:
         "print(sorted({'pyarrow', 'datasets', 'numpy', 'torch'} & set(sys.modules)))"
     )
     path = write("a.csv", "a\n1\n")
-    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 # Columns

@@ -156,8 +156,8 @@ def test_a_score_that_is_no_number_cannot_be_built() -> None:
 def test_importing_the_table_is_light() -> None:
     heavy = "{'torch', 'transformers', 'datasets', 'sklearn', 'scipy', 'onnxruntime'}"
     code = f"import sys, quantlib.data.tasks; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 # GLUE's files
@@ -206,11 +206,11 @@ def test_two_releases_of_mrpc_do_not_mix(tmp_path: Path, glue_dir: Callable[...,
 
 def test_columns_are_found_by_name(glue_dir: Callable[..., Path]) -> None:
     plain = read_splits(TASKS["RTE"], glue_dir("RTE"))
-    turned = {}
+    reordered = {}
     for file, rows in (("train", 40), ("dev", 5)):
-        cells = [one.split("\t") for one in content("RTE", rows, file).splitlines()]
-        turned[file] = "".join("\t".join([*reversed(one), "extra"]) + "\n" for one in cells)
-    assert read_splits(TASKS["RTE"], glue_dir("RTE", turned["train"], turned["dev"])) == plain
+        cells = [row.split("\t") for row in content("RTE", rows, file).splitlines()]
+        reordered[file] = "".join("\t".join([*reversed(row), "extra"]) + "\n" for row in cells)
+    assert read_splits(TASKS["RTE"], glue_dir("RTE", reordered["train"], reordered["dev"])) == plain
 
 
 def is_text(text: str) -> bool:

@@ -152,16 +152,16 @@ def measured(rows: list[Feature], **options: Any) -> Throughput:
 
 def test_rows_tokens_and_times_of_all_batches(linear: list[LinearMachine]) -> None:
     rows = rows_of([10] * 20 + [20] * 10)
-    found = measured(rows, max_tokens=100, sample_batches=None)
+    result = measured(rows, max_tokens=100, sample_batches=None)
     # Two batches of 10 x 10 and two of 5 x 20, 2 ms each; padded, one row of 64 takes 1.64 ms.
-    assert (found.rows, found.tokens, found.batches) == (30, 400, 4)
-    assert found.seconds == pytest.approx(0.008)
-    assert (found.rows_per_s, found.tokens_per_s) == pytest.approx((3750, 50_000))
-    assert found.padded_rows_per_s == pytest.approx(1000 / 1.64)
-    assert found.gain == pytest.approx(3.75 * 1.64)
+    assert (result.rows, result.tokens, result.batches) == (30, 400, 4)
+    assert result.seconds == pytest.approx(0.008)
+    assert (result.rows_per_s, result.tokens_per_s) == pytest.approx((3750, 50_000))
+    assert result.padded_rows_per_s == pytest.approx(1000 / 1.64)
+    assert result.gain == pytest.approx(3.75 * 1.64)
     # A warm-up of all six feeds, then passes until the second is over.
-    assert linear[0].asked == [(6, 6), *[(6, 0)] * (found.passes - 1)]
-    assert 3 <= found.passes <= 5
+    assert linear[0].asked == [(6, 6), *[(6, 0)] * (result.passes - 1)]
+    assert 3 <= result.passes <= 5
 
 
 def test_a_slow_model_has_two_passes_and_a_fast_one_a_limited_number(linear: list[LinearMachine]) -> None:
@@ -185,14 +185,20 @@ def test_the_sample_is_as_fast_as_all_rows(seed: int, count: int) -> None:
 
 
 def test_a_real_model_is_timed(tiny_onnx: Path, tiny_rows: list[Feature]) -> None:
-    done: list[int] = []
-    found = measure_throughput(
-        tiny_onnx, tiny_rows, 64, max_tokens=64, seconds=0.001, session=SessionConfig(1), progress=done.append
+    progress: list[int] = []
+    result = measure_throughput(
+        tiny_onnx,
+        tiny_rows,
+        64,
+        max_tokens=64,
+        seconds=0.001,
+        session=SessionConfig(1),
+        progress=progress.append,
     )
-    assert (found.passes, found.batches) == (2, throughput.SAMPLE_BATCHES)
-    assert len(done) == 2
-    assert 0 < found.seconds < 60
-    assert found.padded_rows_per_s > 0
+    assert (result.passes, result.batches) == (2, throughput.SAMPLE_BATCHES)
+    assert len(progress) == 2
+    assert 0 < result.seconds < 60
+    assert result.padded_rows_per_s > 0
 
 
 @pytest.mark.parametrize(

@@ -156,8 +156,8 @@ def test_parts_give_the_logits_of_the_whole(tiny_teacher: Path, rows: list[Featu
             logits.square().sum().backward()
             gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
             results.append((logits.detach(), gradients))
-        (wanted, slopes), (parts, part_slopes) = results
-        torch.testing.assert_close(parts, wanted, atol=1e-5, rtol=1e-4)
+        (expected, slopes), (part_logits, part_slopes) = results
+        torch.testing.assert_close(part_logits, expected, atol=1e-5, rtol=1e-4)
         assert slopes.keys() == part_slopes.keys()
         for name, slope in slopes.items():
             torch.testing.assert_close(part_slopes[name], slope, atol=1e-4, rtol=1e-3)
@@ -185,12 +185,12 @@ def test_losses_against_numpy() -> None:
     draw = np.random.default_rng(0)
     logits = draw.normal(size=(5, 2)).astype(np.float32)
     labels = np.array([0, 1, 1, 0, 1])
-    want = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(5), labels])
-    found = task_loss(SST2)(torch.from_numpy(logits), torch.from_numpy(labels))
-    assert float(found) == pytest.approx(want, rel=1e-5)
+    expected = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(5), labels])
+    loss = task_loss(SST2)(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
     scores = draw.normal(size=5).astype(np.float32)
-    found = task_loss(STSB)(torch.from_numpy(logits[:, :1]), torch.from_numpy(scores))
-    assert float(found) == pytest.approx(np.mean((logits[:, 0] - scores) ** 2), rel=1e-5)
+    loss = task_loss(STSB)(torch.from_numpy(logits[:, :1]), torch.from_numpy(scores))
+    assert float(loss) == pytest.approx(np.mean((logits[:, 0] - scores) ** 2), rel=1e-5)
 
 
 @given(
