@@ -15,7 +15,7 @@ from quantlib.support.options import Option, options_of
 
 FILE = "quantlib.toml"
 _PROJECT_FILE = "pyproject.toml"
-_TYPE_WORDS: dict[type, str] = {
+_WORDS: dict[type, str] = {
     str: "a string",
     Path: "a string",
     int: "a whole number",
@@ -85,12 +85,12 @@ class Configuration:
             value = float(value)
         if type(value) is not kind:
             raise self._error(
-                item.section, item.key, f"{item.key} must be {_TYPE_WORDS[item.kind]}, not {value!r}"
+                item.section, item.key, f"{item.key} must be {_WORDS[item.kind]}, not {value!r}"
             )
         if item.may_be_path and self.path is not None:
-            path = self.path.parent / Path(value).expanduser()
-            # Without such a file it may be a name: a checkpoint of the hub, a recipe of the table.
-            value = str(path) if item.kind is Path or path.exists() else value
+            beside = self.path.parent / Path(value).expanduser()
+            # What is no file may be the name of something else: a hub's checkpoint, a recipe of the table.
+            value = str(beside) if item.kind is Path or beside.exists() else value
         return item.kind(value)
 
     def _error(self, section: str, key: str, words: str) -> InputError:

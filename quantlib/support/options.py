@@ -28,11 +28,12 @@ class Option:
     gate, since other values make other models or sessions. trains_student: it applies only when a student is
     trained. comma: several values stand in one text; else the flag is repeated. bare: the value of a flag
     that is given without one. section, key: where it stands in a configuration file; the key is the field's
-    name unless another one is given. is_place: whether a text may be a path. advanced: left out of the short
+    name unless another one is given. is_place: a text that may be a path. advanced: left out of the short
     help.
 
     name, kind, many, pairs, default: filled in by `options_of`; kind is the type of one value. Pairs are a
-    table in the file, and A=B on the command line. A default is None if it is computed, or if there is none.
+    table in the file, and A=B on the command line. A default that is computed, or that stands for nothing
+    given, is None.
     """
 
     help: str

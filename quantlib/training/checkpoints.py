@@ -204,23 +204,23 @@ def check_for_task(model_dir: Path, task: Task) -> list[int]:
     """
     config = check_classifier(model_dir)
     model = labels_of(model_dir, config)
-    names, count, source = model.names, model.count, model.source
+    names, count, place = model.names, model.count, model.source
     if model.kind not in (None, task.output_mode):
         wanted = PROBLEM_TYPES[task.output_mode]
         raise InputError(
-            f"{source}: problem_type is {config['problem_type']!r}, but {task.name} needs {wanted!r}"
+            f"{place}: problem_type is {config['problem_type']!r}, but {task.name} needs {wanted!r}"
         )
     if count != task.num_labels:
-        raise InputError(f"{source}: the checkpoint has {count} labels, {task.name} has {task.num_labels}")
+        raise InputError(f"{place}: the checkpoint has {count} labels, {task.name} has {task.num_labels}")
     if task.labels_by_name and task.output_mode != "regression":
         return label_order(task.labels, dict(task.label_names), model)
     if task.output_mode == "regression" or not names or all(re.fullmatch(r"LABEL_\d+", n) for n in names):
         return list(range(count))
-    for spelling in (str, _folded):
-        index = {spelling(name): number for number, name in enumerate(names)}
-        labels = [spelling(label) for label in task.labels]
-        if len(index) == len(set(labels)) == count and index.keys() == set(labels):
-            return [index[label] for label in labels]
+    for form in (str, _folded):
+        index = {form(name): number for number, name in enumerate(names)}
+        forms = [form(label) for label in task.labels]
+        if len(index) == len(set(forms)) == count and index.keys() == set(forms):
+            return [index[label] for label in forms]
     # Names of another style ("negative", "acceptable") say nothing about the order: the task's own holds.
     return list(range(count))
 

@@ -64,18 +64,18 @@ def label_order(labels: Sequence[str], names: Mapping[str, str], model: ModelLab
         LabelMismatch: a label that the checkpoint does not have.
         InputError: two labels that are the same label of the checkpoint.
     """
-    logit_of = _logit_by_name(model)
+    places = _logit_by_name(model)
     order = []
     for label in labels:
         wanted = names.get(label, label)
-        logit = logit_of.get(wanted, logit_of.get(_folded(wanted)))
-        if logit is None:
+        place = places.get(wanted, places.get(_folded(wanted)))
+        if place is None:
             raise LabelMismatch(_no_such_label(label, wanted, labels, model), labels)
-        order.append(logit)
-    for logit in order:
-        if order.count(logit) > 1:
-            same_labels = [label for label, other in zip(labels, order, strict=True) if other == logit]
-            raise InputError(f"{model.source}: labels {listed(same_labels)} are one and the same label there")
+        order.append(place)
+    for place in order:
+        if order.count(place) > 1:
+            same = [label for label, other in zip(labels, order, strict=True) if other == place]
+            raise InputError(f"{model.source}: labels {listed(same)} are one and the same label there")
     return order
 
 

@@ -81,21 +81,16 @@ def split_train(train: Sequence[Example], evaluation: Sequence[Example], source:
     Raises:
         InputError: too few train rows.
     """
-    evaluation_texts = {_texts(example) for example in evaluation}
-    rows = _shuffled([example for example in train if _texts(example) not in evaluation_texts])
+    held_out = {_texts(example) for example in evaluation}
+    rows = _shuffled([example for example in train if _texts(example) not in held_out])
     if len(rows) < MIN_TRAIN_ROWS:
         raise InputError(
             f"{source}: {len(rows)} train rows that are not in the evaluation file too; "
             f"at least {MIN_TRAIN_ROWS} are needed for train, calibration and validation"
         )
-    calibration_end = min(CALIBRATION_ROWS, len(rows) // 4)
-    validation_end = calibration_end + min(VALIDATION_ROWS, len(rows) // 8)
-    return Splits(
-        tuple(rows[validation_end:]),
-        tuple(rows[:calibration_end]),
-        tuple(rows[calibration_end:validation_end]),
-        tuple(evaluation),
-    )
+    first = min(CALIBRATION_ROWS, len(rows) // 4)
+    second = first + min(VALIDATION_ROWS, len(rows) // 8)
+    return Splits(tuple(rows[second:]), tuple(rows[:first]), tuple(rows[first:second]), tuple(evaluation))
 
 
 def set_aside(evaluation: Sequence[Example], source: str) -> Splits:
@@ -116,16 +111,16 @@ def set_aside(evaluation: Sequence[Example], source: str) -> Splits:
             f"{source}: {len(evaluation)} rows, of which none can be set aside to calibrate on; at least 4 "
             "are needed, or calibration rows of their own"
         )
-    calibration = _shuffled(evaluation)[:count]
-    guids = {example.guid for example in calibration}
-    remaining = tuple(example for example in evaluation if example.guid not in guids)
-    return Splits((), tuple(calibration), (), remaining)
+    chosen = _shuffled(evaluation)[:count]
+    names = {example.guid for example in chosen}
+    rest = tuple(example for example in evaluation if example.guid not in names)
+    return Splits((), tuple(chosen), (), rest)
 
 
 def in_evaluation(rows: Sequence[Example], evaluation: Sequence[Example]) -> int:
     """How many rows have the texts of an evaluation row."""
-    evaluation_texts = {_texts(example) for example in evaluation}
-    return sum(_texts(example) in evaluation_texts for example in rows)
+    held_out = {_texts(example) for example in evaluation}
+    return sum(_texts(example) in held_out for example in rows)
 
 
 def with_calibration(splits: Splits, calibration: Sequence[Example]) -> Splits:
@@ -133,9 +128,9 @@ def with_calibration(splits: Splits, calibration: Sequence[Example]) -> Splits:
 
     They are shuffled, as a file may be sorted; those that `split_train` has set aside go back to train.
     """
-    evaluation_texts = {_texts(example) for example in splits.evaluation}
-    rows = tuple(_shuffled([example for example in calibration if _texts(example) not in evaluation_texts]))
-    return replace(splits, train=splits.train + splits.calibration, calibration=rows)
+    held_out = {_texts(example) for example in splits.evaluation}
+    kept = tuple(_shuffled([example for example in calibration if _texts(example) not in held_out]))
+    return replace(splits, train=splits.train + splits.calibration, calibration=kept)
 
 
 def split_all(examples: Sequence[Example], validation: int, evaluation: int, source: str) -> Splits:
@@ -150,16 +145,16 @@ def split_all(examples: Sequence[Example], validation: int, evaluation: int, sou
     Raises:
         InputError: none would be left for train.
     """
-    validation_end = CALIBRATION_ROWS + validation
-    if len(examples) <= validation_end + evaluation:
+    second = CALIBRATION_ROWS + validation
+    if len(examples) <= second + evaluation:
         raise InputError(
-            f"{source}: {len(examples)} different texts; more than {validation_end + evaluation} are needed"
+            f"{source}: {len(examples)} different texts; more than {second + evaluation} are needed"
         )
     rows = _shuffled(examples)
     return Splits(
-        train=tuple(rows[validation_end:-evaluation]),
+        train=tuple(rows[second:-evaluation]),
         calibration=tuple(rows[:CALIBRATION_ROWS]),
-        validation=tuple(rows[CALIBRATION_ROWS:validation_end]),
+        validation=tuple(rows[CALIBRATION_ROWS:second]),
         evaluation=tuple(rows[-evaluation:]),
     )
 
