@@ -78,9 +78,9 @@ def _peak_bytes() -> int:
     return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 
 
-def measure(what: str, model_path: Path, count: int, every: bool) -> str:
+def measure(what: str, model_path: Path, count: int, all_tensors: bool) -> str:
     """`what` is "plain" or "collect": seconds of the pass, seconds of the methods, MiB at the peak."""
-    if every:
+    if all_tensors:
         tensors = calibration.activations(calibration.load_with_shapes(model_path))
     else:
         tensors = tensors_to_calibrate(model_path, RECIPES["quant_2"])

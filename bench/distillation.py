@@ -90,9 +90,9 @@ def fine_tune_alone(
     model = make_student(teacher, student, options.seed, options.mapping).to(device)
     trainee = Trainee(model, task, rows, *hold_out(len(rows), options), options, len(rows))
     loss = task_loss(task)
-    known = features.labels_array(rows, task)
-    assert known is not None, f"{task.name} has labels"
-    labels = torch.from_numpy(known)
+    label_array = features.labels_array(rows, task)
+    assert label_array is not None, f"{task.name} has labels"
+    labels = torch.from_numpy(label_array)
 
     def on_labels(index: Any, feed: Any) -> Any:
         return loss(trainee.run(feed), labels[torch.from_numpy(index)].to(device))
@@ -127,7 +127,7 @@ def compare(
         for part in (splits.train, splits.evaluation)
     )
     further = features.further_windows(splits.train, rows, seq_len, tokenizer)
-    ways: dict[str, Callable[..., object]] = {
+    trainings: dict[str, Callable[..., object]] = {
         DISTILLED: partial(distil, further=further),
         FINE_TUNED: partial(fine_tune_alone, training=alone),
     }
@@ -139,7 +139,7 @@ def compare(
         teacher_logits = predict_logits(model, judged).numpy()
     results = [Result(TEACHER, None, compute_metrics(task, teacher_logits, labels), 1.0, 0.0)]
     for seed in seeds:
-        for kind, train in ways.items():
+        for kind, train in trainings.items():
             with tempfile.TemporaryDirectory() as scratch, steps.step(f"{kind}, seed {seed}") as step:
                 out, started = Path(scratch) / "student", time.perf_counter()
                 train(

@@ -70,8 +70,10 @@ def recorded(path: Path) -> Callable[[np.random.Generator], Times]:
     if "same_ms" not in launches[0]:
         # Older traces have no second process of the variant: the teacher, scaled, stands for it. That is
         # harder than what the gate does, since unlike models move less alike.
-        ratio = np.median([np.median(np.divide(one["variant_ms"], one["teacher_ms"])) for one in launches])
-        launches = [one | {"same_ms": [ratio * t for t in one["teacher_ms"]]} for one in launches]
+        ratio = np.median(
+            [np.median(np.divide(launch["variant_ms"], launch["teacher_ms"])) for launch in launches]
+        )
+        launches = [launch | {"same_ms": [ratio * t for t in launch["teacher_ms"]]} for launch in launches]
     turns = Sampling().turns
 
     def draw(rng: np.random.Generator) -> Times:

@@ -77,11 +77,11 @@ def predict(model_path: str, feeds: Feeds, out_path: str, threads: str, done: Ca
 
 def main() -> None:
     # The libraries print too; what they print must not be taken for ours.
-    own = os.fdopen(os.dup(1), "w")
+    stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     what, model_path, feeds_path, out_path, setting = sys.argv[1:]
     work = {"quantize": quantize, "predict": predict}[what]
-    work(model_path, read_feeds(feeds_path), out_path, setting, lambda: print(file=own, flush=True))
+    work(model_path, read_feeds(feeds_path), out_path, setting, lambda: print(file=stdout, flush=True))
 
 
 if __name__ == "__main__":

@@ -124,8 +124,10 @@ class Grid:
     @property
     def shapes(self) -> list[tuple[int, int]]:
         """(batch, length), fewest tokens first."""
-        every = ((batch, length) for batch in self.batches for length in self.lengths)
-        return sorted((s for s in every if s[0] * s[1] <= self.max_tokens), key=lambda s: (s[0] * s[1], s))
+        all_shapes = ((batch, length) for batch in self.batches for length in self.lengths)
+        return sorted(
+            (s for s in all_shapes if s[0] * s[1] <= self.max_tokens), key=lambda s: (s[0] * s[1], s)
+        )
 
 
 @dataclass(frozen=True)
@@ -287,15 +289,15 @@ def _all_series(points: Sequence[Point]) -> list[Series]:
 
 
 def _shapes_and_times(points: Sequence[Point], series: Series) -> tuple[list[tuple[int, int]], list[float]]:
-    own = [point for point in points if point.series == series]
-    return [(point.batch, point.length) for point in own], [point.ms for point in own]
+    of_series = [point for point in points if point.series == series]
+    return [(point.batch, point.length) for point in of_series], [point.ms for point in of_series]
 
 
 def _lone_rows(points: Sequence[Point], series: Series) -> tuple[list[int], list[float]]:
     """Lengths and times of single rows, or of the smallest batch that was timed."""
     batch = min(point.batch for point in points)
-    own = sorted((p.length, p.ms) for p in points if p.series == series and p.batch == batch)
-    return [length for length, _ in own], [ms for _, ms in own]
+    lengths_and_times = sorted((p.length, p.ms) for p in points if p.series == series and p.batch == batch)
+    return [length for length, _ in lengths_and_times], [ms for _, ms in lengths_and_times]
 
 
 # What is written and printed

@@ -94,16 +94,16 @@ def read_sentences(articles: Sequence[tasks.Example]) -> dict[str, list[Sentence
 
     The first one is left out: the headline runs into it.
     """
-    known: set[str] = set()
+    texts_used: set[str] = set()
     sentences: dict[str, list[Sentence]] = {}
     for article in articles:
-        own = []
+        article_sentences = []
         for place, text in enumerate(_SENTENCE_END.split(article.text_a)[1:], start=1):
             # U+FFFD stands where a byte of the corpus could not be read.
-            if len(text.split()) in _WORDS and text not in known and "\ufffd" not in text:
-                known.add(text)
-                own.append(Sentence(text, article.guid, place, str(article.label)))
-        sentences[article.guid] = own
+            if len(text.split()) in _WORDS and text not in texts_used and "\ufffd" not in text:
+                texts_used.add(text)
+                article_sentences.append(Sentence(text, article.guid, place, str(article.label)))
+        sentences[article.guid] = article_sentences
     return sentences
 
 
@@ -257,9 +257,11 @@ def make_task(
     with steps.step("draw pairs") as step:
         names = [article.guid for article in articles]
         random.Random(SEED).shuffle(names)
-        own, cut = read_sentences(articles), round(len(names) * DEV_SHARE)
+        sentences_of, cut = read_sentences(articles), round(len(names) * DEV_SHARE)
         parts = {
-            name: draw_pairs([sentence for guid in guids for sentence in own[guid]], count, f"{SEED} {name}")
+            name: draw_pairs(
+                [sentence for guid in guids for sentence in sentences_of[guid]], count, f"{SEED} {name}"
+            )
             for name, guids, count in (
                 ("train", names[cut:], train_pairs),
                 ("dev", names[:cut], dev_pairs),

@@ -143,8 +143,8 @@ def test_constant_scores_have_no_correlation(value: float) -> None:
 
 def test_nearly_constant_scores_raise_no_warning() -> None:
     labels = np.linspace(0, 5, 7, dtype=np.float32)
-    nearly = (1.0 + np.arange(7) * 2e-16)[:, None]
-    assert compute_metrics(TASKS["STS-B"], nearly, labels)["pearson"] == 0.0
+    logits = (1.0 + np.arange(7) * 2e-16)[:, None]
+    assert compute_metrics(TASKS["STS-B"], logits, labels)["pearson"] == 0.0
 
 
 @pytest.mark.parametrize(("label", "answer"), [(0, 0), (0, 1), (1, 0), (1, 1)])
@@ -445,8 +445,8 @@ def test_thousands_of_labels_take_little_memory() -> None:
 @pytest.mark.parametrize("metric", METRICS["regression"].values(), ids=lambda metric: metric.name)
 def test_resamples_are_scored_as_each_would_be(metric: Metric, resamples: Array) -> None:
     truth, predictions = resamples, resamples[:, ::-1]
-    each = [metric.function(*pair) for pair in zip(truth, predictions, strict=True)]
-    np.testing.assert_allclose(metric.resampled(truth, predictions), each, rtol=1e-12, atol=1e-12)
+    expected = [metric.function(*pair) for pair in zip(truth, predictions, strict=True)]
+    np.testing.assert_allclose(metric.resampled(truth, predictions), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_the_interval_is_that_of_scipy() -> None:
@@ -454,7 +454,7 @@ def test_the_interval_is_that_of_scipy() -> None:
 
     task = TASKS["SST-2"]
     variant, teacher, labels = synthetic(task, 200, seed=5)
-    right = [one.argmax(axis=1) == labels for one in (teacher, variant)]
+    right = [logits.argmax(axis=1) == labels for logits in (teacher, variant)]
     differences = right[0].astype(float) - right[1]
     expected = bootstrap(
         (differences,), np.mean, method="percentile", n_resamples=9999, rng=np.random.default_rng(0)

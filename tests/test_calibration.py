@@ -168,18 +168,18 @@ def close(a: TensorStatistics, b: TensorStatistics, exact: bool = False) -> None
 def test_only_what_is_asked_for(tiny_onnx: Path, tiny_rows: list[Feature]) -> None:
     """The values of a tensor do not depend on which others are kept."""
     reader = CalibrationReader(tiny_rows[:8], 2)
-    every = collect(tiny_onnx, reader)
+    all_statistics = collect(tiny_onnx, reader)
     model = load_with_shapes(tiny_onnx)
-    assert list(every.of) == activations(model) == tensors_for(model, None)
-    few = tensors_for(model, ("Gather", "Gemm", "MatMul"))
-    assert "bert.encoder.layer.0.intermediate.intermediate_act_fn/Erf:0" not in few
-    asked = collect(tiny_onnx, reader, few)
-    assert list(asked.of) == few
-    for name in few:
-        close(asked.of[name], every.of[name], exact=True)
-    bare = collect(tiny_onnx, reader, few, histograms=False)
-    assert all(tensor.histogram is None for tensor in bare.of.values())
-    assert derive(bare, "MinMax") == derive(asked, "MinMax")
+    assert list(all_statistics.of) == activations(model) == tensors_for(model, None)
+    names = tensors_for(model, ("Gather", "Gemm", "MatMul"))
+    assert "bert.encoder.layer.0.intermediate.intermediate_act_fn/Erf:0" not in names
+    statistics = collect(tiny_onnx, reader, names)
+    assert list(statistics.of) == names
+    for name in names:
+        close(statistics.of[name], all_statistics.of[name], exact=True)
+    without_histograms = collect(tiny_onnx, reader, names, histograms=False)
+    assert all(tensor.histogram is None for tensor in without_histograms.of.values())
+    assert derive(without_histograms, "MinMax") == derive(statistics, "MinMax")
 
 
 def test_tensors_that_hold_the_same_values_share_statistics(
@@ -198,17 +198,19 @@ def test_tensors_that_hold_the_same_values_share_statistics(
 def test_padding_does_not_count(tiny_onnx: Path, tiny_rows: list[Feature], size: int) -> None:
     """Padded batches have the statistics of rows fed one by one without padding, in every tensor."""
     rows = sorted(tiny_rows[:24], key=len)
-    alone = collect(tiny_onnx, [pad([row], len(row)) for row in rows])
+    unpadded = collect(tiny_onnx, [pad([row], len(row)) for row in rows])
     padded = collect(tiny_onnx, [pad(rows[i : i + size], 40) for i in range(0, len(rows), size)])
-    masks = {name for name in alone.of if "Where" in name or name.endswith("attention.self/Add:0")}
-    for name, expected in alone.of.items():
+    masks = {name for name in unpadded.of if "Where" in name or name.endswith("attention.self/Add:0")}
+    for name, expected in unpadded.of.items():
         close(padded.of[name], expected)
     assert masks, "they would hold the lowest float32 at padded positions"
     assert all(padded.of[name].low > -1e4 for name in masks)
     for method in ("MinMax", "MovingAverage", "Percentile:99", "MSE"):
-        one, other = derive(alone, method).of, derive(padded, method).of
-        for name, pair in one.items():
-            np.testing.assert_allclose(other[name], pair, rtol=0.02, atol=1e-3, err_msg=f"{method} {name}")
+        unpadded_ranges, padded_ranges = derive(unpadded, method).of, derive(padded, method).of
+        for name, pair in unpadded_ranges.items():
+            np.testing.assert_allclose(
+                padded_ranges[name], pair, rtol=0.02, atol=1e-3, err_msg=f"{method} {name}"
+            )
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=5), st.data())

@@ -234,17 +234,17 @@ def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file of statistics"):
         read_statistics(path)
     write_statistics(path, Statistics({"a": observe(np.ones((2, 2), np.float32))}))
-    good = json.loads(path.read_text())
-    lost = json.loads(json.dumps(good))
+    record = json.loads(path.read_text())
+    lost = json.loads(json.dumps(record))
     lost["tensors"]["a"]["count"] = 5
-    lacking = json.loads(json.dumps(good))
+    lacking = json.loads(json.dumps(record))
     del lacking["tensors"]["a"]["low"]
-    for value in (good | {"schema_version": 2}, lost, lacking, [], {"tensors": {}}):
+    for value in (record | {"schema_version": 2}, lost, lacking, [], {"tensors": {}}):
         path.write_text(json.dumps(value))
         with pytest.raises(InputError, match="not a file of statistics") as caught:
             read_statistics(path)
         assert "\n" not in str(caught.value)
-    path.write_text(json.dumps(good)[:-10])
+    path.write_text(json.dumps(record)[:-10])
     with pytest.raises(InputError, match="not a file of statistics"):
         read_statistics(path)
 

@@ -67,10 +67,10 @@ def test_extremes_are_those_of_all_values_at_once(
 ) -> None:
     channels = collect_channels(tiny_onnx, CalibrationReader(tiny_rows, 4), NAMES, threads=1)
     assert list(channels) == NAMES
-    for name, every in values.items():
+    for name, array in values.items():
         assert channels[name].low.dtype == channels[name].high.dtype == np.float32
-        np.testing.assert_allclose(channels[name].low, every.min(axis=0), atol=1e-5)
-        np.testing.assert_allclose(channels[name].high, every.max(axis=0), atol=1e-5)
+        np.testing.assert_allclose(channels[name].low, array.min(axis=0), atol=1e-5)
+        np.testing.assert_allclose(channels[name].high, array.max(axis=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [18, 32, 64])
@@ -80,11 +80,11 @@ def test_padding_does_not_count(
     """At 32 tokens the first token's vector, (rows, 32), has the shape of the mask, and stays whole."""
     padded = [pad(tiny_rows[i : i + 5], length) for i in range(0, len(tiny_rows), 5)]
     channels = collect_channels(tiny_onnx, padded, NAMES, samples=4096, threads=1)
-    for name, every in values.items():
-        np.testing.assert_allclose(channels[name].low, every.min(axis=0), atol=1e-5)
-        np.testing.assert_allclose(channels[name].high, every.max(axis=0), atol=1e-5)
-        assert channels[name].sample.shape == every.shape, "all fit, each once"
-        np.testing.assert_allclose(np.sort(channels[name].sample, axis=0), np.sort(every, axis=0), atol=1e-5)
+    for name, array in values.items():
+        np.testing.assert_allclose(channels[name].low, array.min(axis=0), atol=1e-5)
+        np.testing.assert_allclose(channels[name].high, array.max(axis=0), atol=1e-5)
+        assert channels[name].sample.shape == array.shape, "all fit, each once"
+        np.testing.assert_allclose(np.sort(channels[name].sample, axis=0), np.sort(array, axis=0), atol=1e-5)
 
 
 def test_extremes_by_hand(tmp_path: Path) -> None:
@@ -102,10 +102,10 @@ def test_a_sample_is_bounded_and_drawn_from_real_positions(
 ) -> None:
     padded = [pad(tiny_rows[i : i + 7], 40) for i in range(0, len(tiny_rows), 7)]
     channels = collect_channels(tiny_onnx, padded, NAMES, samples=20, threads=1)
-    for name, every in values.items():
+    for name, array in values.items():
         sample = channels[name].sample
-        assert sample.shape == (20, every.shape[1])
-        assert is_drawn_from(sample, every)
+        assert sample.shape == (20, array.shape[1])
+        assert is_drawn_from(sample, array)
 
 
 def test_the_same_sample_again_and_another_for_another_seed(

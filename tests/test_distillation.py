@@ -102,11 +102,11 @@ def test_labels_count_where_they_are_told_to(
     """Those of windows never do."""
     options = replace(SHORT, label_weight=weight, held_out=0.0)
     flipped = [replace(row, label=1 - row.label) for row in rows[:16]]
-    ways = [(rows[:8], rows[8:16]), (rows[:8], flipped[8:]), (flipped[:8], rows[8:16])]
+    data = [(rows[:8], rows[8:16]), (rows[:8], flipped[8:]), (flipped[:8], rows[8:16])]
     hashes = []
-    for number, (own, windows) in enumerate(ways):
+    for number, (train_rows, windows) in enumerate(data):
         out = tmp_path / str(number)
-        distil(tiny_teacher, SST2, own, out, options, further=[[window] for window in windows])
+        distil(tiny_teacher, SST2, train_rows, out, options, further=[[window] for window in windows])
         hashes.append(sha256_file(out / "model.safetensors"))
     assert hashes[0] == hashes[1]
     assert (hashes[0] == hashes[2]) == (weight == 0)
@@ -543,9 +543,9 @@ def test_the_file_of_states_is_closed_before_its_directory_goes(
     ids=str,
 )
 def test_options_are_checked(build: Callable[..., Any], changes: dict[str, Any], words: str) -> None:
-    needed = {"epochs": 1, "learning_rate": 0.1} if build is PhaseOptions else {}
+    required = {"epochs": 1, "learning_rate": 0.1} if build is PhaseOptions else {}
     with pytest.raises(InputError, match=words):
-        build(**(needed | changes))
+        build(**(required | changes))
 
 
 @pytest.mark.parametrize("name", ["tpu9", "cuda:99"])

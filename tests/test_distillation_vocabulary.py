@@ -49,8 +49,8 @@ def test_the_same_is_learned(tiny_teacher: Path) -> None:
     import torch
 
     before = load_classifier(tiny_teacher).state_dict()
-    every = load_classifier(tiny_teacher)
-    expected = steps(every, nullcontext())
+    full_model = load_classifier(tiny_teacher)
+    expected = steps(full_model, nullcontext())
     reduced_model = load_classifier(tiny_teacher)
     weights = steps(reduced_model, only_tokens_of(reduced_model, ROWS))
     assert weights.keys() == expected.keys()

@@ -312,7 +312,7 @@ def test_an_interrupted_student_goes_on_in_the_next_run(
     options: ExperimentOptions, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("quantlib.onnx_model.export.export_bert_to_onnx", export_instead(b"x"))
-    asked = replace(options, cache_dir=tmp_path, recipes=(), compile=False)
+    run_options = replace(options, cache_dir=tmp_path, recipes=(), compile=False)
     notes: list[str] = []
 
     def interrupt(_: Step, _done: int, _total: int, note: str) -> None:
@@ -322,11 +322,11 @@ def test_an_interrupted_student_goes_on_in_the_next_run(
     with monkeypatch.context() as patch:
         patch.setattr(Step, "reached", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            build(asked)
+            build(run_options)
     assert len(list(tmp_path.glob("student/*.unfinished/training.pt"))) == 1
     with monkeypatch.context() as patch:
         patch.setattr(Step, "reached", lambda *step: notes.append(step[3]))
-        built = build(asked)
+        built = build(run_options)
     trained = [note for note in notes if note.startswith("transformer loss")]
     assert all("prediction loss" in note for note in trained), "the first phase was not made again"
     assert built.hashes["student"] == load(first, "run.json")["sha256"]["student"]
@@ -446,10 +446,10 @@ def test_the_run_says_how_sessions_were_opened(first: Path, options: ExperimentO
 def test_what_is_turned_depends_on_the_machine_and_the_sessions(
     first: Path, options: ExperimentOptions, monkeypatch: pytest.MonkeyPatch, machine: str, stock: bool
 ) -> None:
-    asked = replace(options, recipes=("quant_1", "quant_2"), no_student=True, stock_sessions=stock)
-    built = build(asked)
+    run_options = replace(options, recipes=("quant_1", "quant_2"), no_student=True, stock_sessions=stock)
+    built = build(run_options)
     monkeypatch.setattr("platform.machine", lambda: machine)
-    sessions = provenance(asked, built, Steps())["sessions"]
+    sessions = provenance(run_options, built, Steps())["sessions"]
     assert sessions["disabled_optimizers"] == (() if stock else ("SkipLayerNormFusion",))
     expected = {"quant_1"} if machine == "x86_64" and not stock else set()
     assert set(sessions["unsigned_activations"]) == expected
@@ -467,8 +467,8 @@ def test_variants_are_timed_in_the_sessions_asked_for(
             return super().__enter__()
 
     monkeypatch.setattr(timing, "TimedProcess", Recorded)
-    asked = replace(options, recipes=("quant_1",), no_student=True, stock_sessions=stock)
-    measuring.measure(build(asked), asked)
+    run_options = replace(options, recipes=("quant_1",), no_student=True, stock_sessions=stock)
+    measuring.measure(build(run_options), run_options)
     config = SessionConfig(1, disabled_optimizers=(), unsigned_activations=False)
     assert sessions == [asdict(config if stock else SessionConfig(1))] * 6, "two launches"
 
@@ -551,11 +551,11 @@ def test_exceptions_for_numbered_layers_are_the_teachers_alone(
     first: Path, options: ExperimentOptions, tmp_path: Path
 ) -> None:
     """A student of one layer has no layer 1."""
-    asked = (
+    recipes = (
         recipe_file(tmp_path, "layer", nodes=(("layer.1.ffn_out", "int16"),)),
         recipe_file(tmp_path, "role", nodes=(("ffn_out", "int16"),)),
     )
-    files_of = built_names(options, recipes=asked, compile=False)
+    files_of = built_names(options, recipes=recipes, compile=False)
     assert list(files_of) == ["teacher", "layer", "role", "student", "student_role"]
 
 
@@ -583,13 +583,13 @@ def test_a_teacher_is_fine_tuned_where_none_is_given(
     options: ExperimentOptions, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("quantlib.training.checkpoints.packaged_minilm", lambda: tiny_teacher)
-    asked = replace(options, teacher=None, no_student=True, recipes=(), compile=False)
-    asked = replace(asked, train_rows=40, cache_dir=tmp_path)
+    run_options = replace(options, teacher=None, no_student=True, recipes=(), compile=False)
+    run_options = replace(run_options, train_rows=40, cache_dir=tmp_path)
     monkeypatch.setattr("quantlib.onnx_model.export.export_bert_to_onnx", export_instead(b"x"))
     hashes = []
     for changes in ({}, {}, {"seed": 7}, {"train_rows": 41}):
         steps = Steps()
-        built = build(replace(asked, **changes), steps)
+        built = build(replace(run_options, **changes), steps)
         hashes.append(built.hashes["teacher"])
         assert ("fine-tune the teacher" in steps.cached) == (len(hashes) == 2)
     assert hashes[0] == hashes[1]
@@ -606,13 +606,13 @@ def test_commits_of_the_hub_are_written_down(
     commit = fake_hub("some/one", tiny_teacher)
     monkeypatch.setattr("quantlib.onnx_model.export.export_bert_to_onnx", export_instead(b"x"))
     monkeypatch.setattr(building, "_distilled", lambda *_: tiny_teacher)
-    asked = replace(options, teacher=f"some/one@{commit}", recipes=(), compile=False)
+    run_options = replace(options, teacher=f"some/one@{commit}", recipes=(), compile=False)
     for changes, names in (
         ({"no_student": True}, {"teacher"}),
         ({"students": ("some/one@main", str(tiny_teacher))}, {"teacher", "student"}),
         ({"student_config": "layers=2,init=some/one"}, {"teacher", "student_init"}),
     ):
-        changed = replace(asked, **changes)
+        changed = replace(run_options, **changes)
         built = build(changed)
         assert built.commits == dict.fromkeys(names, commit)
 
@@ -814,10 +814,10 @@ def test_as_many_threads_as_asked_for_everywhere(
 
     monkeypatch.setattr(sessions, "session_options", options_of)
     monkeypatch.setattr(threadpoolctl, "threadpool_limits", limited)
-    asked = replace(options, cache_dir=cache, threads=3, no_student=True)
-    asked = replace(asked, recipes=("static_u8s8_smooth", "quant_1"))
-    built = build(asked)
-    measuring.check(replace(built, variants=built.variants[-1:]), asked)
+    run_options = replace(options, cache_dir=cache, threads=3, no_student=True)
+    run_options = replace(run_options, recipes=("static_u8s8_smooth", "quant_1"))
+    built = build(run_options)
+    measuring.check(replace(built, variants=built.variants[-1:]), run_options)
     assert set(limits) == {3}
     assert set(opened) == {1, 3}, "a quantized model is loaded once, and not run, on one"
     assert opened.count(1) == 2
@@ -884,8 +884,8 @@ def test_a_disk_that_fills_leaves_the_run_before(
     first: Path, options: ExperimentOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: int
 ) -> None:
     shortcut_measuring(monkeypatch)
-    here = shutil.copytree(first, tmp_path / "out")
-    before = {name: sha256_file(here / name) for name in files(here)}
+    output_dir = shutil.copytree(first, tmp_path / "out")
+    before = {name: sha256_file(output_dir / name) for name in files(output_dir)}
     left = [copies]
 
     def copyfile(source: Path, target: Path) -> None:
@@ -895,9 +895,9 @@ def test_a_disk_that_fills_leaves_the_run_before(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", copyfile)
-    with pytest.raises(InputError, match=f"^cannot write {here}/SST-2/.*: no space left on the disk$"):
-        run(replace(options, output_dir=here))
-    assert {name: sha256_file(here / name) for name in files(here)} == before
+    with pytest.raises(InputError, match=f"^cannot write {output_dir}/SST-2/.*: no space left on the disk$"):
+        run(replace(options, output_dir=output_dir))
+    assert {name: sha256_file(output_dir / name) for name in files(output_dir)} == before
 
 
 def test_a_full_disk_of_temporary_files(

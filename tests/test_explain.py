@@ -157,12 +157,14 @@ def test_weights_are_rounded_as_a_variant_holds_them(
     """The integers and scales in the file that `quant_2` becomes, against the matrices that it came from."""
     variant = quantize_onnx(tiny_onnx, tmp_path / "model.onnx", RECIPES["quant_2"], ranges)
     before, after = (weights_of(path) for path in (tiny_onnx, variant))
-    plain, whole = ({node.name: node for node in onnx.load(path).graph.node} for path in (tiny_onnx, variant))
+    fp32_nodes, variant_nodes = (
+        {node.name: node for node in onnx.load(path).graph.node} for path in (tiny_onnx, variant)
+    )
     for layer in layers:
-        node, product = plain[layer.name], whole[layer.name]
+        node, product = fp32_nodes[layer.name], variant_nodes[layer.name]
         if layer.input is None:
             weight, integers = before[node.input[0]], after[product.input[0]]
-            scale = after[whole[f"{layer.name}/scale/Gather"].input[0]]
+            scale = after[variant_nodes[f"{layer.name}/scale/Gather"].input[0]]
         else:
             weight, integers, scale = before[node.input[1]], after[product.input[1]], after[product.input[3]]
         weight = weight.T if node.op_type == "Gemm" else weight

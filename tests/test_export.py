@@ -341,5 +341,5 @@ def test_real_rows_of_a_roberta(words: str, tmp_path: Path) -> None:
     )
     model = load_classifier(checkpoint)
     together = torch_logits(model, pad(rows, 64))
-    alone = np.concatenate([torch_logits(model, pad([row], len(row))) for row in rows])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
+    expected = np.concatenate([torch_logits(model, pad([row], len(row))) for row in rows])
+    np.testing.assert_allclose(together, expected, atol=1e-5)

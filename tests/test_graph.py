@@ -576,9 +576,9 @@ def test_a_model_without_a_mask(tiny_onnx: Path, tmp_path: Path) -> None:
     def change(graph: onnx.GraphProto) -> None:
         (mask,) = (value for value in graph.input if value.name == "attention_mask")
         graph.input.remove(mask)
-        one = helper.make_tensor("value", TensorProto.INT64, [1], [1])
+        value = helper.make_tensor("value", TensorProto.INT64, [1], [1])
         shape = node("Shape", ["input_ids"], ["size"], name="size")
-        insert(graph, [node("ConstantOfShape", ["size"], ["attention_mask"], value=one)], graph.node[0])
+        insert(graph, [node("ConstantOfShape", ["size"], ["attention_mask"], value=value)], graph.node[0])
         graph.node.insert(0, shape)
 
     model = edited(tiny_onnx, tmp_path / "model.onnx", change)

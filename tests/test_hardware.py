@@ -25,12 +25,12 @@ def machine(*sets: str, **changes: Any) -> Hardware:
 
 
 def test_describe_this_machine() -> None:
-    here = describe()
-    assert 1 <= here.physical_cores <= here.usable_cores <= (os.cpu_count() or 1)
-    assert here.memory_bytes > 2**28
-    assert here.cpu_model
-    assert describe() is here
-    assert json.loads(json.dumps(dataclasses.asdict(here)))["architecture"] == here.architecture
+    machine = describe()
+    assert 1 <= machine.physical_cores <= machine.usable_cores <= (os.cpu_count() or 1)
+    assert machine.memory_bytes > 2**28
+    assert machine.cpu_model
+    assert describe() is machine
+    assert json.loads(json.dumps(dataclasses.asdict(machine)))["architecture"] == machine.architecture
 
 
 def test_flags_are_filtered_sorted_and_spelled_as_on_linux() -> None:

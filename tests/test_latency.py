@@ -216,10 +216,10 @@ def test_confidence_is_checked(confidence: float) -> None:
     ids=str,
 )
 def test_paired_ratio_is_checked(values: dict[str, Any]) -> None:
-    good = {"ratio": 1.0, "low": 0.9, "high": 1.1, "turns": 4, "confidence": 0.95}
-    PairedRatio(**good)  # type: ignore[arg-type]
+    fields = {"ratio": 1.0, "low": 0.9, "high": 1.1, "turns": 4, "confidence": 0.95}
+    PairedRatio(**fields)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"must lie|needs at least"):
-        PairedRatio(**(good | values))
+        PairedRatio(**(fields | values))
 
 
 class DriftingMachine:

@@ -187,8 +187,8 @@ def test_nodes_keep_the_names_they_have_in_fp32(models: dict[str, Path], name: s
     nodes_after = onnx.load(models[name]).graph.node
     after = {n.name: n.op_type for n in nodes_after}
     assert len(after) == len(nodes_after), "each name once"
-    gone = {before[n] for n in set(before) - set(after)}
-    assert gone <= {"Add"}, "a bias, which the product adds, or which is added under another name"
+    removed = {before[n] for n in set(before) - set(after)}
+    assert removed <= {"Add"}, "a bias, which the product adds, or which is added under another name"
     changed = {(before[n], after[n]) for n in set(before) & set(after) if before[n] != after[n]}
     product = {"QDQ": "MatMul", "QOperator": "MatMulIntegerToFloat"}[RECIPES[name].format]
     product = "MatMulNBits" if RECIPES[name].mode == "weight_only" else product
@@ -204,8 +204,8 @@ def test_what_layers_give_out_keeps_its_name(
     """What follows a layer is as it was, up to the smoothing."""
     source = onnx.load(sources[RECIPES[name].smooth]).graph
     layers = {layer.last.name for layer in find_linears(load_ir(sources[RECIPES[name].smooth]))}
-    given = {output for n in onnx.load(models[name]).graph.node for output in n.output}
-    assert {n.output[0] for n in source.node if n.name in layers} <= given
+    outputs = {output for n in onnx.load(models[name]).graph.node for output in n.output}
+    assert {n.output[0] for n in source.node if n.name in layers} <= outputs
     quantized_nodes = {n.name: n for n in onnx.load(models[name]).graph.node}
     for n in source.node:
         if n.op_type in ("LayerNormalization", "Softmax", "Erf", "Tanh", "Reshape", "Where"):
@@ -378,14 +378,14 @@ def test_every_weight_of_7_bits_is_within_63(models: dict[str, Path]) -> None:
 def test_scales_of_activations_come_from_the_ranges(
     models: dict[str, Path], ranges: dict[str, Ranges], name: str, signed: bool
 ) -> None:
-    values, seen = tensors(models[name]), 0
+    values, count = tensors(models[name]), 0
     for n in nodes(models[name], "QuantizeLinear"):
         low, high = ranges[name].of[n.input[0]]
         assert low < 0 < high
         assert float(values[n.input[1]]) == pytest.approx((high - low) / 255, rel=1e-5)
         assert int(values[n.input[2]]) == round(-low / ((high - low) / 255)) - 128 * signed
-        seen += 1
-    assert seen == 10
+        count += 1
+    assert count == 10
 
 
 def test_embeddings_have_a_scale_for_each_row(models: dict[str, Path], tiny_onnx: Path) -> None:
@@ -453,30 +453,34 @@ def test_only_the_ranges_of_layers_matter(
     tiny_onnx: Path, tiny_rows: list[Feature], models: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
     """The plain extremes of every activation, with or without zero, give the same bytes."""
-    every = calibrate_min_max(tiny_onnx, CalibrationReader(tiny_rows, 8))
+    all_ranges = calibrate_min_max(tiny_onnx, CalibrationReader(tiny_rows, 8))
     names = tensors_to_calibrate(tiny_onnx, RECIPES[name])
-    few = derive(collect(tiny_onnx, CalibrationReader(tiny_rows, 8), names, histograms=False), "MinMax")
-    assert len(few.of) == 10
-    for number, ranges_given in enumerate((every, few)):
+    needed_ranges = derive(
+        collect(tiny_onnx, CalibrationReader(tiny_rows, 8), names, histograms=False), "MinMax"
+    )
+    assert len(needed_ranges.of) == 10
+    for number, ranges_given in enumerate((all_ranges, needed_ranges)):
         path = quantize_onnx(tiny_onnx, tmp_path / f"{number}.onnx", RECIPES[name], ranges_given)
         assert sha256_file(path) == sha256_file(models[name])
 
 
 def test_tensors_to_calibrate(tiny_onnx: Path) -> None:
     """Those that get 8 bits, in the order of the graph."""
-    every = tensors_to_calibrate(tiny_onnx, RECIPES["quant_2"])
-    assert len(every) == 10
-    assert every[0] == "bert.embeddings.LayerNorm/LayerNormalization:0"
-    assert every == list(dict.fromkeys(str(layer.input.name) for layer in find_linears(load_ir(tiny_onnx))))
+    all_names = tensors_to_calibrate(tiny_onnx, RECIPES["quant_2"])
+    assert len(all_names) == 10
+    assert all_names[0] == "bert.embeddings.LayerNorm/LayerNormalization:0"
+    assert all_names == list(
+        dict.fromkeys(str(layer.input.name) for layer in find_linears(load_ir(tiny_onnx)))
+    )
     for precision, fewer in (("int16", 0), ("float", 2), ("weight_only", 2)):
         recipe = replace(RECIPES["quant_2"], nodes=(("ffn_out", precision),))
-        tensors_found = tensors_to_calibrate(tiny_onnx, recipe)
-        assert tensors_found == [name for name in every if "intermediate" not in name or not fewer]
-        assert len(tensors_found) == 10 - fewer
+        names = tensors_to_calibrate(tiny_onnx, recipe)
+        assert names == [name for name in all_names if "intermediate" not in name or not fewer]
+        assert len(names) == 10 - fewer
     one_of_three = replace(
         RECIPES["quant_2"], nodes=(("bert.encoder.layer.0.attention.self.key/MatMul", "float"),)
     )
-    assert tensors_to_calibrate(tiny_onnx, one_of_three) == every, "query and value take it too"
+    assert tensors_to_calibrate(tiny_onnx, one_of_three) == all_names, "query and value take it too"
     assert tensors_to_calibrate(tiny_onnx, RECIPES["dynamic_u8s8"]) == []
     assert tensors_to_calibrate(tiny_onnx, RECIPES["weight_only_int4"]) == []
     assert len(tensors_to_calibrate(tiny_onnx, RECIPES["quant_2_defaults"])) > 70
@@ -527,8 +531,8 @@ def test_the_model_and_its_directory_are_left_alone(
         quantize_onnx(source, tmp_path / "out" / f"{name}.onnx", RECIPES[name], ranges.get(name))
     assert source.read_bytes() == tiny_onnx.read_bytes()
     assert [path.name for path in source.parent.iterdir()] == ["model.onnx"], "not even for a moment"
-    made = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {name for name in made if not name.endswith(".lock")} == {f"{name}.onnx" for name in names}
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {name for name in written if not name.endswith(".lock")} == {f"{name}.onnx" for name in names}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -868,11 +872,11 @@ def test_an_activation_that_is_zero_on_every_row(tmp_path: Path, recipe: Recipe)
     graph = [node("Relu", ["x"], ["o"]), node("MatMul", ["o", "w"], ["p"]), node("Add", ["p", "b"], ["y"])]
     b = normal(5, seed=1)
     model = tiny.save_graph(tmp_path / "model.onnx", graph, {"w": normal(4, 5), "b": b})
-    given: list[Ranges | None] = [None]
+    all_ranges: list[Ranges | None] = [None]
     if recipe.mode == "static":
         feeds: Any = [{"x": -np.abs(X)}]
-        given = [derive(collect(model, feeds, ["o"]), "MinMax"), Ranges({"o": (0.0, 0.0)})]
-    for ranges in given:
+        all_ranges = [derive(collect(model, feeds, ["o"]), "MinMax"), Ranges({"o": (0.0, 0.0)})]
+    for ranges in all_ranges:
         path = quantize_onnx(model, tmp_path / "quantized.onnx", recipe, ranges)
         session = open_session(path, threads=1)
         (y,) = session.run(None, {"x": -np.abs(X)})

@@ -63,9 +63,9 @@ def test_costs_are_measured_one_group_at_a_time(
     """The same by hand: every other node in float, by its own name."""
     assert [c.logit_error for c in costs] == sorted((c.logit_error for c in costs), reverse=True)
     exact = logits(problem.onnx_path, problem.calibration)
-    every = [node for cost in costs for node in cost.nodes]
+    all_nodes = [node for cost in costs for node in cost.nodes]
     for cost in (costs[0], costs[-1]):
-        others = tuple((node, "float") for node in every if node not in cost.nodes)
+        others = tuple((node, "float") for node in all_nodes if node not in cost.nodes)
         recipe = replace(problem.recipe, nodes=others)
         path = quantize_onnx(problem.onnx_path, tmp_path / "one.onnx", recipe, problem.ranges)
         assert cost.logit_error == pytest.approx(logit_error(logits(path, problem.calibration), exact))
@@ -73,9 +73,9 @@ def test_costs_are_measured_one_group_at_a_time(
 
 
 def test_costs_report_progress(problem: Problem) -> None:
-    seen: list[int] = []
-    measure_costs(replace(problem, calibration=problem.calibration[:2]), seen.append)
-    assert seen == [1] * 11
+    progress: list[int] = []
+    measure_costs(replace(problem, calibration=problem.calibration[:2]), progress.append)
+    assert progress == [1] * 11
 
 
 def test_tables_in_float_have_no_cost(problem: Problem) -> None:

@@ -67,12 +67,12 @@ def test_the_code_of_the_page(models: dict[str, Path], tiny_teacher: Path) -> No
     (block,) = re.findall(
         r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
-    for written, here in {
+    for written, path in {
         "my-checkpoint": tiny_teacher,
         "runs/SST-2/ts_teacher_bert/model_quant_2.onnx": models["quant_2"],
     }.items():
         assert written in block
-        block = block.replace(written, here.as_posix())
+        block = block.replace(written, path.as_posix())
     names: dict[str, Any] = {}
     exec(block, names)
     assert np.isfinite(names["logits"]).all()

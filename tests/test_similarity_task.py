@@ -62,7 +62,7 @@ def test_the_same_files_come_again(written: Path, tiny_teacher: Path, tmp_path: 
 
 
 def test_every_kind_of_pair_is_drawn() -> None:
-    sentences = [sentence for own in read_sentences(articles()).values() for sentence in own]
+    sentences = [sentence for group in read_sentences(articles()).values() for sentence in group]
     pairs = draw_pairs(sentences, 300, "seed")
     assert {pair.kind for pair in pairs} == set(KINDS)
     neighbours = [pair for pair in pairs if pair.kind == "neighbours"]
@@ -87,8 +87,8 @@ def test_a_score_is_the_cosine_of_0_to_5(tiny_teacher: Path) -> None:
 
 def test_padding_does_not_change_an_embedding(tiny_teacher: Path) -> None:
     short, long = "bright calm clever", "poor sad sour weak " * 5
-    alone, together = (similarity_task.embed(tiny_teacher, texts)[0] for texts in ([short], [short, long]))
-    np.testing.assert_allclose(alone, together, atol=1e-6)
+    unpadded, padded = (similarity_task.embed(tiny_teacher, texts)[0] for texts in ([short], [short, long]))
+    np.testing.assert_allclose(unpadded, padded, atol=1e-6)
 
 
 def test_too_few_sentences_leave_nothing(tiny_teacher: Path, tmp_path: Path) -> None:

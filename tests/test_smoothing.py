@@ -74,9 +74,9 @@ def tensors(model: Path, names: Sequence[str], feed: Any) -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def smoothed(exported: tiny.Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each architecture, smoothed as the main job does it."""
-    smoothing_found = search_smoothing(exported.model, CalibrationReader(exported.rows, 8), threads=1)
-    assert len(smoothing_found) > 5
-    return smooth_onnx(exported.model, tmp_path_factory.mktemp("smoothed") / "model.onnx", smoothing_found)
+    entries = search_smoothing(exported.model, CalibrationReader(exported.rows, 8), threads=1)
+    assert len(entries) > 5
+    return smooth_onnx(exported.model, tmp_path_factory.mktemp("smoothed") / "model.onnx", entries)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 48])
@@ -123,8 +123,8 @@ def test_interface_opset_and_source_stay(exported: tiny.Exported, smoothed: Path
 
 
 def test_the_same_bytes_again(exported: tiny.Exported, smoothed: Path, tmp_path: Path) -> None:
-    smoothing_found = search_smoothing(exported.model, CalibrationReader(exported.rows, 8), threads=1)
-    path = smooth_onnx(exported.model, tmp_path / "model.onnx", smoothing_found)
+    entries = search_smoothing(exported.model, CalibrationReader(exported.rows, 8), threads=1)
+    path = smooth_onnx(exported.model, tmp_path / "model.onnx", entries)
     assert sha256_file(path) == sha256_file(smoothed)
 
 
@@ -179,8 +179,8 @@ def test_activations_are_divided_and_the_residual_is_not(
 NORM = {"gamma": 1 + normal(4, seed=1) / 4, "beta": normal(4, seed=2)}
 
 
-def norm(name: str, given: str = "x", result: str = "n", *more: str) -> Any:
-    return node("LayerNormalization", [given, *(more or ("gamma", "beta"))], [result], name=name)
+def norm(name: str, source: str = "x", result: str = "n", *more: str) -> Any:
+    return node("LayerNormalization", [source, *(more or ("gamma", "beta"))], [result], name=name)
 
 
 def checked(
@@ -290,7 +290,7 @@ def attention(**changes: list[Any]) -> list[Any]:
         "o": [node("Reshape", ["j", "join"], ["o"])],
         "y": [node("MatMul", ["o", "wo"], ["y"], name="output")],
     }
-    return [one for nodes in (parts | changes).values() for one in nodes]
+    return [item for nodes in (parts | changes).values() for item in nodes]
 
 
 ATTENTION = {
@@ -446,11 +446,11 @@ def compiled(
 
 
 def test_logits_of_a_compiled_model_stay(exported: tiny.Exported, compiled: Path, tmp_path: Path) -> None:
-    smoothing_found = search_smoothing(compiled, CalibrationReader(exported.rows, 8), threads=1)
+    entries = search_smoothing(compiled, CalibrationReader(exported.rows, 8), threads=1)
     attended = {n.output[0] for n in onnx.load(compiled).graph.node if "Attention" in n.op_type}
-    assert len(smoothing_found) > 5
-    assert attended & set(smoothing_found), "an attention whose values are smoothed"
-    path = smooth_onnx(compiled, tmp_path / "model.onnx", smoothing_found)
+    assert len(entries) > 5
+    assert attended & set(entries), "an attention whose values are smoothed"
+    path = smooth_onnx(compiled, tmp_path / "model.onnx", entries)
     expected = tiny.logits(exported.model, exported.rows)
     for batch_size in (1, 8):
         np.testing.assert_allclose(tiny.logits(path, exported.rows, batch_size), expected, atol=1e-4)
@@ -555,15 +555,15 @@ def test_the_search_finds_what_brute_force_finds(tmp_path: Path, seed: int) -> N
     values = (draw.normal(size=(300, 16)) * widths).astype(np.float32)
     weights = [draw.normal(size=(16, n)).astype(np.float32) for n in (8, 24)]
     model = product(tmp_path, *weights)
-    smoothing_found = search_smoothing(model, x(*values.reshape(3, 2, 50, 16)), threads=1)
-    every = brute_force(values.astype(np.float64), [w.astype(np.float64) for w in weights])
-    best = max(every, key=lambda alpha: every[alpha][0])
-    assert (list(smoothing_found) == ["a"]) == (every[best][0] >= WORTHWHILE_DB)
-    assert (seed > 1) <= bool(smoothing_found), "channels of other widths"
-    for one in smoothing_found.values():
-        assert one.alpha == best
-        assert one.gain_db == pytest.approx(every[best][0], abs=0.02)
-        np.testing.assert_allclose(one.factors, every[best][1], rtol=1e-4)
+    entries = search_smoothing(model, x(*values.reshape(3, 2, 50, 16)), threads=1)
+    by_alpha = brute_force(values.astype(np.float64), [w.astype(np.float64) for w in weights])
+    best = max(by_alpha, key=lambda alpha: by_alpha[alpha][0])
+    assert (list(entries) == ["a"]) == (by_alpha[best][0] >= WORTHWHILE_DB)
+    assert (seed > 1) <= bool(entries), "channels of other widths"
+    for entry in entries.values():
+        assert entry.alpha == best
+        assert entry.gain_db == pytest.approx(by_alpha[best][0], abs=0.02)
+        np.testing.assert_allclose(entry.factors, by_alpha[best][1], rtol=1e-4)
 
 
 def test_even_channels_are_left_alone(tmp_path: Path) -> None:
@@ -579,19 +579,19 @@ def test_an_activation_that_is_zero_is_left_alone(tmp_path: Path) -> None:
 
 def test_an_activation_that_is_constant(tmp_path: Path) -> None:
     model = product(tmp_path, normal(4, 4))
-    for one in search_smoothing(model, x(np.full((1, 5, 4), 3.0))).values():
-        assert np.isfinite(one.factors).all()
-        assert (one.factors > 0).all()
+    for entry in search_smoothing(model, x(np.full((1, 5, 4), 3.0))).values():
+        assert np.isfinite(entry.factors).all()
+        assert (entry.factors > 0).all()
 
 
 def test_a_channel_that_is_zero_on_every_row_is_not_spread(tmp_path: Path) -> None:
     """Behind a ReLU a channel may first come to life on other rows: it must not be clipped there."""
     values = normal(1, 400, 8) * np.array([1, 1, 1, 40, 1, 1, 1, 1], np.float32)
     values[..., 0] = -np.abs(values[..., 0])
-    (one,) = search_smoothing(product(tmp_path, normal(8, 8), before="Relu"), x(values)).values()
-    assert one.factors[3] == one.factors.max()
-    others = one.factors[[1, 2, 4, 5, 6, 7]]
-    assert others.min() / 2 < one.factors[0] < one.factors[3]
+    (entry,) = search_smoothing(product(tmp_path, normal(8, 8), before="Relu"), x(values)).values()
+    assert entry.factors[3] == entry.factors.max()
+    others = entry.factors[[1, 2, 4, 5, 6, 7]]
+    assert others.min() / 2 < entry.factors[0] < entry.factors[3]
 
 
 @pytest.fixture(scope="module")
@@ -616,10 +616,10 @@ def test_planted_outliers_are_found_and_smoothing_wins(
     with_outliers: Path, tiny_rows: list[Feature], tmp_path: Path
 ) -> None:
     name = "bert.encoder.layer.0.attention.output.LayerNorm/LayerNormalization:0"
-    smoothing_found = search_smoothing(with_outliers, CalibrationReader(tiny_rows, 8), threads=1)
-    assert int(np.argmax(smoothing_found[name].factors)) == CHANNEL
-    assert smoothing_found[name].gain_db == max(one.gain_db for one in smoothing_found.values()) > 10
-    smooth = smooth_onnx(with_outliers, tmp_path / "smooth.onnx", smoothing_found)
+    entries = search_smoothing(with_outliers, CalibrationReader(tiny_rows, 8), threads=1)
+    assert int(np.argmax(entries[name].factors)) == CHANNEL
+    assert entries[name].gain_db == max(entry.gain_db for entry in entries.values()) > 10
+    smooth = smooth_onnx(with_outliers, tmp_path / "smooth.onnx", entries)
     expected = tiny.logits(with_outliers, tiny_rows)
     errors = {}
     for recipe, source in (("quant_2", with_outliers), ("static_u8s8_smooth", smooth)):
@@ -633,7 +633,7 @@ def test_planted_outliers_are_found_and_smoothing_wins(
 @pytest.mark.parametrize("factor", [0.0, 1.0], ids=["zero", "constant"])
 def test_a_smoothed_recipe_where_an_activation_never_changes(tmp_path: Path, factor: float) -> None:
     """From the search to the variant; another activation beside it is smoothed as ever."""
-    one, weight = np.full(8, factor, np.float32), normal(8, 5)
+    ones, weight = np.full(8, factor, np.float32), normal(8, 5)
     nodes = [node("Mul", ["x", "wide"], ["a"]), node("MatMul", ["a", "w"], ["p"])]
     nodes += [
         node("Sub", ["x", "x"], ["o"]),
@@ -642,15 +642,15 @@ def test_a_smoothed_recipe_where_an_activation_never_changes(tmp_path: Path, fac
     ]
     nodes.append(node("Add", ["p", "q"], ["y"]))
     wide = np.array([1, 1, 1, 50, 1, 1, 1, 1], np.float32)
-    constants = {"wide": wide, "one": one, "w": weight}
+    constants = {"wide": wide, "one": ones, "w": weight}
     model = tiny.save_graph(tmp_path / "model.onnx", nodes, constants, width=8)
     rows = normal(4, 60, 8, seed=3)
-    smoothing_found = search_smoothing(model, x(rows), threads=1)
-    assert smoothing_found["a"].factors.argmax() == 3
-    smooth = smooth_onnx(model, tmp_path / "smooth.onnx", smoothing_found)
+    entries = search_smoothing(model, x(rows), threads=1)
+    assert entries["a"].factors.argmax() == 3
+    smooth = smooth_onnx(model, tmp_path / "smooth.onnx", entries)
     recipe = RECIPES["static_u8s8_smooth"]
     ranges = derive(collect(smooth, x(rows), tensors_to_calibrate(smooth, recipe)), "MinMax")
     path = quantize_onnx(smooth, tmp_path / "quantized.onnx", recipe, ranges)
     (y,) = exact_session(path).run(None, {"x": rows})
-    expected = (rows * wide) @ weight + one @ weight
+    expected = (rows * wide) @ weight + ones @ weight
     assert np.abs(y - expected).max() < 0.02 * np.abs(expected).max()

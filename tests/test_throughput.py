@@ -36,13 +36,13 @@ def rows_of(lengths: Sequence[int]) -> list[Feature]:
 
 @given(LENGTHS, BUDGETS)
 def test_every_row_is_in_one_batch_as_it_is(lengths: list[int], budget: int) -> None:
-    rows, seen = rows_of(lengths), []
+    rows, indices = rows_of(lengths), []
     for index, feed in token_batches(rows, budget):
         for row, ids, mask in zip(index, feed["input_ids"], feed["attention_mask"], strict=True):
             assert ids[mask == 1].tolist() == rows[row].input_ids.tolist()
-        seen += index.tolist()
-    assert sorted(seen) == list(range(len(rows)))
-    assert [lengths[i] for i in seen] == sorted(lengths)
+        indices += index.tolist()
+    assert sorted(indices) == list(range(len(rows)))
+    assert [lengths[i] for i in indices] == sorted(lengths)
 
 
 @given(LENGTHS, BUDGETS)
@@ -91,12 +91,12 @@ def test_predictions_do_not_depend_on_the_batches(
     def logits(feed: dict[str, Any]) -> Any:
         return session.run(None, feed_for(session, feed))[0]
 
-    alone = np.concatenate([logits(pad([row], len(row))) for row in tiny_rows])
+    unpadded = np.concatenate([logits(pad([row], len(row))) for row in tiny_rows])
     padded = logits(pad(tiny_rows, 64))
-    batched = np.empty_like(alone)
+    batched = np.empty_like(unpadded)
     for index, feed in token_batches(tiny_rows, budget):
         batched[index] = logits(feed)
-    for reference in (alone, padded):
+    for reference in (unpadded, padded):
         np.testing.assert_allclose(batched, reference, atol=1e-4)
         assert batched.argmax(axis=1).tolist() == reference.argmax(axis=1).tolist()
 
@@ -177,11 +177,11 @@ def test_the_sample_is_as_fast_as_all_rows(seed: int, count: int) -> None:
     rows = rows_of(lengths.tolist())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(throughput, "TimedProcess", LinearMachine)
-        sample, whole = measured(rows), measured(rows, sample_batches=None)
-    assert sample.batches == throughput.SAMPLE_BATCHES < whole.batches
-    assert sample.rows == whole.rows == count
-    assert sample.tokens_per_s == pytest.approx(whole.tokens_per_s, rel=0.03)
-    assert sample.rows_per_s == pytest.approx(whole.rows_per_s, rel=0.03)
+        sample, all_rows = measured(rows), measured(rows, sample_batches=None)
+    assert sample.batches == throughput.SAMPLE_BATCHES < all_rows.batches
+    assert sample.rows == all_rows.rows == count
+    assert sample.tokens_per_s == pytest.approx(all_rows.tokens_per_s, rel=0.03)
+    assert sample.rows_per_s == pytest.approx(all_rows.rows_per_s, rel=0.03)
 
 
 def test_a_real_model_is_timed(tiny_onnx: Path, tiny_rows: list[Feature]) -> None:
@@ -222,7 +222,7 @@ def test_what_cannot_be_timed(rows: list[int], options: dict[str, int], words: s
     ids=str,
 )
 def test_throughput_is_checked(changes: dict[str, Any]) -> None:
-    good = {"rows": 8, "tokens": 20, "batches": 4, "passes": 2, "seconds": 0.5, "padded_rows_per_s": 1.0}
-    Throughput(**good)  # type: ignore[arg-type]
+    fields = {"rows": 8, "tokens": 20, "batches": 4, "passes": 2, "seconds": 0.5, "padded_rows_per_s": 1.0}
+    Throughput(**fields)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"needs a row|must be positive"):
-        Throughput(**(good | changes))
+        Throughput(**(fields | changes))

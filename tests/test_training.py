@@ -148,8 +148,8 @@ def test_parts_give_the_logits_of_the_whole(tiny_teacher: Path, rows: list[Featu
 
     model = load_classifier(tiny_teacher)
     longest = max(map(len, rows))
-    for some in ([row for row in rows if len(row) == len(rows[0])], rows[:12]):
-        feed = {k: torch.from_numpy(v) for k, v in pad(some, longest).items()}
+    for batch in ([row for row in rows if len(row) == len(rows[0])], rows[:12]):
+        feed = {k: torch.from_numpy(v) for k, v in pad(batch, longest).items()}
         results = []
         for logits in (model(**feed).logits, logits_of(model, feed)):
             model.zero_grad()
@@ -219,9 +219,9 @@ def test_little_padding_is_left() -> None:
 
 def test_predictions_are_in_the_order_of_the_rows(tiny_teacher: Path, rows: list[Feature]) -> None:
     model = load_classifier(tiny_teacher)
-    together = predict_logits(model.train(), rows, batch_size=7).numpy()
-    alone = np.concatenate([predict_logits(model, [row]).numpy() for row in rows])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
+    logits = predict_logits(model.train(), rows, batch_size=7).numpy()
+    expected = np.concatenate([predict_logits(model, [row]).numpy() for row in rows])
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["distilbert", "electra", "roberta"])

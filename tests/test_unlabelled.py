@@ -126,9 +126,9 @@ def test_variants_are_compared_by_the_teacher_and_not_by_each_other() -> None:
     features = [Feature(np.zeros(2, np.int64), np.zeros(2, np.int64), None)] * rows
     measured: dict[str, Any] = {
         name: SimpleNamespace(
-            evaluation=score(TASK, each, features, teacher), timing=SimpleNamespace(log_ratios={})
+            evaluation=score(TASK, variant_logits, features, teacher), timing=SimpleNamespace(log_ratios={})
         )
-        for name, each in logits.items()
+        for name, variant_logits in logits.items()
     }
     variants = [SimpleNamespace(name=name, model=SimpleNamespace(size_bytes=1)) for name in logits]
     built: Any = SimpleNamespace(task=TASK, variants=variants, reference="teacher")
@@ -142,8 +142,10 @@ def test_variants_are_compared_by_the_teacher_and_not_by_each_other() -> None:
 @pytest.mark.parametrize("mode", METRICS)
 def test_a_teacher_agrees_with_itself(mode: OutputMode, logits: Array) -> None:
     count = 1 if mode == "regression" else 3
-    scoring, own = Scoring(mode, count, ("agreement",), labelled=False), logits[:, :count]
-    assert compute_metrics(scoring, own, predictions_of(scoring, own)) == {"agreement": 1.0}
+    scoring, teacher_logits = Scoring(mode, count, ("agreement",), labelled=False), logits[:, :count]
+    assert compute_metrics(scoring, teacher_logits, predictions_of(scoring, teacher_logits)) == {
+        "agreement": 1.0
+    }
 
 
 # Models

@@ -389,17 +389,17 @@ def test_they_are_turned_on_x86_if_asked_for(
     textbook: Path, monkeypatch: pytest.MonkeyPatch, machine: str, asked: bool, is_turned: bool
 ) -> None:
     """Seen in what ONNX Runtime is given: the file, or the model with other zero points."""
-    given: list[str | bytes] = []
+    models: list[str | bytes] = []
 
     def session(model: str | bytes, *arguments: Any, **options: Any) -> Any:
-        given.append(model)
+        models.append(model)
         return original(model, *arguments, **options)
 
     original = onnxruntime.InferenceSession
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     monkeypatch.setattr("platform.machine", lambda: machine)
     open_session(textbook, threads=1, unsigned_activations=asked)
-    (model,) = given
+    (model,) = models
     if not is_turned:
         assert model == str(textbook)
         return
