@@ -62,7 +62,7 @@ def read_feeds(count: int) -> features.CalibrationReader:
 
 
 def plain(model_path: Path, tensors: Sequence[str], feeds: features.CalibrationReader) -> None:
-    """Run every feed, look at nothing."""
+    """Run every feed and drop the outputs."""
     model = calibration.load_with_shapes(model_path)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
@@ -73,7 +73,7 @@ def plain(model_path: Path, tensors: Sequence[str], feeds: features.CalibrationR
 
 
 def _peak_bytes() -> int:
-    """Of this process alone; what getrusage gives began with the process that started it."""
+    """The peak of this process alone; that of getrusage includes the process that started it."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 

@@ -54,7 +54,7 @@ LIMIT = 0.05
 RUNS_PER_BASELINE = 10
 OUTCOMES = ("pass", "fail", "undecided")
 ROOT = Path(__file__).resolve().parent.parent
-# What the log ratio to the teacher may differ by, as --gate-state-spread has it.
+# How much the log ratio to the teacher may differ between states, as --gate-state-spread.
 SPREAD = 0.4
 
 Times = Mapping[str, list[float]]

@@ -76,7 +76,7 @@ def predict(model_path: str, feeds: Feeds, out_path: str, threads: str, done: Ca
 
 
 def main() -> None:
-    # The libraries print too; what they print must not be taken for ours.
+    # The libraries print to stdout too; the lines that are counted need a stream of their own.
     stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     what, model_path, feeds_path, out_path, setting = sys.argv[1:]

@@ -289,7 +289,7 @@ def _run_worker(
     setting: str,
     done: Callable[[int], None],
 ) -> None:
-    """Let the worker do one thing; `done(number)` is called as feeds are finished, counted from 0."""
+    """Run the worker once; `done(number)` is called as feeds are finished, counted from 0."""
     with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryFile("w+") as messages:
         path = Path(scratch) / "feeds.npz"
         arrays = {f"{i}.{name}": array for i, feed in enumerate(feeds) for name, array in feed.items()}

@@ -50,7 +50,7 @@ def one_run(arguments: list[str], beside_load: bool) -> dict[str, Any]:
 
 
 def report(runs: list[dict[str, Any]], same: list[tuple[str, str]]) -> None:
-    """Print what the runs say."""
+    """Print the speedups and choices of the runs."""
     for name in runs[0]["variants"]:
         of_variant = [run["variants"][name] for run in runs]
         speedups = [values["speedup"] for values in of_variant]

@@ -132,7 +132,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What was timed; left_out: the reason by what it is the reason for. others: see `watch_others`."""
+    """The times; left_out: {what was left out: the reason}. others: see `watch_others`."""
 
     points: tuple[Point, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)

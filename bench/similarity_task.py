@@ -1,11 +1,11 @@
-"""Write a sentence-pair regression in GLUE's STS-B format, from what is embedded: no download of a data set.
+"""Write a sentence-pair regression in GLUE's STS-B format, from embedded texts: no data set is downloaded.
 
     python bench/similarity_task.py OUT_DIR
     python quantization_experiments.py --task STS-B --data-dir OUT_DIR --no-student
 
 Pairs are made of sentences of BBC News; their score, 0 to 5, is the cosine of two embeddings of the packaged
 MiniLM. It is no human judgement and no substitute for STS-B's: a teacher learns it as it would learn any
-scores, and what int8 takes from a regression shows on it.
+scores, and it shows what int8 costs a regression.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def slowdown_of(
 def make_slower(
     model_path: Path, out_path: Path, slowdown: float, feeds: list[dict[str, np.ndarray]]
 ) -> float:
-    """Write a copy that is `slowdown` slower, as near as this machine lets it be told; return what it is."""
+    """Write a copy that is `slowdown` slower, as closely as can be measured; return the measured slowdown."""
     products = 200
     for _ in range(4):
         add_work(model_path, out_path, products)

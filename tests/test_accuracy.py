@@ -61,7 +61,7 @@ def classified(draw: st.DrawFn, names: list[str] = CLASSES, models: int = 1) -> 
 
 
 def synthetic(task: Task, rows: int, seed: int = 0) -> tuple[Array, Array, Array]:
-    """Logits of a variant and its teacher, and labels: both are mostly right, and mostly of one mind."""
+    """Logits of a variant and its teacher, and labels: both are mostly right, and mostly agree."""
     rng = np.random.default_rng(seed)
     if task.output_mode == "regression":
         labels = rng.uniform(0, 5, rows).astype(np.float32)
@@ -295,7 +295,7 @@ def test_a_higher_confidence_widens_the_interval(case: tuple[Task, Array, Array,
 
 
 def judged_by(mode: OutputMode, metric: str) -> Task:
-    """A task whose only metric is that one."""
+    """A task with this metric alone."""
     task = TASKS["STS-B"] if mode == "regression" else TASKS["BBC-News"]
     row = METRICS[mode][metric]
     return replace(
@@ -345,7 +345,7 @@ def test_the_interval_is_that_of_a_plain_loop(task: Task) -> None:
 def test_resamples_of_labels_are_scored_as_written_out(
     task: Task, rows: int, occurring: int, share: float, seed: int
 ) -> None:
-    """Few labels occur, and predictions are often right: what does not occur makes the difference."""
+    """Few labels occur, and predictions are often right: labels that do not occur make the difference."""
     rng = np.random.default_rng(seed)
     if task.output_mode == "multi_label":
         task = replace(task, labels=task.labels[: 1 + seed % 5])

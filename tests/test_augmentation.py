@@ -1,4 +1,4 @@
-"""Word replacement: what is replaced, by what, and that it is the same again."""
+"""Word replacement: what is replaced, by what, and that it is reproducible."""
 
 from __future__ import annotations
 

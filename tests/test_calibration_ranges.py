@@ -158,7 +158,7 @@ def test_percentiles_are_those_of_the_sorted_values(values: np.ndarray, percent:
 def test_a_larger_percentile_is_no_narrower(rows: np.ndarray, percents: list[float], symmetric: bool) -> None:
     if np.abs(rows).max() > 1:
         narrow, wide = (derived(rows, f"Percentile:{p}", symmetric) for p in sorted(percents))
-        # One that clips everything but zeros takes them all.
+        # A percentile that would clip all but zeros gives the range of all values.
         if narrow != derived(rows, "MinMax", symmetric):
             assert wide[0] <= narrow[0]
             assert narrow[1] <= wide[1]

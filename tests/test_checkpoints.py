@@ -40,7 +40,7 @@ def checkpoint(tiny_teacher: Path, tmp_path: Path) -> Path:
 
 
 def message(function: Callable[..., Any], *arguments: Any) -> str:
-    """The one line with which something is refused."""
+    """The message of the error, which has to be one line."""
     with pytest.raises(InputError) as caught:
         function(*arguments)
     text = str(caught.value)

@@ -99,7 +99,7 @@ def test_a_student_learns_what_the_teacher_says(
 def test_labels_count_where_they_are_told_to(
     tiny_teacher: Path, rows: list[Feature], tmp_path: Path, weight: float
 ) -> None:
-    """Those of windows never do."""
+    """Labels of windows never count."""
     options = replace(SHORT, label_weight=weight, held_out=0.0)
     flipped = [replace(row, label=1 - row.label) for row in rows[:16]]
     data = [(rows[:8], rows[8:16]), (rows[:8], flipped[8:]), (flipped[:8], rows[8:16])]
@@ -164,7 +164,7 @@ def test_no_rows(tiny_teacher: Path, tmp_path: Path) -> None:
 
 
 def test_a_single_row_is_enough(tiny_teacher: Path, rows: list[Feature], tmp_path: Path) -> None:
-    """None is held out then: the last weights are kept."""
+    """Then no row is held out, and the last weights are kept."""
     distil(tiny_teacher, SST2, rows[:1], tmp_path / "out", SHORT)
     assert check_for_task(tmp_path / "out", SST2) == [0, 1]
 
@@ -389,7 +389,7 @@ def test_rows_are_held_out_once_and_for_all(count: int, share: float, seed: int)
 def test_windows_of_rows_that_are_trained_on_come_behind_all_rows(
     rows: list[Feature], tiny_teacher: Path, most: int
 ) -> None:
-    """What a held-out row goes on with is held out as well."""
+    """Windows of a held-out row are held out as well."""
     further = [[tiny_row(i, number) for number in range(i % 4)] for i in range(8)]
     options = replace(SHORT, windows=most)
     all_rows, trained = with_extra_rows(rows[:8], [0, 3, 5, 7], further, tiny_teacher, options, None)
@@ -604,7 +604,7 @@ def test_the_precision_of_a_machine_is_measured_once(
     steps = measured(("avx512_bf16",), 1.5)
     assert chosen_precision(1, Cache(tmp_path)) == "bfloat16"
     assert len(steps) > 2
-    steps = measured(("avx512_bf16",), 0.5)  # another day
+    steps = measured(("avx512_bf16",), 0.5)  # a later run
     assert chosen_precision(1, Cache(tmp_path)) == "bfloat16"
     assert steps == []
     assert chosen_precision(2, Cache(tmp_path)) == "float32", "measured for each number of threads"
@@ -622,7 +622,7 @@ def test_a_layer_is_stepped_without_changing_random_numbers() -> None:
 
 
 def test_products_in_16_bits(tiny_teacher: Path, rows: list[Feature], tmp_path: Path) -> None:
-    """Other sums, weights in float32."""
+    """Sums differ; weights stay in float32."""
     import torch
 
     hashes = set()

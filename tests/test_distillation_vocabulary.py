@@ -1,4 +1,4 @@
-"""A student that is trained with the words that occur alone learns what it learns with all of them."""
+"""A student that is trained with only the tokens that occur learns the same as with all of them."""
 
 from __future__ import annotations
 

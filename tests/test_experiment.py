@@ -297,7 +297,7 @@ def test_a_second_run_makes_nothing_and_finds_the_same(
 def test_a_fresh_cache_gives_the_same_models(
     options: ExperimentOptions, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That of an export is tested with the export."""
+    """Whether an export gives the same model is tested with the export."""
     teacher = (first / "SST-2" / MODELS["teacher"]).read_bytes()
     monkeypatch.setattr("quantlib.onnx_model.export.export_bert_to_onnx", export_instead(teacher))
     made_of_it = [name for name in MODELS if not name.startswith("student")]
@@ -337,12 +337,12 @@ def test_an_interrupted_student_goes_on_in_the_next_run(
 
 
 def export_instead(data: bytes) -> Callable[..., Any]:
-    """For tests that are not about what is exported, which takes seconds."""
+    """A stand-in for the export, which takes seconds, in tests of something else."""
     return lambda _, path, *__, **___: path.write_bytes(data)
 
 
 def built_names(options: ExperimentOptions, **changes: Any) -> dict[str, str]:
-    """Variant names and files, as built; checks that they were foretold."""
+    """Variant names and files, as built; checks that `variant_names` gives the same names."""
     changed = replace(options, **changes)
     files_of = {variant.name: variant.file.as_posix() for variant in build(changed).variants}
     assert tuple(files_of) == variant_names(changed)
@@ -526,7 +526,7 @@ def recipe_file(tmp_path: Path, name: str = "mine", **changes: Any) -> str:
 
 
 def test_recipes_from_files(first: Path, options: ExperimentOptions, tmp_path: Path) -> None:
-    """Beside those of the table, and whatever of the model they calibrate on."""
+    """They may stand beside recipes of the table, and may calibrate on any model."""
     everything = ("qkv", "attention_output", "ffn_in", "ffn_out", "pooler", "classifier")
     files = (
         recipe_file(tmp_path, "padded", smooth=True, pad_calibration=True),
@@ -685,7 +685,7 @@ DECIDING = {
 
 
 class StopError(Exception):
-    """The last key of a build was taken down."""
+    """The last key of a build was recorded."""
 
 
 def keys_until(last: str, options: ExperimentOptions) -> dict[str, Any]:
@@ -693,7 +693,7 @@ def keys_until(last: str, options: ExperimentOptions) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     get = Cache.get
 
-    def taken_down(cache: Cache, kind: str, key: Any, make: Callable[[Path], object]) -> Entry:
+    def record_key(cache: Cache, kind: str, key: Any, make: Callable[[Path], object]) -> Entry:
         keys[kind] = json.loads(json.dumps(key))
         if kind == last:
             raise StopError
@@ -702,7 +702,7 @@ def keys_until(last: str, options: ExperimentOptions) -> dict[str, Any]:
         return get(cache, kind, key, make)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(StopError):
-        patch.setattr(Cache, "get", taken_down)
+        patch.setattr(Cache, "get", record_key)
         built = build(options)
         measuring.evaluate(built, options)
         measuring.check(built, options)

@@ -263,8 +263,8 @@ def test_attention_takes_the_mask_as_integers(compiled: dict[tuple[int, str], Co
         assert users == [cast], "nothing else is made of the mask"
 
 
-def rows_of(name: str, form: str) -> str:
-    """The axis of a tensor behind the batch: in the last layer one row, of which the axis is none."""
+def axis_of(name: str, form: str) -> str:
+    """The name of a tensor's axis after the batch; empty in the last layer, which computes a single row."""
     all_tokens = ".key_value/" in name or (form == "whole" and name.endswith("/Reshape_4:0"))
     return "" if re.search(r"\.layer\.1[./]|/row/", name) and not all_tokens else SEQUENCE
 
@@ -276,20 +276,20 @@ def test_every_activation_has_a_type_and_named_axes(compiled: dict[tuple[int, st
         assert {name for n in model.graph.node for name in n.output} <= typed
         axes_of = axes(model, activations(model))
         assert len(axes_of) > 30
-        assert {rows_of(name, form) for name in axes_of} == {"", SEQUENCE}
+        assert {axis_of(name, form) for name in axes_of} == {"", SEQUENCE}
         for name, kinds in axes_of.items():
             if len(kinds) == 2:
                 assert kinds == (BATCH, ""), name
             else:
                 first = kinds[0] if "position_embeddings" in name else BATCH  # one for all rows in a BERT
-                assert kinds == (first, rows_of(name, form), ""), name
+                assert kinds == (first, axis_of(name, form), ""), name
         assert sum(len(kinds) == 2 for kinds in axes_of.values()) >= 4
 
 
 def test_statistics_of_every_layers_input(
     exported: tiny.Exported, compiled: dict[tuple[int, str], Compiled]
 ) -> None:
-    """Tensors that keep their name hold what they held before, in the last layer for one row of each text."""
+    """Tensors that keep their name keep their values, in the last layer for one row of each text."""
     for form in FORMS:
         result = compiled[17, form]
         inputs = list(dict.fromkeys(str(layer.input.name) for layer in find_linears(load_ir(result.path))))
@@ -297,7 +297,7 @@ def test_statistics_of_every_layers_input(
         assert list(statistics) == inputs
         shared = [name for name in inputs if name in activations(load_with_shapes(exported.model))]
         fp32_statistics = collect(exported.model, CalibrationReader(exported.rows, 8), shared, threads=1).of
-        cut = [name for name in shared if ".layer.1" in name and not rows_of(name, form)]
+        cut = [name for name in shared if ".layer.1" in name and not axis_of(name, form)]
         assert len(cut) == 2, "behind LayerNormalization and behind GELU"
         assert len(shared) - len(cut) >= 6
         for name in shared:
@@ -697,7 +697,7 @@ def test_a_model_that_cannot_be_run(tiny_onnx: Path, tmp_path: Path) -> None:
 
 
 def test_other_logits_are_an_error(tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mask that is taken for another one is found out, and nothing is written."""
+    """A mask that is mistaken for another one is detected, and nothing is written."""
     monkeypatch.setattr(quantlib.onnx_model.compile.attention, "padding_value", lambda *_: 0.0)
     with pytest.raises(
         RuntimeError, match=r"model\.onnx: compiled, its logits differ by [\d.]+ at batch 2, "

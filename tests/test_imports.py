@@ -22,7 +22,7 @@ HEAVY = {"torch", "onnx", "onnxruntime", "numpy", "transformers", "scipy", "skle
 
 
 def run(code: str, *arguments: object) -> list[str]:
-    """What a fresh process prints, in words."""
+    """The words that a fresh process prints."""
     process = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,

@@ -27,7 +27,7 @@ def weight(*shape: int) -> np.ndarray:
 
 
 def test_the_products_of_every_architecture(exported: tiny.Exported) -> None:
-    """Names of modules differ; what they are called in a table or in a recipe does not."""
+    """Module names differ between architectures; their labels in tables and recipes do not."""
     names = [layer.name for layer in find_linears(load_ir(exported.model))]
     first_labels = ["embeddings projection"] if exported.kind == "electra" else []
     assert [layers.label(name) for name in names] == [*first_labels, *LAYERS, "pooler", "classifier"]

@@ -526,7 +526,7 @@ def test_the_model_and_its_directory_are_left_alone(
     source.parent.mkdir()
     source.write_bytes(tiny_onnx.read_bytes())
     names = ["quant_1", "dynamic_u8s8", "quant_1_defaults"]
-    monkeypatch.setattr("pathlib.Path.unlink", lambda *_, **__: None)  # what was made would stay
+    monkeypatch.setattr("pathlib.Path.unlink", lambda *_, **__: None)  # temporary files would stay
     for name in names:
         quantize_onnx(source, tmp_path / "out" / f"{name}.onnx", RECIPES[name], ranges.get(name))
     assert source.read_bytes() == tiny_onnx.read_bytes()
@@ -810,7 +810,7 @@ def test_sixteen_bits_round_256_times_finer(tmp_path: Path, mode: str) -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("depth", [16, 40, 64, 7])
 def test_weights_in_blocks(tmp_path: Path, bits: int, depth: int) -> None:
-    """Also a depth that is no multiple of the block: what fills it up multiplies nothing."""
+    """Also a depth that is no multiple of the block: the padding of the last block multiplies nothing."""
     recipe = replace(RECIPES[f"weight_only_int{bits}"], name="mine", block_size=16, embeddings="float")
     w, b, x = normal(depth, 6), normal(6, seed=1), normal(2, 3, depth, seed=2)
     model = tiny.save_graph(tmp_path / "model.onnx", BIASED, {"w": w, "b": b}, width=depth)
@@ -868,7 +868,7 @@ SIXTEEN = {"u16s8": static(activation_type="QUInt16"), "dynamic_u16s8": dynamic(
 
 @pytest.mark.parametrize("recipe", (EVERY | SIXTEEN).values(), ids=list(EVERY | SIXTEEN))
 def test_an_activation_that_is_zero_on_every_row(tmp_path: Path, recipe: Recipe) -> None:
-    """The bias is what is left; and where a row wakes it up, the result is a number."""
+    """Only the bias is left; for another row, in which the activation is not zero, the result is finite."""
     graph = [node("Relu", ["x"], ["o"]), node("MatMul", ["o", "w"], ["p"]), node("Add", ["p", "b"], ["y"])]
     b = normal(5, seed=1)
     model = tiny.save_graph(tmp_path / "model.onnx", graph, {"w": normal(4, 5), "b": b})

@@ -52,7 +52,7 @@ def smoothing(factors: Factors) -> dict[str, Smoothing]:
 
 
 def some_factors(model: Path, seed: int = 0, spread: float = 1.0) -> dict[str, np.ndarray]:
-    """Factors for every activation that a layer takes, log-normal."""
+    """Factors for every activation that is the input of a layer, log-normal."""
     draw, factors = rng(seed), {}
     for layer in find_linears(load_ir(model)):
         width = layer.weight.shape[0]
@@ -61,7 +61,7 @@ def some_factors(model: Path, seed: int = 0, spread: float = 1.0) -> dict[str, n
 
 
 def tensors(model: Path, names: Sequence[str], feed: Any) -> list[np.ndarray]:
-    """What activations of a model hold for a feed, no node fused."""
+    """The values of a model's activations for a feed, no node fused."""
     path = model.with_name("outputs.onnx")
     save(with_outputs(load_with_shapes(model), names), path)
     session = open_session(path, threads=1, optimize=False)
@@ -520,7 +520,7 @@ def product(tmp_path: Path, *weights: np.ndarray, before: str = "Identity") -> P
 
 
 def in_8_bits(values: np.ndarray, weights: Sequence[np.ndarray], factors: np.ndarray) -> float:
-    """The squared error of the products, in float64 and written down anew."""
+    """The squared error of the products, in float64, computed independently."""
     smooth = values / factors
     low, high = min(0.0, smooth.min()), max(0.0, smooth.max())
     step = (high - low) / 255

@@ -104,7 +104,7 @@ def as_text(columns: Columns) -> dict[str, list[str]]:
 
 
 def one_line(call: Callable[[], object]) -> str:
-    """The one line with which something is refused."""
+    """The message of the error, which has to be one line."""
     with pytest.raises(InputError) as caught:
         call()
     text = str(caught.value)

@@ -64,7 +64,7 @@ def glue_dir(tmp_path: Path) -> Callable[..., Path]:
 
 
 def message(task: Task, data_dir: Path | None, **options: Any) -> str:
-    """The one line with which the rows are refused."""
+    """The message of the error, which has to be one line."""
     with pytest.raises(InputError) as caught:
         read_splits(task, data_dir, **options)
     text = str(caught.value)
