@@ -254,7 +254,7 @@ def test_what_decides_the_ranges() -> None:
 
 
 def test_modules_that_decide_nothing_are_there() -> None:
-    assert [name for name in code.DECIDE_NOTHING if code._find(f"quantlib.{name}") is None] == []
+    assert [name for name in code.DECIDE_NOTHING if code._file_of(f"quantlib.{name}") is None] == []
 
 
 def test_what_decides_a_quantized_model() -> None:

@@ -87,13 +87,13 @@ def read(
 def test_every_form_gives_the_same_rows(labels: dict[str, Any], tmp_path: Path) -> None:
     rows = [row | {"label": labels[row["label"]]} for row in ROWS]
     model = MODEL if labels["bad"] == "bad" else ModelLabels("config.json", 2)
-    tasks = {}
+    found = {}
     for name, write in FORMS.items():
         (tmp_path / name).mkdir()
         own = OwnTask("mine", write(tmp_path / name, rows), text=("text",), label="label")
-        tasks[name] = read_own_task(own, model)
-    assert len({data_hash(own_task.splits) for own_task in tasks.values()}) == 1
-    assert {own_task.task.labels for own_task in tasks.values()} == {
+        found[name] = read_own_task(own, model)
+    assert len({data_hash(each.splits) for each in found.values()}) == 1
+    assert {each.task.labels for each in found.values()} == {
         ("bad", "good") if model is MODEL else ("0", "1")
     }
 
@@ -112,12 +112,10 @@ def test_files_of_glue_described_as_ones_own_give_the_metrics_of_the_built_in_ta
         labels={"0": "LABEL_0", "1": "LABEL_1"}, **settings,
     )  # fmt: skip
     built_in = ExperimentOptions(task="SST-2", data_dir=glue_dir, **settings)
-    own_build, built_in_build = build(own), build(built_in)
-    assert [v.model.sha256 for v in own_build.variants] == [v.model.sha256 for v in built_in_build.variants]
-    evaluations, expected = evaluate(own_build, own), evaluate(built_in_build, built_in)
-    assert {name: e.metrics for name, e in evaluations.items()} == {
-        name: e.metrics for name, e in expected.items()
-    }
+    mine, theirs = build(own), build(built_in)
+    assert [v.model.sha256 for v in mine.variants] == [v.model.sha256 for v in theirs.variants]
+    ours, known = evaluate(mine, own), evaluate(theirs, built_in)
+    assert {name: e.metrics for name, e in ours.items()} == {name: e.metrics for name, e in known.items()}
 
 
 def test_files_of_glue_that_were_written_anew_with_quotes(tmp_path: Path) -> None:
@@ -134,9 +132,9 @@ def test_files_of_glue_that_were_written_anew_with_quotes(tmp_path: Path) -> Non
         write_csv(tmp_path / f"{name}.tsv", rows[:12] if name == "dev" else rows[12:], "\t")
     built_in = tasks.read_splits(tasks.get_task("RTE"), tmp_path)
     own = OwnTask("rte", str(tmp_path / "dev.tsv"), train=str(tmp_path / "train.tsv"), label="label")
-    own_task = read_own_task(own, ModelLabels("config.json", 2, LABELS_OF_RTE))
+    mine = read_own_task(own, ModelLabels("config.json", 2, LABELS_OF_RTE))
     assert built_in.evaluation[0].text_a == rows[0]["sentence1"]
-    texts = [[(row.text_a, row.text_b) for row in part.evaluation] for part in (built_in, own_task.splits)]
+    texts = [[(row.text_a, row.text_b) for row in each.evaluation] for each in (built_in, mine.splits)]
     assert texts[0] == texts[1]
 
 
@@ -227,25 +225,25 @@ def test_the_kind_is_inferred_and_said(
     train = write_jsonl(
         tmp_path / "train.jsonl", [row | {"label": values[i % 2]} for i, row in enumerate(TRAIN)]
     )
-    own_task = read(rows, tmp_path, model, train=train)
-    assert own_task.task.output_mode == kind
-    assert any(note.startswith(f"kind: {kind}, as ") for note in own_task.notes)
+    found = read(rows, tmp_path, model, train=train)
+    assert found.task.output_mode == kind
+    assert any(note.startswith(f"kind: {kind}, as ") for note in found.notes)
 
 
 def test_sets_of_labels_are_the_same_as_lists_and_in_a_cell(tmp_path: Path) -> None:
     lists = [["bad", "good"], ["good"], []]
     as_lists = [row | {"label": lists[i % 3]} for i, row in enumerate(ROWS)]
     in_cells = [row | {"label": " ; ".join(lists[i % 3])} for i, row in enumerate(ROWS)]
-    from_lists, from_cells = read(as_lists, tmp_path), read(in_cells, tmp_path)
-    assert from_lists.task == from_cells.task
-    assert data_hash(from_lists.splits) == data_hash(from_cells.splits)
+    one, other = read(as_lists, tmp_path), read(in_cells, tmp_path)
+    assert one.task == other.task
+    assert data_hash(one.splits) == data_hash(other.splits)
 
 
 def test_without_a_column_of_labels_agreement_is_judged(tmp_path: Path) -> None:
-    own_task = read(ROWS, tmp_path, label=None)
-    assert not own_task.task.labelled
-    assert own_task.task.metrics == ("agreement",)
-    assert {row.label for row in own_task.splits.evaluation} == {None}
+    found = read(ROWS, tmp_path, label=None)
+    assert not found.task.labelled
+    assert found.task.metrics == ("agreement",)
+    assert {row.label for row in found.splits.evaluation} == {None}
 
 
 @pytest.mark.parametrize(
@@ -349,11 +347,11 @@ def test_any_table_is_read_right_or_refused_in_a_line(
     given_train = {} if train is None else {"train": write_jsonl(folder / "train.jsonl", train)}
     try:
         own = OwnTask("mine", write_jsonl(folder / "rows.jsonl", rows), **given_train, **more)
-        own_task = read_own_task(own, model)
+        found = read_own_task(own, model)
     except InputError as error:
         assert len(str(error).splitlines()) == 1
         return
-    task, parts = own_task.task, own_task.splits.parts()
+    task, parts = found.task, found.splits.parts()
     kept = [row for part in parts.values() for row in part]
     assert len(parts["evaluation"]) + len(parts["calibration"]) * (train is None) == len(rows)
     assert all(row.text_a.strip() for row in kept)
@@ -370,6 +368,6 @@ def test_ten_thousand_classes_and_a_row_of_a_megabyte(tmp_path: Path) -> None:
     train = write_jsonl(
         tmp_path / "train.jsonl", [{"text": f"other {i}", "label": f"class {i}"} for i in range(50)]
     )
-    own_task = read(rows, tmp_path, None, train=train)
-    assert own_task.task.num_labels == 10_000
-    assert len(own_task.splits.evaluation[-1].text_a) == 1_000_000
+    found = read(rows, tmp_path, None, train=train)
+    assert found.task.num_labels == 10_000
+    assert len(found.splits.evaluation[-1].text_a) == 1_000_000

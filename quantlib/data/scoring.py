@@ -43,9 +43,9 @@ class Scoring:
                 f"{'with' if self.labelled else 'without'} labels, each once: {', '.join(known)}"
             )
         for name in self.metrics:
-            wanted = METRICS[mode][name].num_labels
-            if wanted not in (None, self.num_labels):
-                raise ValueError(f"{name} needs {wanted} labels, not {self.num_labels}")
+            needed = METRICS[mode][name].num_labels
+            if needed not in (None, self.num_labels):
+                raise ValueError(f"{name} needs {needed} labels, not {self.num_labels}")
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold {self.threshold} must lie between 0 and 1")
         if mode != "multi_label" and self.threshold != DEFAULT_THRESHOLD:
