@@ -62,7 +62,7 @@ def read_feeds(count: int) -> features.CalibrationReader:
 
 
 def plain(model_path: Path, tensors: Sequence[str], feeds: features.CalibrationReader) -> None:
-    """Run every feed, look at nothing."""
+    """Run every feed and drop the outputs."""
     model = calibration.load_with_shapes(model_path)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
@@ -73,14 +73,14 @@ def plain(model_path: Path, tensors: Sequence[str], feeds: features.CalibrationR
 
 
 def _peak_bytes() -> int:
-    """Of this process alone; what getrusage gives began with the process that started it."""
+    """The peak of this process alone; that of getrusage includes the process that started it."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
 
 
-def measure(what: str, model_path: Path, count: int, every: bool) -> str:
+def measure(what: str, model_path: Path, count: int, all_tensors: bool) -> str:
     """`what` is "plain" or "collect": seconds of the pass, seconds of the methods, MiB at the peak."""
-    if every:
+    if all_tensors:
         tensors = calibration.activations(calibration.load_with_shapes(model_path))
     else:
         tensors = tensors_to_calibrate(model_path, RECIPES["quant_2"])

@@ -90,9 +90,9 @@ def fine_tune_alone(
     model = make_student(teacher, student, options.seed, options.mapping).to(device)
     trainee = Trainee(model, task, rows, *hold_out(len(rows), options), options, len(rows))
     loss = task_loss(task)
-    known = features.labels_array(rows, task)
-    assert known is not None, f"{task.name} has labels"
-    labels = torch.from_numpy(known)
+    label_array = features.labels_array(rows, task)
+    assert label_array is not None, f"{task.name} has labels"
+    labels = torch.from_numpy(label_array)
 
     def on_labels(index: Any, feed: Any) -> Any:
         return loss(trainee.run(feed), labels[torch.from_numpy(index)].to(device))
@@ -127,7 +127,7 @@ def compare(
         for part in (splits.train, splits.evaluation)
     )
     further = features.further_windows(splits.train, rows, seq_len, tokenizer)
-    ways: dict[str, Callable[..., object]] = {
+    trainings: dict[str, Callable[..., object]] = {
         DISTILLED: partial(distil, further=further),
         FINE_TUNED: partial(fine_tune_alone, training=alone),
     }
@@ -136,10 +136,10 @@ def compare(
     with steps.step("evaluate the teacher"):
         model = checkpoints.load_classifier(teacher_dir)
         checkpoints.reorder_logits(model, order)
-        wanted = predict_logits(model, judged).numpy()
-    results = [Result(TEACHER, None, compute_metrics(task, wanted, labels), 1.0, 0.0)]
+        teacher_logits = predict_logits(model, judged).numpy()
+    results = [Result(TEACHER, None, compute_metrics(task, teacher_logits, labels), 1.0, 0.0)]
     for seed in seeds:
-        for kind, train in ways.items():
+        for kind, train in trainings.items():
             with tempfile.TemporaryDirectory() as scratch, steps.step(f"{kind}, seed {seed}") as step:
                 out, started = Path(scratch) / "student", time.perf_counter()
                 train(
@@ -153,22 +153,22 @@ def compare(
                     logit_order=order,
                 )
                 seconds = time.perf_counter() - started
-                found = predict_logits(checkpoints.load_classifier(out), judged).numpy()
-            metrics = compute_metrics(task, found, labels)
-            results.append(Result(kind, seed, metrics, agreement(task, found, wanted), seconds))
+                logits = predict_logits(checkpoints.load_classifier(out), judged).numpy()
+            metrics = compute_metrics(task, logits, labels)
+            results.append(Result(kind, seed, metrics, agreement(task, logits, teacher_logits), seconds))
     return results
 
 
 def as_table(task: tasks.Task, results: Sequence[Result]) -> Table:
     """Each model, then the mean and standard deviation of each kind."""
     primary, teacher = task.primary_metric, results[0].metrics[task.primary_metric]
-    found = plain_table()
+    table = plain_table()
     for name in ("model", "seed", primary, "teacher's %", "agree %", "training s"):
-        found.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
+        table.add_column(name, justify="left" if name == "model" else "right", no_wrap=True)
     for result in results:
         value = result.metrics[primary]
         seed = "" if result.seed is None else str(result.seed)
-        found.add_row(
+        table.add_row(
             result.kind,
             seed,
             f"{value:.4f}",
@@ -180,8 +180,8 @@ def as_table(task: tasks.Task, results: Sequence[Result]) -> Table:
         values = [result.metrics[primary] for result in results if result.kind == kind]
         if len(values) > 1:
             share = f"{100 * mean(values) / teacher:.1f}" if teacher else ""
-            found.add_row(kind, "mean", f"{mean(values):.4f} ± {stdev(values):.4f}", share, "", "")
-    return found
+            table.add_row(kind, "mean", f"{mean(values):.4f} ± {stdev(values):.4f}", share, "", "")
+    return table
 
 
 # The command
@@ -228,7 +228,7 @@ def main(
 
     if not all(seed.strip().isdecimal() for seed in seeds.split(",")):
         raise InputError(f"--seeds {seeds}: whole numbers, as 42,43,44")
-    wanted, config = tasks.get_task(task), parse_student_config(student_config)
+    the_task, config = tasks.get_task(task), parse_student_config(student_config)
     place = checkpoints.resolve(teacher, TEACHER)
     if json_file is not None:
         make_dir(json_file.parent)
@@ -242,13 +242,13 @@ def main(
         threads=default_threads(),
     )
     alone = PhaseOptions(alone_epochs, alone_rate)
-    splits = tasks.read_splits(wanted, data_dir, train_rows=train_rows)
+    splits = tasks.read_splits(the_task, data_dir, train_rows=train_rows)
     out = Console()
     numbers = [int(seed) for seed in seeds.split(",")]
-    results = compare(place, wanted, splits, seq_len, numbers, config, options, alone, Steps(out))
+    results = compare(place, the_task, splits, seq_len, numbers, config, options, alone, Steps(out))
     if json_file is not None:
-        found = {
-            "task": wanted.name,
+        results_json = {
+            "task": the_task.name,
             "train_rows": len(splits.train),
             "evaluation_rows": len(splits.evaluation),
             "seq_len": seq_len,
@@ -258,8 +258,8 @@ def main(
             "alone": asdict(alone),
             "results": [asdict(result) for result in results],
         }
-        write_json(json_file, found)
-    out.print(as_table(wanted, results))
+        write_json(json_file, results_json)
+    out.print(as_table(the_task, results))
 
 
 def cli(arguments: list[str] | None = None) -> int:

@@ -54,7 +54,7 @@ LIMIT = 0.05
 RUNS_PER_BASELINE = 10
 OUTCOMES = ("pass", "fail", "undecided")
 ROOT = Path(__file__).resolve().parent.parent
-# What the log ratio to the teacher may differ by, as --gate-state-spread has it.
+# How much the log ratio to the teacher may differ between states, as --gate-state-spread.
 SPREAD = 0.4
 
 Times = Mapping[str, list[float]]
@@ -70,8 +70,10 @@ def recorded(path: Path) -> Callable[[np.random.Generator], Times]:
     if "same_ms" not in launches[0]:
         # Older traces have no second process of the variant: the teacher, scaled, stands for it. That is
         # harder than what the gate does, since unlike models move less alike.
-        ratio = np.median([np.median(np.divide(one["variant_ms"], one["teacher_ms"])) for one in launches])
-        launches = [one | {"same_ms": [ratio * t for t in one["teacher_ms"]]} for one in launches]
+        ratio = np.median(
+            [np.median(np.divide(launch["variant_ms"], launch["teacher_ms"])) for launch in launches]
+        )
+        launches = [launch | {"same_ms": [ratio * t for t in launch["teacher_ms"]]} for launch in launches]
     turns = Sampling().turns
 
     def draw(rng: np.random.Generator) -> Times:
@@ -157,7 +159,7 @@ def in_turns(old: Start, new: Start, watch: Watch = undisturbed) -> tuple[str, i
 def by_teacher(baseline: Replay, run: Replay, slowdown: float) -> tuple[str, int]:
     """The weaker comparison: the ratio to the teacher in a run, and in a baseline."""
     sampling = Sampling()
-    before = latency_record(
+    old_record = latency_record(
         sample_ratios(
             baseline.start("teacher_ms"),
             {"variant": baseline.start("variant_ms")},
@@ -169,8 +171,10 @@ def by_teacher(baseline: Replay, run: Replay, slowdown: float) -> tuple[str, int
 
     def outcome(launches: Launches) -> str:
         confidence = confidence_of(launches, sampling)
-        found = gate.estimate_slowdown(latency_record(launches), before, confidence=confidence, spread=SPREAD)
-        return gate.decide(found, LIMIT)
+        slowdown = gate.estimate_slowdown(
+            latency_record(launches), old_record, confidence=confidence, spread=SPREAD
+        )
+        return gate.decide(slowdown, LIMIT)
 
     launches = sample_ratios(
         run.start("teacher_ms"),
@@ -221,10 +225,10 @@ def real(runs: int, slowdown: float, variant_name: str, loaded: bool, teacher: s
     variant = next(v for v in build(options).variants if v.name == variant_name)
     feeds = list(features.fixed_shape_feeds(variant.rows, 1, options.seq_len, 8))
     with tempfile.TemporaryDirectory() as scratch:
-        new, found = Path(scratch) / "new.onnx", 0.0
+        new, measured_slowdown = Path(scratch) / "new.onnx", 0.0
         if slowdown:
-            found = make_slower(variant.path, new, slowdown, feeds)
-            print(f"made {found:.1%} slower", flush=True)
+            measured_slowdown = make_slower(variant.path, new, slowdown, feeds)
+            print(f"made {measured_slowdown:.1%} slower", flush=True)
         else:
             other_bytes(variant.path, new)
         outcomes, seconds, launches = Counter[str](), [], []
@@ -242,7 +246,7 @@ def real(runs: int, slowdown: float, variant_name: str, loaded: bool, teacher: s
                 print(f"run {run + 1}: {outcome} after {count} launches, {seconds[-1]:.1f} s", flush=True)
     return {
         "slowdown_wanted": slowdown,
-        "slowdown_measured": found,
+        "slowdown_measured": measured_slowdown,
         "limit": LIMIT,
         "load": loaded,
         "outcomes": report(f"{slowdown:.0%} slower", outcomes),
@@ -274,12 +278,12 @@ def name_copies(baseline: Path, store: FileStore) -> None:
 def new_baseline(command: list[str]) -> None:
     """Write a baseline; one that is refused because the machine was busy is tried again."""
     for attempt in range(10):
-        done = subprocess.run([*command, "--gate-update"], cwd=ROOT, capture_output=True, text=True)
-        if done.returncode == 0:
+        process = subprocess.run([*command, "--gate-update"], cwd=ROOT, capture_output=True, text=True)
+        if process.returncode == 0:
             return
-        last = (done.stdout or done.stderr).splitlines()[-1:]
+        last = (process.stdout or process.stderr).splitlines()[-1:]
         print(f"baseline refused, attempt {attempt + 1}: {last}", flush=True)
-    raise RuntimeError(f"no baseline in 10 attempts: {done.stdout}{done.stderr}")
+    raise RuntimeError(f"no baseline in 10 attempts: {process.stdout}{process.stderr}")
 
 
 def pytest_runs(
@@ -301,18 +305,22 @@ def pytest_runs(
                     name_copies(baseline, store)
             began = time.perf_counter()
             with load() if loaded in ("run", "both") else contextlib.nullcontext():
-                done = subprocess.run(
+                process = subprocess.run(
                     [*command, "--gate-markdown", verdict], cwd=ROOT, capture_output=True, text=True
                 )
             seconds.append(time.perf_counter() - began)
-            if done.returncode not in (0, 1):
-                raise RuntimeError(f"the gate ended with {done.returncode}: {done.stdout}{done.stderr}")
+            if process.returncode not in (0, 1):
+                raise RuntimeError(
+                    f"the gate ended with {process.returncode}: {process.stdout}{process.stderr}"
+                )
             heading = verdict.read_text(encoding="utf-8").splitlines()[0]
             outcome = next(name for name in OUTCOMES if name in heading)
             outcomes[outcome] += 1
             print(f"run {run + 1}: {outcome} after {seconds[-1]:.1f} s", flush=True)
             if outcome != "pass":
-                print("\n".join(line for line in done.stdout.splitlines() if "slowdown" in line), flush=True)
+                print(
+                    "\n".join(line for line in process.stdout.splitlines() if "slowdown" in line), flush=True
+                )
     return {
         "limit": LIMIT,
         "load": loaded,
@@ -335,27 +343,27 @@ def main() -> None:
     measured = commands.add_parser("real")
     measured.add_argument("--slowdown", type=float, default=0.0)
     measured.add_argument("--load", action="store_true")
-    whole = commands.add_parser("pytest")
-    whole.add_argument("--load", choices=("none", "baseline", "run", "both"), default="none")
+    pytest_parser = commands.add_parser("pytest")
+    pytest_parser.add_argument("--load", choices=("none", "baseline", "run", "both"), default="none")
     unchanged = commands.add_parser("unchanged")
-    for command, runs in ((measured, 60), (whole, 60), (unchanged, 200)):
+    for command, runs in ((measured, 60), (pytest_parser, 60), (unchanged, 200)):
         command.add_argument("--runs", type=int, default=runs)
         command.add_argument("--variant", default="quant_2")
         command.add_argument("--teacher", help="a fine-tuned checkpoint; default: train one")
-    for command in (simulated, measured, whole, unchanged):
+    for command in (simulated, measured, pytest_parser, unchanged):
         command.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.command == "simulate":
-        found = simulate(args.traces, args.runs, args.weaker)
+        outcome = simulate(args.traces, args.runs, args.weaker)
     elif args.command == "real":
-        found = real(args.runs, args.slowdown, args.variant, args.load, args.teacher)
+        outcome = real(args.runs, args.slowdown, args.variant, args.load, args.teacher)
     else:
         loaded = args.load if args.command == "pytest" else "none"
-        found = pytest_runs(
+        outcome = pytest_runs(
             args.runs, args.variant, loaded, args.teacher, unchanged=args.command == "unchanged"
         )
     if args.out:
-        write_json(args.out, found)
+        write_json(args.out, outcome)
 
 
 if __name__ == "__main__":

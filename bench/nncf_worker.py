@@ -67,21 +67,21 @@ def predict(model_path: str, feeds: Feeds, out_path: str, threads: str, done: Ca
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": int(threads)}
     compiled = openvino.Core().compile_model(model_path, "CPU", settings)
     named = any("logits" in output.get_names() for output in compiled.outputs)
-    wanted = compiled.output("logits") if named else compiled.output(0)
-    request, found = compiled.create_infer_request(), {}
+    logits_output = compiled.output("logits") if named else compiled.output(0)
+    request, outputs = compiled.create_infer_request(), {}
     for number, feed in enumerate(accepted(compiled, feeds)):
-        found[str(number)] = np.array(request.infer(feed)[wanted])
+        outputs[str(number)] = np.array(request.infer(feed)[logits_output])
         done()
-    np.savez(out_path, allow_pickle=False, **found)
+    np.savez(out_path, allow_pickle=False, **outputs)
 
 
 def main() -> None:
-    # The libraries print too; what they print must not be taken for ours.
-    own = os.fdopen(os.dup(1), "w")
+    # The libraries print to stdout too; the lines that are counted need a stream of their own.
+    stdout = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     what, model_path, feeds_path, out_path, setting = sys.argv[1:]
     work = {"quantize": quantize, "predict": predict}[what]
-    work(model_path, read_feeds(feeds_path), out_path, setting, lambda: print(file=own, flush=True))
+    work(model_path, read_feeds(feeds_path), out_path, setting, lambda: print(file=stdout, flush=True))
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def compare_peers(
     teacher = built.variants[0]
     samples = calibration_rows(options, built.task)
     evaluations = evaluate(built, options, steps)
-    logits = {name: found.logits for name, found in evaluations.items()}
+    logits = {name: evaluation.logits for name, evaluation in evaluations.items()}
     sizes = {variant.name: size_bytes(variant.path) for variant in built.variants}
     with _place(keep) as place:
         fp32, stock = place / "fp32.onnx", place / f"{STOCK}.onnx"
@@ -175,17 +175,17 @@ def judge(
     task: tasks.Task, name: str, logits: Mapping[str, Logits], labels: Logits, sizes: Mapping[str, int]
 ) -> Result:
     """One model's result against the teacher's logits for the same rows."""
-    ours, teachers = logits[name], logits[TEACHER]
-    metrics, reference = (scores.compute_metrics(task, each, labels) for each in (ours, teachers))
-    low, high = scores.drop_interval(task, ours, teachers, labels)
+    predicted, teachers = logits[name], logits[TEACHER]
+    metrics, reference = (scores.compute_metrics(task, array, labels) for array in (predicted, teachers))
+    low, high = scores.drop_interval(task, predicted, teachers, labels)
     return Result(
         name=name,
         metrics=metrics,
         accuracy_drop=reference[task.primary_metric] - metrics[task.primary_metric],
         drop_low=low,
         drop_high=high,
-        agreement=scores.agreement(task, ours, teachers),
-        logit_error=scores.logit_error(ours, teachers),
+        agreement=scores.agreement(task, predicted, teachers),
+        logit_error=scores.logit_error(predicted, teachers),
         size_bytes=sizes[name],
         compression_ratio=sizes[TEACHER] / sizes[name],
     )
@@ -221,17 +221,17 @@ def peer_versions(python: Path) -> dict[str, str]:
     Raises:
         InputError: the interpreter cannot be run, or a package is missing.
     """
-    done = _start([str(python), "-I", "-c", _VERSIONS, *PEER_PACKAGES])
-    out, err = done.communicate()
-    if done.returncode != 0:
+    process = _start([str(python), "-I", "-c", _VERSIONS, *PEER_PACKAGES])
+    out, err = process.communicate()
+    if process.returncode != 0:
         raise InputError(
             f"--peers-python {python}: {_last_line(err)}; it needs the packages {', '.join(PEER_PACKAGES)}"
         )
     try:
-        found: dict[str, str] = json.loads(out)
+        versions: dict[str, str] = json.loads(out)
     except ValueError as error:
         raise InputError(f"--peers-python {python}: not a Python interpreter") from error
-    return found
+    return versions
 
 
 def quantize_nncf(
@@ -269,9 +269,9 @@ def predict_nncf(
             str(threads),
             lambda number: advance(len(batches[number][0])),
         )
-        with np.load(out_path) as found:
+        with np.load(out_path) as arrays:
             for number, (index, _) in enumerate(batches):
-                outputs = found[str(number)]
+                outputs = arrays[str(number)]
                 if outputs.shape != (len(index), task.num_labels):
                     raise InputError(f"{model.name}: logits of shape {outputs.shape} for {len(index)} rows")
                 logits[index] = outputs
@@ -289,7 +289,7 @@ def _run_worker(
     setting: str,
     done: Callable[[int], None],
 ) -> None:
-    """Let the worker do one thing; `done(number)` is called as feeds are finished, counted from 0."""
+    """Run the worker once; `done(number)` is called as feeds are finished, counted from 0."""
     with tempfile.TemporaryDirectory() as scratch, tempfile.TemporaryFile("w+") as messages:
         path = Path(scratch) / "feeds.npz"
         arrays = {f"{i}.{name}": array for i, feed in enumerate(feeds) for name, array in feed.items()}
@@ -322,8 +322,8 @@ def _last_line(text: str) -> str:
 def as_table(compared: Compared) -> Table:
     """The results for a person to read: drops in points with their 95 % intervals, agreement in percent."""
     primary = compared.task.primary_metric
-    found = plain_table()
-    found.add_column("model", justify="left", no_wrap=True)
+    table = plain_table()
+    table.add_column("model", justify="left", no_wrap=True)
     for column in (
         primary,
         "drop\npoints",
@@ -333,10 +333,10 @@ def as_table(compared: Compared) -> Table:
         "size\nMB",
         "compr.",
     ):
-        found.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", no_wrap=True)
     for result in compared.results:
         low, high = 100 * result.drop_low, 100 * result.drop_high
-        found.add_row(
+        table.add_row(
             result.name,
             f"{result.metrics[primary]:z.4f}",
             f"{100 * result.accuracy_drop:z.2f}",
@@ -346,7 +346,7 @@ def as_table(compared: Compared) -> Table:
             f"{result.size_bytes / BYTES_PER_MB:.1f}",
             f"{result.compression_ratio:.2f}x",
         )
-    return found
+    return table
 
 
 def as_json(compared: Compared) -> dict[str, Any]:

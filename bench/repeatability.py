@@ -50,18 +50,18 @@ def one_run(arguments: list[str], beside_load: bool) -> dict[str, Any]:
 
 
 def report(runs: list[dict[str, Any]], same: list[tuple[str, str]]) -> None:
-    """Print what the runs say."""
+    """Print the speedups and choices of the runs."""
     for name in runs[0]["variants"]:
         of_variant = [run["variants"][name] for run in runs]
         speedups = [values["speedup"] for values in of_variant]
         center = float(
             np.median([run["variants"][name]["speedup"] for run in runs if not run["beside_load"]])
         )
-        away = [abs(values["speedup"] / center - 1) for values in of_variant if values["trusted"]]
+        gaps = [abs(values["speedup"] / center - 1) for values in of_variant if values["trusted"]]
         print(
             f"{name:<32} quiet {center:6.2f}x  all {min(speedups):.2f} to {max(speedups):.2f}  trusted "
-            f"{len(away):>2} of {len(runs)}, {sum(share > TOLERANCE for share in away)} of them beyond 5 %, "
-            f"furthest {max(away, default=0):.1%}"
+            f"{len(gaps):>2} of {len(runs)}, {sum(share > TOLERANCE for share in gaps)} of them beyond 5 %, "
+            f"furthest {max(gaps, default=0):.1%}"
         )
     for wish in runs[0]["choices"]:
         print(f"{wish}: {dict(Counter(run['choices'][wish] for run in runs))}")

@@ -124,13 +124,15 @@ class Grid:
     @property
     def shapes(self) -> list[tuple[int, int]]:
         """(batch, length), fewest tokens first."""
-        every = ((batch, length) for batch in self.batches for length in self.lengths)
-        return sorted((s for s in every if s[0] * s[1] <= self.max_tokens), key=lambda s: (s[0] * s[1], s))
+        all_shapes = ((batch, length) for batch in self.batches for length in self.lengths)
+        return sorted(
+            (s for s in all_shapes if s[0] * s[1] <= self.max_tokens), key=lambda s: (s[0] * s[1], s)
+        )
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What was timed; left_out: the reason by what it is the reason for. others: see `watch_others`."""
+    """The times; left_out: {what was left out: the reason}. others: see `watch_others`."""
 
     points: tuple[Point, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -252,9 +254,9 @@ def fit_cost(shapes: Sequence[tuple[int, int]], times_ms: Sequence[float]) -> Co
     scale = np.linalg.norm(relative, axis=0)
     if len(batch) < 3 or np.linalg.matrix_rank(relative / scale) < 3:
         return None
-    found = nnls(relative / scale, np.ones(len(batch)))[0] / scale
-    error = np.median(np.abs(relative @ found - 1))
-    fixed_ms, token_us, pair_ns = map(float, found)
+    coefficients = nnls(relative / scale, np.ones(len(batch)))[0] / scale
+    error = np.median(np.abs(relative @ coefficients - 1))
+    fixed_ms, token_us, pair_ns = map(float, coefficients)
     return Cost(fixed_ms, token_us, pair_ns, error=float(error))
 
 
@@ -266,20 +268,20 @@ def exponents(lengths: Sequence[int], times_ms: Sequence[float]) -> list[float]:
 
 def costs(points: Sequence[Point]) -> dict[Series, Cost]:
     """The fitted cost of each series for which there is one."""
-    found = {series: fit_cost(*_shapes_and_times(points, series)) for series in _all_series(points)}
-    return {series: cost for series, cost in found.items() if cost is not None}
+    fits = {series: fit_cost(*_shapes_and_times(points, series)) for series in _all_series(points)}
+    return {series: cost for series, cost in fits.items() if cost is not None}
 
 
 def thread_speedups(points: Sequence[Point]) -> dict[Series, dict[str, float]]:
     """By series of more than the fewest threads: the time with the fewest over its own, by shape."""
     fewest = min(point.threads for point in points)
     base = {(p.model, p.batch, p.length): p.ms for p in points if p.threads == fewest}
-    found: dict[Series, dict[str, float]] = {}
+    speedups: dict[Series, dict[str, float]] = {}
     for p in points:
         if p.threads > fewest and (p.model, p.batch, p.length) in base:
             speedup = base[p.model, p.batch, p.length] / p.ms
-            found.setdefault(p.series, {})[f"{p.batch}x{p.length}"] = speedup
-    return found
+            speedups.setdefault(p.series, {})[f"{p.batch}x{p.length}"] = speedup
+    return speedups
 
 
 def _all_series(points: Sequence[Point]) -> list[Series]:
@@ -287,15 +289,15 @@ def _all_series(points: Sequence[Point]) -> list[Series]:
 
 
 def _shapes_and_times(points: Sequence[Point], series: Series) -> tuple[list[tuple[int, int]], list[float]]:
-    own = [point for point in points if point.series == series]
-    return [(point.batch, point.length) for point in own], [point.ms for point in own]
+    of_series = [point for point in points if point.series == series]
+    return [(point.batch, point.length) for point in of_series], [point.ms for point in of_series]
 
 
 def _lone_rows(points: Sequence[Point], series: Series) -> tuple[list[int], list[float]]:
     """Lengths and times of single rows, or of the smallest batch that was timed."""
     batch = min(point.batch for point in points)
-    own = sorted((p.length, p.ms) for p in points if p.series == series and p.batch == batch)
-    return [length for length, _ in own], [ms for _, ms in own]
+    lengths_and_times = sorted((p.length, p.ms) for p in points if p.series == series and p.batch == batch)
+    return [length for length, _ in lengths_and_times], [ms for _, ms in lengths_and_times]
 
 
 # What is written and printed
@@ -307,17 +309,17 @@ def label(series: Series) -> str:
     return f"{name}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def as_json(found: Sweep, grid: Grid) -> dict[str, Any]:
+def as_json(result: Sweep, grid: Grid) -> dict[str, Any]:
     """All of it, with what the numbers depend on."""
-    machine, points = describe(), found.points
+    machine, points = describe(), result.points
     speedups = thread_speedups(points) if points else {}
     return {
         "cpu_model": machine.cpu_model,
         "instruction_sets": list(machine.instruction_sets),
         "packages": {name: version(name) for name in ("onnxruntime", "numpy", "scipy")},
         "grid": asdict(grid),
-        "others": found.others,
-        "left_out": dict(found.left_out),
+        "others": result.others,
+        "left_out": dict(result.left_out),
         "series": [
             {
                 "model": series[0],
@@ -345,7 +347,7 @@ def as_csv(points: Sequence[Point]) -> str:
 
 def latency_table(points: Sequence[Point]) -> Table:
     """Milliseconds of single rows by length, and behind them the growth exponent since the length before."""
-    found = _table("ms (growth) at", [f"{length}" for length in sorted({p.length for p in points})])
+    table = _table("ms (growth) at", [f"{length}" for length in sorted({p.length for p in points})])
     for series in _all_series(points):
         lengths, times = _lone_rows(points, series)
         growth = [math.nan, *exponents(lengths, times)]
@@ -353,27 +355,27 @@ def latency_table(points: Sequence[Point]) -> Table:
             _digits(ms) + ("" if math.isnan(slope) else f" ({slope:.2f})")
             for ms, slope in zip(times, growth, strict=True)
         ]
-        found.add_row(label(series), *cells)
-    return found
+        table.add_row(label(series), *cells)
+    return table
 
 
 def throughput_table(points: Sequence[Point]) -> Table:
     """Tokens a second, a row a shape, a column a model, all with the most threads."""
     threads = max(point.threads for point in points)
     names = list(dict.fromkeys(point.model for point in points))
-    found = _table(f"tokens/s, {threads} threads", names)
+    table = _table(f"tokens/s, {threads} threads", names)
     speeds = {(p.length, p.batch, p.model): p.tokens_per_s for p in points if p.threads == threads}
     for length, batch in sorted({key[:2] for key in speeds}):
         row = [speeds.get((length, batch, name)) for name in names]
-        found.add_row(f"{batch}x{length}", *("" if speed is None else f"{speed:.0f}" for speed in row))
-    return found
+        table.add_row(f"{batch}x{length}", *("" if speed is None else f"{speed:.0f}" for speed in row))
+    return table
 
 
 def cost_table(points: Sequence[Point]) -> Table:
     """The fitted cost of each series, and what more threads win."""
     fewest = min(point.threads for point in points)
     columns = ["call\nms", "token\nµs", "pair\nns", "attention\nat 512", "fit\nerror"]
-    found = _table("cost", [*columns, f"speedup\nover {fewest}", "parallel\nefficiency"])
+    table = _table("cost", [*columns, f"speedup\nover {fewest}", "parallel\nefficiency"])
     fitted, speedups = costs(points), thread_speedups(points)
     for series in _all_series(points):
         cells = [""] * len(columns)
@@ -383,8 +385,8 @@ def cost_table(points: Sequence[Point]) -> Table:
         if by_shape := speedups.get(series):
             speedup = float(np.median(list(by_shape.values())))
             cells += [f"{speedup:.2f}x", f"{speedup * fewest / series[1]:.0%}"]
-        found.add_row(label(series), *cells)
-    return found
+        table.add_row(label(series), *cells)
+    return table
 
 
 def _digits(value: float) -> str:
@@ -393,11 +395,11 @@ def _digits(value: float) -> str:
 
 
 def _table(first: str, columns: Sequence[str]) -> Table:
-    found = plain_table()
-    found.add_column(first, no_wrap=True)
+    table = plain_table()
+    table.add_column(first, no_wrap=True)
     for column in columns:
-        found.add_column(column, justify="right", no_wrap=True)
-    return found
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
 
 
 def draw(path: Path, points: Sequence[Point]) -> None:
@@ -427,12 +429,12 @@ def _spread(lengths: Sequence[int]) -> list[int]:
 
 
 def _speeds(points: Sequence[Point], length: int) -> dict[Series, tuple[list[int], list[float]]]:
-    found: dict[Series, tuple[list[int], list[float]]] = {}
+    by_series: dict[Series, tuple[list[int], list[float]]] = {}
     for point in sorted((p for p in points if p.length == length), key=lambda p: p.batch):
-        batches, speeds = found.setdefault(point.series, ([], []))
+        batches, speeds = by_series.setdefault(point.series, ([], []))
         batches.append(point.batch)
         speeds.append(point.tokens_per_s)
-    return {series: found[series] for series in _all_series(points) if series in found}
+    return {series: by_series[series] for series in _all_series(points) if series in by_series}
 
 
 def _panel(
@@ -457,12 +459,12 @@ def _panel(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def write(out_dir: Path, found: Sweep, grid: Grid) -> None:
+def write(out_dir: Path, result: Sweep, grid: Grid) -> None:
     """scaling.json, scaling.csv and scaling.png, all of them or none."""
     with atomic_files(out_dir) as scratch:
-        write_json(scratch / "scaling.json", as_json(found, grid))
-        write_text(scratch / "scaling.csv", as_csv(found.points))
-        draw(scratch / "scaling.png", found.points)
+        write_json(scratch / "scaling.json", as_json(result, grid))
+        write_text(scratch / "scaling.csv", as_csv(result.points))
+        draw(scratch / "scaling.png", result.points)
 
 
 # The command
@@ -519,17 +521,19 @@ def main(
         )
         models = {variant.name: variant.path for variant in build(options, steps).variants}
     with steps.step("time shapes", total=len(grid.shapes)) as step:
-        found = sweep(models, grid, step)
-        step.note = f"{len(found.points)} points"
-    if not found.points:
-        raise InputError(f"nothing could be timed: {'; '.join(map(': '.join, found.left_out.items()))}")
-    write(out_dir, found, grid)
+        result = sweep(models, grid, step)
+        step.note = f"{len(result.points)} points"
+    if not result.points:
+        raise InputError(f"nothing could be timed: {'; '.join(map(': '.join, result.left_out.items()))}")
+    write(out_dir, result, grid)
     tables = Console(width=max(out.width, _TABLE_WIDTH))  # whole numbers, however narrow the place
     for table in (latency_table, throughput_table, cost_table):
-        tables.print(table(found.points))
-    if found.others > MAX_OTHERS:
-        out.print(f"Other programs used {found.others:.0%} of the machine: times are too long, ratios rough.")
-    for what, why in found.left_out.items():
+        tables.print(table(result.points))
+    if result.others > MAX_OTHERS:
+        out.print(
+            f"Other programs used {result.others:.0%} of the machine: times are too long, ratios rough."
+        )
+    for what, why in result.left_out.items():
         out.print(f"{what} is left out: {why}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -546,15 +550,15 @@ def _thread_counts() -> tuple[int, ...]:
 
 
 def _named(models: Sequence[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    paths: dict[str, Path] = {}
     for text in models:
         name, equals, path = text.partition("=")
         if not (name and equals and path):
             raise InputError(f"--model {text!r} is not NAME=MODEL.onnx")
-        if name in found:
+        if name in paths:
             raise InputError(f"--model {name}: the name is given twice")
-        found[name] = Path(path)
-    return found
+        paths[name] = Path(path)
+    return paths
 
 
 def cli(arguments: list[str] | None = None) -> int:

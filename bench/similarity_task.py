@@ -1,11 +1,11 @@
-"""Write a sentence-pair regression in GLUE's STS-B format, from what is embedded: no download of a data set.
+"""Write a sentence-pair regression in GLUE's STS-B format, from embedded texts: no data set is downloaded.
 
     python bench/similarity_task.py OUT_DIR
     python quantization_experiments.py --task STS-B --data-dir OUT_DIR --no-student
 
 Pairs are made of sentences of BBC News; their score, 0 to 5, is the cosine of two embeddings of the packaged
 MiniLM. It is no human judgement and no substitute for STS-B's: a teacher learns it as it would learn any
-scores, and what int8 takes from a regression shows on it.
+scores, and it shows what int8 costs a regression.
 """
 
 from __future__ import annotations
@@ -94,17 +94,17 @@ def read_sentences(articles: Sequence[tasks.Example]) -> dict[str, list[Sentence
 
     The first one is left out: the headline runs into it.
     """
-    known: set[str] = set()
-    found: dict[str, list[Sentence]] = {}
+    texts_used: set[str] = set()
+    sentences: dict[str, list[Sentence]] = {}
     for article in articles:
-        own = []
+        article_sentences = []
         for place, text in enumerate(_SENTENCE_END.split(article.text_a)[1:], start=1):
             # U+FFFD stands where a byte of the corpus could not be read.
-            if len(text.split()) in _WORDS and text not in known and "\ufffd" not in text:
-                known.add(text)
-                own.append(Sentence(text, article.guid, place, str(article.label)))
-        found[article.guid] = own
-    return found
+            if len(text.split()) in _WORDS and text not in texts_used and "\ufffd" not in text:
+                texts_used.add(text)
+                article_sentences.append(Sentence(text, article.guid, place, str(article.label)))
+        sentences[article.guid] = article_sentences
+    return sentences
 
 
 # Kinds of pairs, from far to near
@@ -219,15 +219,15 @@ def embed(
     rows = [tasks.Example(f"text-{i}", text, None, 0.0) for i, text in enumerate(texts)]
     tokenizer = features.load_tokenizer(encoder_dir)
     tokens = features.convert_examples_to_features(rows, (), _MAX_TOKENS, tokenizer, "regression")
-    found: npt.NDArray[np.float32] = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
+    vectors: npt.NDArray[np.float32] = np.empty((len(texts), model.config.hidden_size), dtype=np.float32)
     with torch.no_grad():
         for index, feed in features.batches(tokens, _TEXTS_AT_ONCE):
             hidden = model(**{name: torch.from_numpy(array) for name, array in feed.items()})
             mask = torch.from_numpy(feed["attention_mask"]).unsqueeze(-1)
             mean = (hidden.last_hidden_state * mask).sum(dim=1) / mask.sum(dim=1)
-            found[index] = torch.nn.functional.normalize(mean, dim=1).numpy()
+            vectors[index] = torch.nn.functional.normalize(mean, dim=1).numpy()
             advance(len(index))
-    return found
+    return vectors
 
 
 def scores(first: npt.NDArray[Any], second: npt.NDArray[Any]) -> list[float]:
@@ -257,9 +257,11 @@ def make_task(
     with steps.step("draw pairs") as step:
         names = [article.guid for article in articles]
         random.Random(SEED).shuffle(names)
-        own, cut = read_sentences(articles), round(len(names) * DEV_SHARE)
+        sentences_of, cut = read_sentences(articles), round(len(names) * DEV_SHARE)
         parts = {
-            name: draw_pairs([sentence for guid in guids for sentence in own[guid]], count, f"{SEED} {name}")
+            name: draw_pairs(
+                [sentence for guid in guids for sentence in sentences_of[guid]], count, f"{SEED} {name}"
+            )
             for name, guids, count in (
                 ("train", names[cut:], train_pairs),
                 ("dev", names[:cut], dev_pairs),

@@ -43,23 +43,23 @@ def slowdown_of(
 ) -> float:
     """How much slower the second model is, as a fraction, from turns in two launches of the processes."""
     config = SessionConfig(default_threads())
-    found = []
+    ratios = []
     for _ in range(2):
         with TimedProcess(model_path, feeds, config) as a, TimedProcess(slower_path, feeds, config) as b:
             blocks = take_turns([b, a], turns // 2, 8, wake_seconds=0.05)
-        found.append(ratio_interval(blocks[0], blocks[1]).ratio)
-    return float(np.exp(np.mean(np.log(found)))) - 1
+        ratios.append(ratio_interval(blocks[0], blocks[1]).ratio)
+    return float(np.exp(np.mean(np.log(ratios)))) - 1
 
 
 def make_slower(
     model_path: Path, out_path: Path, slowdown: float, feeds: list[dict[str, np.ndarray]]
 ) -> float:
-    """Write a copy that is `slowdown` slower, as near as this machine lets it be told; return what it is."""
+    """Write a copy that is `slowdown` slower, as closely as can be measured; return the measured slowdown."""
     products = 200
     for _ in range(4):
         add_work(model_path, out_path, products)
-        found = slowdown_of(model_path, out_path, feeds)
-        if abs(found - slowdown) < 0.004:
+        measured = slowdown_of(model_path, out_path, feeds)
+        if abs(measured - slowdown) < 0.004:
             break
-        products = max(1, round(products * slowdown / max(found, 0.005)))
-    return found
+        products = max(1, round(products * slowdown / max(measured, 0.005)))
+    return measured

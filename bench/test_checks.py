@@ -6,10 +6,10 @@ import pytest
 
 
 def test_labels_do_not_depend_on_the_batch(candidate, checks, record_property):
-    found = checks[candidate.name]
-    for name, value in found.values().items():
+    results = checks[candidate.name]
+    for name, value in results.values().items():
         record_property(name, value)
     # A dynamic recipe takes its ranges from the batch, so its labels may; the property tells how many.
     dynamic = candidate.recipe is not None and candidate.recipe.mode == "dynamic"
-    if found.failed(dynamic=dynamic):
-        pytest.fail(f"{candidate.name}: {found.note}", pytrace=False)
+    if results.failed(dynamic=dynamic):
+        pytest.fail(f"{candidate.name}: {results.note}", pytrace=False)

@@ -41,7 +41,7 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def same_package_in_other_processes() -> Iterator[None]:
-    """What a test starts imports the quantlib beside these tests, also where another one is installed."""
+    """Processes of a test import the quantlib beside these tests, even if another one is installed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
         yield
@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A directory that `make` has filled, in the first worker that needs it; others wait and take it."""
+    """A directory that `make` has filled, in the first worker that needs it; the others wait for it."""
     base = factory.getbasetemp()
     directory = (base.parent if IN_WORKER else base) / "shared" / name
     done = directory.with_name(f"{name}.done")
@@ -85,7 +85,7 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_trace(tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What PyTorch's exporter gives for `tiny_teacher`, before anything is renamed or stripped."""
+    """The output of PyTorch's exporter for `tiny_teacher`, before anything is renamed or stripped."""
     from quantlib.onnx_model import export
     from quantlib.training.checkpoints import load_classifier
 

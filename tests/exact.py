@@ -1,4 +1,4 @@
-"""What the numbers in a quantized graph give on every CPU, whatever its instructions for 8 bits.
+"""Outputs of quantized graphs that are the same on every CPU, whatever its instructions for 8 bits.
 
 u8·s8 products saturate at 16 bits on an x86 CPU without VNNI: logits of the tiny models are then off by up to
 1.1, which says nothing about the graph. `quant_precision` would do, but ONNX Runtime 1.32 cannot load a model

@@ -1,4 +1,4 @@
-"""Other processes, for tests of what is shared between them and of what killed ones leave."""
+"""Other processes, for tests of files that they share, and of files that killed ones leave."""
 
 from __future__ import annotations
 

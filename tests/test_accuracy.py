@@ -61,7 +61,7 @@ def classified(draw: st.DrawFn, names: list[str] = CLASSES, models: int = 1) -> 
 
 
 def synthetic(task: Task, rows: int, seed: int = 0) -> tuple[Array, Array, Array]:
-    """Logits of a variant and its teacher, and labels: both are mostly right, and mostly of one mind."""
+    """Logits of a variant and its teacher, and labels: both are mostly right, and mostly agree."""
     rng = np.random.default_rng(seed)
     if task.output_mode == "regression":
         labels = rng.uniform(0, 5, rows).astype(np.float32)
@@ -81,8 +81,8 @@ def synthetic(task: Task, rows: int, seed: int = 0) -> tuple[Array, Array, Array
 def test_importing_accuracy_is_light() -> None:
     heavy = "{'torch', 'transformers', 'sklearn', 'scipy', 'onnx', 'onnxruntime'}"
     code = f"import sys, quantlib.measuring.accuracy; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 # Metrics
@@ -143,8 +143,8 @@ def test_constant_scores_have_no_correlation(value: float) -> None:
 
 def test_nearly_constant_scores_raise_no_warning() -> None:
     labels = np.linspace(0, 5, 7, dtype=np.float32)
-    nearly = (1.0 + np.arange(7) * 2e-16)[:, None]
-    assert compute_metrics(TASKS["STS-B"], nearly, labels)["pearson"] == 0.0
+    logits = (1.0 + np.arange(7) * 2e-16)[:, None]
+    assert compute_metrics(TASKS["STS-B"], logits, labels)["pearson"] == 0.0
 
 
 @pytest.mark.parametrize(("label", "answer"), [(0, 0), (0, 1), (1, 0), (1, 1)])
@@ -295,14 +295,14 @@ def test_a_higher_confidence_widens_the_interval(case: tuple[Task, Array, Array,
 
 
 def judged_by(mode: OutputMode, metric: str) -> Task:
-    """A task whose only metric is that one."""
-    like = TASKS["STS-B"] if mode == "regression" else TASKS["BBC-News"]
+    """A task with this metric alone."""
+    task = TASKS["STS-B"] if mode == "regression" else TASKS["BBC-News"]
     row = METRICS[mode][metric]
     return replace(
-        like,
+        task,
         name=f"{mode}_{metric}",
         output_mode=mode,
-        labels=like.labels[: row.num_labels],
+        labels=task.labels[: row.num_labels],
         metrics=(metric,),
         labelled=row.needs == "labels",
     )
@@ -332,7 +332,7 @@ def test_the_interval_is_that_of_a_plain_loop(task: Task) -> None:
     drops = []
     for _ in range(600):
         rows = rng.integers(60, size=60)
-        scored = (compute_metrics(task, one[rows], truth[rows]) for one in (teacher, variant))
+        scored = (compute_metrics(task, logits[rows], truth[rows]) for logits in (teacher, variant))
         drops.append(np.subtract(*(metrics[task.primary_metric] for metrics in scored)))
     interval = drop_interval(task, variant, teacher, truth, resamples=20_000)
     # Two bootstraps of the same rows differ by the noise of their quantiles only.
@@ -345,7 +345,7 @@ def test_the_interval_is_that_of_a_plain_loop(task: Task) -> None:
 def test_resamples_of_labels_are_scored_as_written_out(
     task: Task, rows: int, occurring: int, share: float, seed: int
 ) -> None:
-    """Few labels occur, and predictions are often right: what does not occur makes the difference."""
+    """Few labels occur, and predictions are often right: labels that do not occur make the difference."""
     rng = np.random.default_rng(seed)
     if task.output_mode == "multi_label":
         task = replace(task, labels=task.labels[: 1 + seed % 5])
@@ -356,11 +356,11 @@ def test_resamples_of_labels_are_scored_as_written_out(
         other = np.where(rng.random(rows) < share, task.num_labels - 1 - other, other)
         predictions = np.where(rng.random(rows) < 0.7, truth, other)
     index = rng.integers(rows, size=(3, rows))
-    draws = np.stack([np.bincount(each, minlength=rows) for each in index]).astype(np.float64)
+    draws = np.stack([np.bincount(expected, minlength=rows) for expected in index]).astype(np.float64)
     metric = METRICS[task.output_mode][task.primary_metric]
-    each = [metric.function(truth[drawn], predictions[drawn]) for drawn in index]
-    found = metric.resampled(label_counter(task, truth, predictions)(draws))
-    np.testing.assert_allclose(found, each, atol=1e-12)
+    expected = [metric.function(truth[drawn], predictions[drawn]) for drawn in index]
+    scores = metric.resampled(label_counter(task, truth, predictions)(draws))
+    np.testing.assert_allclose(scores, expected, atol=1e-12)
 
 
 @settings(deadline=None, max_examples=30)
@@ -378,7 +378,7 @@ def test_metrics_of_labels_are_those_of_scikit_learn(
     plain: dict[str, Any] = {"zero_division": 0.0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn's, of labels that are never true
-        want = {
+        expected = {
             "classification": {
                 "accuracy": metrics.accuracy_score(truth, predictions),
                 "balanced_accuracy": metrics.balanced_accuracy_score(truth, predictions)
@@ -400,9 +400,9 @@ def test_metrics_of_labels_are_those_of_scikit_learn(
                 "micro_recall": metrics.recall_score(truth, predictions, average="micro", **plain),
             },
         }[mode]
-    found = {name: METRICS[mode][name].function(truth, predictions) for name in want}
-    assert found == pytest.approx(want)
-    assert set(metric_names(mode)) - set(want) <= {"f1", "mcc"}  # which have formulas above
+    scores = {name: METRICS[mode][name].function(truth, predictions) for name in expected}
+    assert scores == pytest.approx(expected)
+    assert set(metric_names(mode)) - set(expected) <= {"f1", "mcc"}  # which have formulas above
 
 
 @pytest.mark.parametrize("mode", METRICS)
@@ -445,8 +445,8 @@ def test_thousands_of_labels_take_little_memory() -> None:
 @pytest.mark.parametrize("metric", METRICS["regression"].values(), ids=lambda metric: metric.name)
 def test_resamples_are_scored_as_each_would_be(metric: Metric, resamples: Array) -> None:
     truth, predictions = resamples, resamples[:, ::-1]
-    each = [metric.function(*pair) for pair in zip(truth, predictions, strict=True)]
-    np.testing.assert_allclose(metric.resampled(truth, predictions), each, rtol=1e-12, atol=1e-12)
+    expected = [metric.function(*pair) for pair in zip(truth, predictions, strict=True)]
+    np.testing.assert_allclose(metric.resampled(truth, predictions), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_the_interval_is_that_of_scipy() -> None:
@@ -454,12 +454,12 @@ def test_the_interval_is_that_of_scipy() -> None:
 
     task = TASKS["SST-2"]
     variant, teacher, labels = synthetic(task, 200, seed=5)
-    right = [one.argmax(axis=1) == labels for one in (teacher, variant)]
+    right = [logits.argmax(axis=1) == labels for logits in (teacher, variant)]
     differences = right[0].astype(float) - right[1]
-    theirs = bootstrap(
+    expected = bootstrap(
         (differences,), np.mean, method="percentile", n_resamples=9999, rng=np.random.default_rng(0)
     ).confidence_interval
-    assert drop_interval(task, variant, teacher, labels, resamples=9999) == pytest.approx(theirs, abs=0.006)
+    assert drop_interval(task, variant, teacher, labels, resamples=9999) == pytest.approx(expected, abs=0.006)
 
 
 def test_the_interval_covers_the_true_drop_as_often_as_it_says() -> None:

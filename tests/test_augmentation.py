@@ -1,4 +1,4 @@
-"""Word replacement: what is replaced, by what, and that it is the same again."""
+"""Word replacement: what is replaced, by what, and that it is reproducible."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from quantlib.support.errors import InputError
 from quantlib.training.checkpoints import load_classifier, quiet_transformers
 from quantlib.training.student import AugmentationOptions, DistillationOptions, PhaseOptions, distil
 from quantlib.training.student import augmentation as augmenting
-from quantlib.training.student.augmentation import augmented, nearest_words, word_places, word_tokens
+from quantlib.training.student.augmentation import augmented, nearest_words, word_positions, word_tokens
 
 OPTIONS = AugmentationOptions(copies=3, candidates=4)
 VOCABULARY = {token: number for number, token in enumerate(tiny.VOCABULARY)}
@@ -52,7 +52,7 @@ def test_words_are_what_letters_alone_make() -> None:
     words = {token for token, number in VOCABULARY.items() if WORDS[number]}
     assert words == set(tiny.WORDS)
     ids = [VOCABULARY[token] for token in ("[CLS]", "good", "##ly", "film", "[UNK]", "sad", "[SEP]")]
-    assert word_places(np.array(ids), WORDS, PIECES) == [3, 5]
+    assert word_positions(np.array(ids), WORDS, PIECES) == [3, 5]
 
 
 @pytest.mark.parametrize("kind", ["neighbours", "head"])
@@ -69,7 +69,7 @@ def test_words_are_replaced_and_nothing_else(
         row = rows[number // 3]
         assert copy.label == row.label
         assert copy.token_type_ids.tolist() == row.token_type_ids.tolist()
-        places = word_places(row.input_ids, WORDS, PIECES)
+        places = word_positions(row.input_ids, WORDS, PIECES)
         rest = [place for place in range(len(row)) if place not in places]
         assert copy.input_ids[rest].tolist() == row.input_ids[rest].tolist()
         assert WORDS[copy.input_ids[places]].all()
@@ -94,9 +94,9 @@ def test_a_masked_word_gets_the_words_that_the_head_finds_likely(
     ids[0, place] = VOCABULARY["[MASK]"]
     with torch.no_grad():
         logits = model(input_ids=ids).logits[0, place].numpy()
-    want = sorted(np.flatnonzero(WORDS), key=lambda number: -logits[number])[:5]
-    found = augmenting.likely_words(model, row, [1, place], WORDS, VOCABULARY["[MASK]"], 5)
-    assert found[place] == want
+    expected = sorted(np.flatnonzero(WORDS), key=lambda number: -logits[number])[:5]
+    likely = augmenting.likely_words(model, row, [1, place], WORDS, VOCABULARY["[MASK]"], 5)
+    assert likely[place] == expected
 
 
 @given(st.integers(2, 12), st.integers(1, 20), st.integers(0, 1000))
@@ -108,13 +108,13 @@ def test_neighbours_against_numpy(tokens: int, count: int, seed: int) -> None:
     words = draw.random(tokens) < 0.7
     words[:2] = True
     used = np.flatnonzero(words).tolist()
-    found = nearest_words(torch.from_numpy(table), used, words, count)
+    nearest = nearest_words(torch.from_numpy(table), used, words, count)
     for word in used:
         others = [other for other in used if other != word]
         cosines = {
             o: table[o] @ table[word] / np.linalg.norm(table[o]) / np.linalg.norm(table[word]) for o in others
         }
-        assert found[word] == sorted(others, key=lambda o: -cosines[o])[:count]
+        assert nearest[word] == sorted(others, key=lambda o: -cosines[o])[:count]
 
 
 def test_copies_are_kept(
@@ -128,10 +128,10 @@ def test_copies_are_kept(
     path.write_text(text[: len(text) // 2])
     assert same(first, augmented(rows, tiny_teacher, OPTIONS, 1, cache)), "a damaged file is made anew"
     assert path.read_text() == text
-    made = augmenting._copies
+    make_copies = augmenting._copies
     monkeypatch.setattr(augmenting, "_copies", lambda *_: pytest.fail("made again"))
     assert same(first, augmented(rows, tiny_teacher, OPTIONS, 1, cache))
-    monkeypatch.setattr(augmenting, "_copies", made)
+    monkeypatch.setattr(augmenting, "_copies", make_copies)
     augmented(rows, tiny_teacher, OPTIONS, 2, cache)
     augmented(rows[:3], tiny_teacher, OPTIONS, 1, cache)
     augmented(rows, tiny_teacher, replace(OPTIONS, probability=0.5), 1, cache)
@@ -160,18 +160,18 @@ def test_a_student_learns_from_copies_too(
     options = DistillationOptions(
         transformer=PhaseOptions(0, 1e-3), prediction=PhaseOptions(1, 1e-3), augmentation=OPTIONS, threads=1
     )
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     distil(
         tiny_teacher,
         TASKS["SST-2"],
         tiny_rows,
         tmp_path / "out",
         options,
-        lambda done, total, _: told.append((done, total)),
+        lambda done, total, _: progress.append((done, total)),
         cache=Cache(tmp_path / "cache"),
     )
     steps = -(-43 * 4 // 16)
-    assert told[-1] == (steps, steps)
+    assert progress[-1] == (steps, steps)
     assert len(list((tmp_path / "cache").rglob("rows.jsonl"))) == 1
 
 

@@ -15,7 +15,9 @@ from quantlib.data.tasks import TASKS
 
 
 @pytest.fixture(scope="module")
-def found(tiny_teacher: Path, glue_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def results_json(
+    tiny_teacher: Path, glue_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, object]:
     """What the command wrote."""
     path = tmp_path_factory.mktemp("bench") / "deep" / "found.json"
     words = ["--task", "SST-2", "--data-dir", str(glue_dir), "--teacher", str(tiny_teacher), "--seeds", "1,2"]
@@ -35,8 +37,8 @@ def found(tiny_teacher: Path, glue_dir: Path, tmp_path_factory: pytest.TempPathF
     return dict(json.loads(path.read_text()))
 
 
-def test_each_seed_has_both_students(found: dict[str, object]) -> None:
-    results = found["results"]
+def test_each_seed_has_both_students(results_json: dict[str, object]) -> None:
+    results = results_json["results"]
     assert isinstance(results, list)
     assert [(r["kind"], r["seed"]) for r in results] == [
         (TEACHER, None),
@@ -44,13 +46,13 @@ def test_each_seed_has_both_students(found: dict[str, object]) -> None:
     ]
     assert all(set(r["metrics"]) == {"accuracy"} and 0 <= r["agreement"] <= 1 for r in results)
     assert all(r["train_s"] > 0 for r in results[1:])
-    assert found["evaluation_rows"] == 40
-    assert found["student"] == {"layers": 1, "width": 32, "ffn": 64, "heads": 2, "init": "teacher"}
+    assert results_json["evaluation_rows"] == 40
+    assert results_json["student"] == {"layers": 1, "width": 32, "ffn": 64, "heads": 2, "init": "teacher"}
 
 
-def test_what_learns_from_the_teacher_agrees_with_it_more(found: dict[str, object]) -> None:
+def test_what_learns_from_the_teacher_agrees_with_it_more(results_json: dict[str, object]) -> None:
     """The labels of a teacher with random weights are not those of the rows."""
-    results = found["results"]
+    results = results_json["results"]
     assert isinstance(results, list)
     shares = {
         kind: sum(r["agreement"] for r in results if r["kind"] == kind) / 2

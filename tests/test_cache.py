@@ -150,7 +150,7 @@ def kilobyte(directory: Path) -> None:
 @pytest.fixture
 def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The root of a cache of three entries of past runs: a, b, c, used an hour after one another, c first."""
-    monkeypatch.setattr(eviction, "_runs", {})
+    monkeypatch.setattr(eviction, "_run_locks", {})
     cache = Cache(tmp_path / "cache")
     for hour, name in enumerate("cba"):
         used = 1_000_000 + 3600 * hour

@@ -57,12 +57,12 @@ def test_ranges_are_those_of_all_values(
     tiny_onnx: Path, tiny_rows: list[Feature], pad_to: int | None, size: int
 ) -> None:
     reader = CalibrationReader(tiny_rows, size, pad_to)
-    found = calibrate_min_max(tiny_onnx, reader).of
-    want = independent_ranges(tiny_onnx, list(reader))
-    assert set(found) == set(want)
-    assert len(found) > 50
-    for name, pair in want.items():
-        np.testing.assert_allclose(found[name], pair, rtol=1e-5, atol=1e-5, err_msg=name)
+    ranges = calibrate_min_max(tiny_onnx, reader).of
+    expected = independent_ranges(tiny_onnx, list(reader))
+    assert set(ranges) == set(expected)
+    assert len(ranges) > 50
+    for name, pair in expected.items():
+        np.testing.assert_allclose(ranges[name], pair, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_padding_widens_ranges(tiny_onnx: Path, tiny_rows: list[Feature]) -> None:
@@ -156,8 +156,8 @@ def close(a: TensorStatistics, b: TensorStatistics, exact: bool = False) -> None
     assert (a.rows, a.count) == (b.rows, b.count)
     for name in ("low", "high", "total", "squares"):
         size = a.squares if name in ("total", "squares") else 1
-        want = getattr(b, name)
-        assert getattr(a, name) == pytest.approx(want, rel=rel or 1e-12, abs=rel * (1 + size)), name
+        expected = getattr(b, name)
+        assert getattr(a, name) == pytest.approx(expected, rel=rel or 1e-12, abs=rel * (1 + size)), name
     assert a.histogram is not None
     assert b.histogram is not None
     if exact:
@@ -168,18 +168,18 @@ def close(a: TensorStatistics, b: TensorStatistics, exact: bool = False) -> None
 def test_only_what_is_asked_for(tiny_onnx: Path, tiny_rows: list[Feature]) -> None:
     """The values of a tensor do not depend on which others are kept."""
     reader = CalibrationReader(tiny_rows[:8], 2)
-    every = collect(tiny_onnx, reader)
+    all_statistics = collect(tiny_onnx, reader)
     model = load_with_shapes(tiny_onnx)
-    assert list(every.of) == activations(model) == tensors_for(model, None)
-    few = tensors_for(model, ("Gather", "Gemm", "MatMul"))
-    assert "bert.encoder.layer.0.intermediate.intermediate_act_fn/Erf:0" not in few
-    found = collect(tiny_onnx, reader, few)
-    assert list(found.of) == few
-    for name in few:
-        close(found.of[name], every.of[name], exact=True)
-    bare = collect(tiny_onnx, reader, few, histograms=False)
-    assert all(tensor.histogram is None for tensor in bare.of.values())
-    assert derive(bare, "MinMax") == derive(found, "MinMax")
+    assert list(all_statistics.of) == activations(model) == tensors_for(model, None)
+    names = tensors_for(model, ("Gather", "Gemm", "MatMul"))
+    assert "bert.encoder.layer.0.intermediate.intermediate_act_fn/Erf:0" not in names
+    statistics = collect(tiny_onnx, reader, names)
+    assert list(statistics.of) == names
+    for name in names:
+        close(statistics.of[name], all_statistics.of[name], exact=True)
+    without_histograms = collect(tiny_onnx, reader, names, histograms=False)
+    assert all(tensor.histogram is None for tensor in without_histograms.of.values())
+    assert derive(without_histograms, "MinMax") == derive(statistics, "MinMax")
 
 
 def test_tensors_that_hold_the_same_values_share_statistics(
@@ -190,25 +190,27 @@ def test_tensors_that_hold_the_same_values_share_statistics(
     source = sources(model, [name])[name]
     assert source == "bert.encoder.layer.0.attention.self.query/Add:0"
     reader = CalibrationReader(tiny_rows[:8], 2)
-    found = collect(tiny_onnx, reader, [name, source])
-    assert found.of[name] is found.of[source]
+    statistics = collect(tiny_onnx, reader, [name, source])
+    assert statistics.of[name] is statistics.of[source]
 
 
 @pytest.mark.parametrize("size", [1, 3, 8])
 def test_padding_does_not_count(tiny_onnx: Path, tiny_rows: list[Feature], size: int) -> None:
     """Padded batches have the statistics of rows fed one by one without padding, in every tensor."""
     rows = sorted(tiny_rows[:24], key=len)
-    alone = collect(tiny_onnx, [pad([row], len(row)) for row in rows])
+    unpadded = collect(tiny_onnx, [pad([row], len(row)) for row in rows])
     padded = collect(tiny_onnx, [pad(rows[i : i + size], 40) for i in range(0, len(rows), size)])
-    masks = {name for name in alone.of if "Where" in name or name.endswith("attention.self/Add:0")}
-    for name, want in alone.of.items():
-        close(padded.of[name], want)
+    masks = {name for name in unpadded.of if "Where" in name or name.endswith("attention.self/Add:0")}
+    for name, expected in unpadded.of.items():
+        close(padded.of[name], expected)
     assert masks, "they would hold the lowest float32 at padded positions"
     assert all(padded.of[name].low > -1e4 for name in masks)
     for method in ("MinMax", "MovingAverage", "Percentile:99", "MSE"):
-        one, other = derive(alone, method).of, derive(padded, method).of
-        for name, pair in one.items():
-            np.testing.assert_allclose(other[name], pair, rtol=0.02, atol=1e-3, err_msg=f"{method} {name}")
+        unpadded_ranges, padded_ranges = derive(unpadded, method).of, derive(padded, method).of
+        for name, pair in unpadded_ranges.items():
+            np.testing.assert_allclose(
+                padded_ranges[name], pair, rtol=0.02, atol=1e-3, err_msg=f"{method} {name}"
+            )
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=5), st.data())
@@ -227,17 +229,19 @@ def test_masked_values_are_exactly_those_of_unpadded_rows(lengths: list[int], da
         mask[i, rng.permutation(longest)[:n]] = True
     for kind, shape in kinds.items():
         padded = rng.normal(size=(len(lengths), *shape(longest))).astype(np.float32)
-        want = None
+        expected = None
         for row, real in zip(padded, mask, strict=True):
             for axis in [i for i, word in enumerate(w for w in kind if w != "batch") if word == "sequence"]:
                 row = row.take(np.flatnonzero(real), axis)
             new = observe(row.reshape(1, -1))
-            want = new if want is None else merge(want, new)
-        assert want is not None
+            expected = new if expected is None else merge(expected, new)
+        assert expected is not None
         values = np.moveaxis(padded, 0, kind.index("batch"))
-        found = observe(stream._rows(values, kind, mask.shape, mask))
-        close(found, want, exact=True)
-        assert (found.moving_low, found.moving_high) == pytest.approx((want.moving_low, want.moving_high))
+        statistics = observe(stream._rows(values, kind, mask.shape, mask))
+        close(statistics, expected, exact=True)
+        assert (statistics.moving_low, statistics.moving_high) == pytest.approx(
+            (expected.moving_low, expected.moving_high)
+        )
 
 
 def test_what_has_no_batch_axis_counts_for_each_row(tiny_onnx: Path, tiny_rows: list[Feature]) -> None:
@@ -369,7 +373,7 @@ def test_what_is_no_range(pair: tuple[float, float]) -> None:
 def test_ranges_are_read_as_written(tmp_path: Path) -> None:
     ranges = Ranges({"b": (-0.1, 1 / 3), "a": (0.0, 0.0), "mask": (float(np.finfo(np.float32).min), 0.0)})
     write_ranges(tmp_path / "ranges.json", ranges)
-    found = read_ranges(tmp_path / "ranges.json")
-    assert found == ranges
-    assert list(found.of) == ["b", "a", "mask"]
+    ranges_read = read_ranges(tmp_path / "ranges.json")
+    assert ranges_read == ranges
+    assert list(ranges_read.of) == ["b", "a", "mask"]
     assert json.loads((tmp_path / "ranges.json").read_text())["a"] == [0.0, 0.0]

@@ -144,21 +144,21 @@ def test_percentiles_are_those_of_the_sorted_values(values: np.ndarray, percent:
     width = histogram_of(values).width
     ordered = np.sort(values)
     tail = math.floor(round((100 - percent) / 200 * len(values), 6))
-    want = min(ordered[tail], 0.0), max(ordered[-1 - tail], 0.0)
-    np.testing.assert_allclose(derived(values, f"Percentile:{percent}"), want, rtol=0, atol=width)
+    expected = min(ordered[tail], 0.0), max(ordered[-1 - tail], 0.0)
+    np.testing.assert_allclose(derived(values, f"Percentile:{percent}"), expected, rtol=0, atol=width)
     top = np.sort(np.abs(values))[-1 - math.floor(round((100 - percent) / 100 * len(values), 6))]
-    found = derived(values, f"Percentile:{percent}", symmetric=True)
+    symmetric_range = derived(values, f"Percentile:{percent}", symmetric=True)
     # Around zero the histogram may be wider: zero lies outside what was seen.
-    np.testing.assert_allclose(found, (-top, top), rtol=0, atol=4 * width)
+    np.testing.assert_allclose(symmetric_range, (-top, top), rtol=0, atol=4 * width)
 
 
 @given(ROWS, st.lists(st.floats(1, 100), min_size=2, max_size=2), st.booleans())
 @example(np.array([[-1, -2, 0, 0, 0]], np.float32), [1.0, 21.0], False)
 @settings(deadline=None)
-def test_a_larger_percentile_is_no_narrower(rows: np.ndarray, both: list[float], symmetric: bool) -> None:
+def test_a_larger_percentile_is_no_narrower(rows: np.ndarray, percents: list[float], symmetric: bool) -> None:
     if np.abs(rows).max() > 1:
-        narrow, wide = (derived(rows, f"Percentile:{p}", symmetric) for p in sorted(both))
-        # One that clips everything but zeros takes them all.
+        narrow, wide = (derived(rows, f"Percentile:{p}", symmetric) for p in sorted(percents))
+        # A percentile that would clip all but zeros gives the range of all values.
         if narrow != derived(rows, "MinMax", symmetric):
             assert wide[0] <= narrow[0]
             assert narrow[1] <= wide[1]
@@ -198,8 +198,8 @@ PAIRS = st.tuples(st.integers(0, 30), st.integers(0, 30))
 def test_divergence_is_that_of_the_formula(counts: list[int], levels: int, ends: tuple[int, int]) -> None:
     start, end = min(ends) % len(counts), min(max(ends), len(counts))
     end = max(end, start + 1)
-    want = divergence_slowly(counts, start, end, levels)
-    assert divergence(np.array(counts), start, end, levels) == pytest.approx(want, rel=1e-9, abs=1e-12)
+    expected = divergence_slowly(counts, start, end, levels)
+    assert divergence(np.array(counts), start, end, levels) == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def test_entropy_takes_the_best_of_the_windows() -> None:
@@ -208,11 +208,11 @@ def test_entropy_takes_the_best_of_the_windows() -> None:
         low, high = entropy(histogram, symmetric=False)
         zero, counts = -histogram.first, histogram.counts.tolist()
         start, end = (round(edge / histogram.width) + zero for edge in (low, high))
-        found = divergence_slowly(counts, start, end, 256)
+        chosen = divergence_slowly(counts, start, end, 256)
         # Neither end alone can be moved to a better place (each tenth of those tried, the slow way).
         others = [(start, b) for b in range(len(counts), max(zero, start + 256) - 1, -80)]
         others += [(a, end) for a in range(0, min(zero, end - 256) + 1, 80)]
-        assert found <= (1 + 1e-9) * min(divergence_slowly(counts, a, b, 256) for a, b in others)
+        assert chosen <= (1 + 1e-9) * min(divergence_slowly(counts, a, b, 256) for a, b in others)
 
 
 def test_entropy_clips_an_outlier() -> None:
@@ -249,10 +249,10 @@ def test_the_expected_error_is_that_of_the_values(values: np.ndarray, symmetric:
     if symmetric:
         high = max(-low, high)
         low = -high
-    want = np.mean((values - quantized(values, low, high, symmetric)) ** 2)
+    expected = np.mean((values - quantized(values, low, high, symmetric)) ** 2)
     histogram = histogram_of(values.astype(np.float32))
-    (found,) = squared_errors(histogram, np.array([low]), np.array([high]), symmetric)
-    assert found == pytest.approx(want, rel=0.1)
+    (error,) = squared_errors(histogram, np.array([low]), np.array([high]), symmetric)
+    assert error == pytest.approx(expected, rel=0.1)
 
 
 @each_shape

@@ -40,12 +40,12 @@ def as_dict(histogram: Histogram) -> dict[int, int]:
 
 def counted_slowly(values: np.ndarray, exponent: int) -> dict[int, int]:
     """Whole bin indices in exact integer arithmetic."""
-    found: dict[int, int] = {}
+    counts: dict[int, int] = {}
     for value in values.tolist():
         top, bottom = value.as_integer_ratio()
         index = (top << -exponent) // bottom if exponent < 0 else top // (bottom << exponent)
-        found[index] = found.get(index, 0) + 1
-    return found
+        counts[index] = counts.get(index, 0) + 1
+    return counts
 
 
 # Histograms
@@ -53,19 +53,19 @@ def counted_slowly(values: np.ndarray, exponent: int) -> dict[int, int]:
 
 @given(VALUES)
 def test_a_histogram_counts_every_value_where_it_is(values: np.ndarray) -> None:
-    found = histogram_of(values)
-    assert as_dict(found) == counted_slowly(values, found.exponent)
-    assert found.total == len(values)
-    assert len(found.counts) <= FEW
-    assert found.counts[0] > 0
-    assert found.counts[-1] > 0
+    histogram = histogram_of(values)
+    assert as_dict(histogram) == counted_slowly(values, histogram.exponent)
+    assert histogram.total == len(values)
+    assert len(histogram.counts) <= FEW
+    assert histogram.counts[0] > 0
+    assert histogram.counts[-1] > 0
 
 
 @given(VALUES)
 def test_bins_are_as_narrow_as_they_can_be(values: np.ndarray) -> None:
-    found = histogram_of(values)
-    if found.exponent > -126 and float(np.abs(values).max()) < found.width * 2**23:
-        assert len(count_span(values, found.exponent - 1)) > FEW
+    histogram = histogram_of(values)
+    if histogram.exponent > -126 and float(np.abs(values).max()) < histogram.width * 2**23:
+        assert len(count_span(values, histogram.exponent - 1)) > FEW
 
 
 def count_span(values: np.ndarray, exponent: int) -> range:
@@ -88,35 +88,35 @@ def test_parts_in_any_order_add_up_to_the_whole(values: np.ndarray, data: st.Dat
 
 @given(VALUES, st.integers(0, 12))
 def test_widening_splits_no_count(values: np.ndarray, doublings: int) -> None:
-    found = histogram_of(values)
-    wider = widen(found, found.exponent + doublings)
-    assert as_dict(wider) == counted_slowly(values, found.exponent + doublings)
+    histogram = histogram_of(values)
+    wider = widen(histogram, histogram.exponent + doublings)
+    assert as_dict(wider) == counted_slowly(values, histogram.exponent + doublings)
 
 
 @given(VALUES)
 def test_around_zero(values: np.ndarray) -> None:
-    found = around_zero(histogram_of(values), FEW)
-    assert found.total == len(values)
-    assert found.first <= 0 <= found.first + len(found.counts)
-    assert as_dict(found) == counted_slowly(values, found.exponent)
+    histogram = around_zero(histogram_of(values), FEW)
+    assert histogram.total == len(values)
+    assert histogram.first <= 0 <= histogram.first + len(histogram.counts)
+    assert as_dict(histogram) == counted_slowly(values, histogram.exponent)
 
 
 @given(NORMAL)
 def test_magnitudes(values: np.ndarray) -> None:
-    found = magnitudes(histogram_of(values))
-    assert found.first == 0
-    assert found.total == len(values)
+    histogram = magnitudes(histogram_of(values))
+    assert histogram.first == 0
+    assert histogram.total == len(values)
     # A negative value lies at the upper edge of its mirrored bin, not within: floor counts toward -infinity.
-    index = np.floor(values / found.width)
-    want = np.where(index < 0, -index - 1, index).astype(int)
-    np.testing.assert_array_equal(found.counts, np.bincount(want, minlength=len(found.counts)))
+    index = np.floor(values / histogram.width)
+    expected = np.where(index < 0, -index - 1, index).astype(int)
+    np.testing.assert_array_equal(histogram.counts, np.bincount(expected, minlength=len(histogram.counts)))
 
 
 def test_a_long_tensor_is_counted_in_chunks() -> None:
     values = np.random.default_rng(0).normal(size=200_001).astype(np.float32)
-    found = histogram_of(values, 2048)
-    assert 1024 <= len(found.counts) <= 2048
-    np.testing.assert_array_equal(found.counts, np.histogram(values.astype(float), found.edges)[0])
+    histogram = histogram_of(values, 2048)
+    assert 1024 <= len(histogram.counts) <= 2048
+    np.testing.assert_array_equal(histogram.counts, np.histogram(values.astype(float), histogram.edges)[0])
 
 
 @pytest.mark.parametrize(
@@ -159,15 +159,15 @@ def same(a: TensorStatistics, b: TensorStatistics) -> None:
 
 @given(ROWS)
 def test_statistics_are_those_of_all_values(rows: np.ndarray) -> None:
-    found = observe(rows)
-    assert (found.rows, found.count) == (len(rows), rows.size)
-    assert (found.low, found.high) == (rows.min(), rows.max())
+    statistics = observe(rows)
+    assert (statistics.rows, statistics.count) == (len(rows), rows.size)
+    assert (statistics.low, statistics.high) == (rows.min(), rows.max())
     low, high = float(rows[0].min()), float(rows[0].max())
     for row in rows[1:]:
         low, high = 0.99 * low + 0.01 * float(row.min()), 0.99 * high + 0.01 * float(row.max())
-    assert (found.moving_low, found.moving_high) == pytest.approx((low, high))
-    assert found.mean == pytest.approx(float(rows.astype(float).mean()))
-    assert found.variance == pytest.approx(float(rows.astype(float).var()), abs=1e-6)
+    assert (statistics.moving_low, statistics.moving_high) == pytest.approx((low, high))
+    assert statistics.mean == pytest.approx(float(rows.astype(float).mean()))
+    assert statistics.variance == pytest.approx(float(rows.astype(float).var()), abs=1e-6)
 
 
 @given(ROWS, st.data())
@@ -205,8 +205,8 @@ def test_what_is_no_number_is_named_by_its_row(bad: float) -> None:
 
 
 def test_the_square_of_an_additive_mask_is_finite() -> None:
-    found = observe(np.array([[LOWEST, 0, LOWEST]], np.float32))
-    assert np.isfinite([found.total, found.squares]).all()
+    statistics = observe(np.array([[LOWEST, 0, LOWEST]], np.float32))
+    assert np.isfinite([statistics.total, statistics.squares]).all()
 
 
 # The file
@@ -218,12 +218,12 @@ def test_statistics_are_read_as_written(tmp_path: Path) -> None:
     kept["bare"] = observe(np.ones((1, 1), np.float32), bins=None)
     path = tmp_path / "statistics.json"
     write_statistics(path, Statistics(kept))
-    found = read_statistics(path).of
-    assert list(found) == ["b", "a", "bare"]
+    statistics_read = read_statistics(path).of
+    assert list(statistics_read) == ["b", "a", "bare"]
     for name in ("a", "b"):
-        same(found[name], kept[name])
-        assert found[name].total == kept[name].total, "to the last bit"
-    assert found["bare"].histogram is None
+        same(statistics_read[name], kept[name])
+        assert statistics_read[name].total == kept[name].total, "to the last bit"
+    assert statistics_read["bare"].histogram is None
     before = path.read_bytes()
     write_statistics(path, read_statistics(path))
     assert path.read_bytes() == before
@@ -234,17 +234,17 @@ def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file of statistics"):
         read_statistics(path)
     write_statistics(path, Statistics({"a": observe(np.ones((2, 2), np.float32))}))
-    good = json.loads(path.read_text())
-    lost = json.loads(json.dumps(good))
+    record = json.loads(path.read_text())
+    lost = json.loads(json.dumps(record))
     lost["tensors"]["a"]["count"] = 5
-    lacking = json.loads(json.dumps(good))
+    lacking = json.loads(json.dumps(record))
     del lacking["tensors"]["a"]["low"]
-    for value in (good | {"schema_version": 2}, lost, lacking, [], {"tensors": {}}):
+    for value in (record | {"schema_version": 2}, lost, lacking, [], {"tensors": {}}):
         path.write_text(json.dumps(value))
         with pytest.raises(InputError, match="not a file of statistics") as caught:
             read_statistics(path)
         assert "\n" not in str(caught.value)
-    path.write_text(json.dumps(good)[:-10])
+    path.write_text(json.dumps(record)[:-10])
     with pytest.raises(InputError, match="not a file of statistics"):
         read_statistics(path)
 

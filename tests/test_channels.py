@@ -31,13 +31,13 @@ def values(
     path = tmp_path_factory.mktemp("channels") / "outputs.onnx"
     save(with_outputs(load_with_shapes(tiny_onnx), NAMES), path)
     session = open_session(path, threads=1, optimize=False)
-    found: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
+    arrays_of: dict[str, list[np.ndarray]] = {name: [] for name in NAMES}
     for row in tiny_rows:
         for name, array in zip(
             NAMES, session.run(NAMES, feed_for(session, pad([row], len(row)))), strict=True
         ):
-            found[name].append(array.reshape(-1, array.shape[-1]))
-    return {name: np.concatenate(arrays) for name, arrays in found.items()}
+            arrays_of[name].append(array.reshape(-1, array.shape[-1]))
+    return {name: np.concatenate(arrays) for name, arrays in arrays_of.items()}
 
 
 def identity(tmp_path: Path, width: int = 2) -> Path:
@@ -65,12 +65,12 @@ def is_drawn_from(sample: np.ndarray, rows: np.ndarray, atol: float = 1e-5) -> b
 def test_extremes_are_those_of_all_values_at_once(
     tiny_onnx: Path, tiny_rows: list[Feature], values: dict[str, np.ndarray]
 ) -> None:
-    found = collect_channels(tiny_onnx, CalibrationReader(tiny_rows, 4), NAMES, threads=1)
-    assert list(found) == NAMES
-    for name, every in values.items():
-        assert found[name].low.dtype == found[name].high.dtype == np.float32
-        np.testing.assert_allclose(found[name].low, every.min(axis=0), atol=1e-5)
-        np.testing.assert_allclose(found[name].high, every.max(axis=0), atol=1e-5)
+    channels = collect_channels(tiny_onnx, CalibrationReader(tiny_rows, 4), NAMES, threads=1)
+    assert list(channels) == NAMES
+    for name, array in values.items():
+        assert channels[name].low.dtype == channels[name].high.dtype == np.float32
+        np.testing.assert_allclose(channels[name].low, array.min(axis=0), atol=1e-5)
+        np.testing.assert_allclose(channels[name].high, array.max(axis=0), atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [18, 32, 64])
@@ -79,19 +79,19 @@ def test_padding_does_not_count(
 ) -> None:
     """At 32 tokens the first token's vector, (rows, 32), has the shape of the mask, and stays whole."""
     padded = [pad(tiny_rows[i : i + 5], length) for i in range(0, len(tiny_rows), 5)]
-    found = collect_channels(tiny_onnx, padded, NAMES, samples=4096, threads=1)
-    for name, every in values.items():
-        np.testing.assert_allclose(found[name].low, every.min(axis=0), atol=1e-5)
-        np.testing.assert_allclose(found[name].high, every.max(axis=0), atol=1e-5)
-        assert found[name].sample.shape == every.shape, "all fit, each once"
-        np.testing.assert_allclose(np.sort(found[name].sample, axis=0), np.sort(every, axis=0), atol=1e-5)
+    channels = collect_channels(tiny_onnx, padded, NAMES, samples=4096, threads=1)
+    for name, array in values.items():
+        np.testing.assert_allclose(channels[name].low, array.min(axis=0), atol=1e-5)
+        np.testing.assert_allclose(channels[name].high, array.max(axis=0), atol=1e-5)
+        assert channels[name].sample.shape == array.shape, "all fit, each once"
+        np.testing.assert_allclose(np.sort(channels[name].sample, axis=0), np.sort(array, axis=0), atol=1e-5)
 
 
 def test_extremes_by_hand(tmp_path: Path) -> None:
     feeds = x(np.array([[[1, -5], [2, 0]]]), np.array([[[0, 3]]]))
-    found = collect_channels(identity(tmp_path), feeds, ["y"])["y"]
-    assert (found.low.tolist(), found.high.tolist()) == ([0, -5], [2, 3])
-    assert sorted(found.sample.tolist()) == [[0, 3], [1, -5], [2, 0]]
+    channels = collect_channels(identity(tmp_path), feeds, ["y"])["y"]
+    assert (channels.low.tolist(), channels.high.tolist()) == ([0, -5], [2, 3])
+    assert sorted(channels.sample.tolist()) == [[0, 3], [1, -5], [2, 0]]
 
 
 # The sample
@@ -101,11 +101,11 @@ def test_a_sample_is_bounded_and_drawn_from_real_positions(
     tiny_onnx: Path, tiny_rows: list[Feature], values: dict[str, np.ndarray]
 ) -> None:
     padded = [pad(tiny_rows[i : i + 7], 40) for i in range(0, len(tiny_rows), 7)]
-    found = collect_channels(tiny_onnx, padded, NAMES, samples=20, threads=1)
-    for name, every in values.items():
-        sample = found[name].sample
-        assert sample.shape == (20, every.shape[1])
-        assert is_drawn_from(sample, every)
+    channels = collect_channels(tiny_onnx, padded, NAMES, samples=20, threads=1)
+    for name, array in values.items():
+        sample = channels[name].sample
+        assert sample.shape == (20, array.shape[1])
+        assert is_drawn_from(sample, array)
 
 
 def test_the_same_sample_again_and_another_for_another_seed(
@@ -140,12 +140,12 @@ def test_every_position_is_as_likely_as_another(tmp_path: Path) -> None:
 def test_batches_of_any_size_and_progress(tmp_path: Path) -> None:
     """A batch of more tokens than fit into memory at once is parted; rows are counted all the same."""
     rows = np.random.default_rng(0).normal(size=(70, 30, 2)).astype(np.float32)
-    seen: list[int] = []
-    found = collect_channels(identity(tmp_path), x(rows), ["y"], progress=seen.append)["y"]
-    assert sum(seen) == 70
-    assert len(seen) > 1
-    np.testing.assert_array_equal(found.low, rows.reshape(-1, 2).min(axis=0))
-    assert found.sample.shape == (512, 2)
+    progress: list[int] = []
+    channels = collect_channels(identity(tmp_path), x(rows), ["y"], progress=progress.append)["y"]
+    assert sum(progress) == 70
+    assert len(progress) > 1
+    np.testing.assert_array_equal(channels.low, rows.reshape(-1, 2).min(axis=0))
+    assert channels.sample.shape == (512, 2)
 
 
 # What cannot be calibrated on

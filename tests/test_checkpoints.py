@@ -40,7 +40,7 @@ def checkpoint(tiny_teacher: Path, tmp_path: Path) -> Path:
 
 
 def message(function: Callable[..., Any], *arguments: Any) -> str:
-    """The one line with which something is refused."""
+    """The message of the error, which has to be one line."""
     with pytest.raises(InputError) as caught:
         function(*arguments)
     text = str(caught.value)
@@ -73,30 +73,32 @@ def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_hub_id_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = {}
+    downloads = {}
 
     def snapshot_download(name: str, **options: Any) -> str:
-        asked[name] = options
+        downloads[name] = options
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert resolve("someone/bert-sst2", "teacher") == tmp_path
-    assert asked["someone/bert-sst2"]["revision"] is None
-    assert "*.safetensors" in asked["someone/bert-sst2"]["allow_patterns"]
-    assert not any(".py" in pattern for pattern in asked["someone/bert-sst2"]["allow_patterns"]), "no code"
+    assert downloads["someone/bert-sst2"]["revision"] is None
+    assert "*.safetensors" in downloads["someone/bert-sst2"]["allow_patterns"]
+    assert not any(".py" in pattern for pattern in downloads["someone/bert-sst2"]["allow_patterns"]), (
+        "no code"
+    )
 
 
 @pytest.mark.parametrize("revision", ["main", "v1.0", "refs/pr/3", "0f" * 20])
 def test_a_revision_is_what_follows_the_id(
     revision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = []
+    downloads = []
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download",
-        lambda name, *, revision, **_: asked.append((name, revision)) or str(tmp_path),
+        lambda name, *, revision, **_: downloads.append((name, revision)) or str(tmp_path),
     )
     assert resolve(f"some/one@{revision}", "student") == tmp_path
-    assert asked == [("some/one", revision)]
+    assert downloads == [("some/one", revision)]
     monkeypatch.chdir(tmp_path)
     (tmp_path / f"some/one@{revision}").mkdir(parents=True)
     assert resolve(f"some/one@{revision}", "student") == Path(f"some/one@{revision}"), "a directory is first"

@@ -121,10 +121,10 @@ x86 = pytest.mark.skipif(not hardware.is_x86(hardware.describe()), reason="this 
 @x86
 def test_products_saturate_on_a_cpu_without_vnni(tmp_path: Path) -> None:
     # 2 · 255 · 127 is beyond 16 bits: clipped there, the first label is no longer ahead of 1.5 · 64.
-    found = check_saturation(integer_model(tmp_path / "m.onnx", 127, 64), [feature(255, 1)] * 3, SST2)
+    result = check_saturation(integer_model(tmp_path / "m.onnx", 127, 64), [feature(255, 1)] * 3, SST2)
     exact, clipped = 255 * 127 * 64, 32 * 32767
     expected = (0.0, 0) if hardware.has_vnni(hardware.describe()) else (exact - clipped, 3)
-    assert (found.max_diff, found.labels_changed, found.rows, found.why_not) == (*expected, 3, "")
+    assert (result.max_diff, result.labels_changed, result.rows, result.why_not) == (*expected, 3, "")
 
 
 def shared_model(path: Path) -> Path:
@@ -147,9 +147,9 @@ def shared_model(path: Path) -> Path:
 def test_constants_that_are_used_twice_are_no_obstacle(tmp_path: Path) -> None:
     path = shared_model(tmp_path / "m.onnx")
     before = path.read_bytes()
-    found = check_saturation(path, [feature(255, 1)] * 2, SST2)
-    assert (found.rows, found.why_not) == (2, "")
-    assert (found.max_diff == 0) == hardware.has_vnni(hardware.describe())
+    result = check_saturation(path, [feature(255, 1)] * 2, SST2)
+    assert (result.rows, result.why_not) == (2, "")
+    assert (result.max_diff == 0) == hardware.has_vnni(hardware.describe())
     assert path.read_bytes() == before
 
 
@@ -178,11 +178,11 @@ def test_both_kinds_of_session_are_compared(
 
     monkeypatch.setattr(saturation, "open_session", opened)
     rows = rows_of(*range(12, 112))
-    done: list[int] = []
-    found = check_saturation(usual, rows, SST2, threads=1, progress=done.append)
+    progress: list[int] = []
+    result = check_saturation(usual, rows, SST2, threads=1, progress=progress.append)
     # The first 64 rows; the label of row 0 is a tie in both.
-    assert found == Saturation(vnni=False, rows=64, max_diff=63 * 64 * 10, labels_changed=63)
-    assert sum(done) == 64
+    assert result == Saturation(vnni=False, rows=64, max_diff=63 * 64 * 10, labels_changed=63)
+    assert sum(progress) == 64
 
 
 def test_a_model_that_the_option_cannot_load(
@@ -194,22 +194,22 @@ def test_a_model_that_the_option_cannot_load(
         return open_session(path, **options)
 
     monkeypatch.setattr(saturation, "open_session", opened)
-    found = check_saturation(integer_model(tmp_path / "m.onnx", 1, 2), rows_of(3), SST2)
-    assert found == Saturation(vnni=False, why_not="ONNX Runtime cannot load it with quant_precision")
+    result = check_saturation(integer_model(tmp_path / "m.onnx", 1, 2), rows_of(3), SST2)
+    assert result == Saturation(vnni=False, why_not="ONNX Runtime cannot load it with quant_precision")
 
 
 def test_saturation_is_no_question_for_a_float_model(
     tiny_onnx: Path, tiny_rows: list[Feature], on_x86: None
 ) -> None:
-    found = check_saturation(tiny_onnx, tiny_rows, SST2)
-    assert found == Saturation(vnni=False, why_not="no products of integers")
+    result = check_saturation(tiny_onnx, tiny_rows, SST2)
+    assert result == Saturation(vnni=False, why_not="no products of integers")
 
 
 def test_saturation_is_no_question_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = replace(hardware.describe(), architecture="aarch64")
     monkeypatch.setattr(hardware, "describe", lambda: machine)
-    found = check_saturation(integer_model(tmp_path / "m.onnx", 1, 2), rows_of(3), SST2)
-    assert found.why_not == "aarch64 is not x86"
+    result = check_saturation(integer_model(tmp_path / "m.onnx", 1, 2), rows_of(3), SST2)
+    assert result.why_not == "aarch64 is not x86"
 
 
 @pytest.mark.parametrize(
@@ -272,12 +272,12 @@ def test_what_depends_on_the_batch_is_caught(
 ) -> None:
     # Two short rows, which are drawn as they are; two long ones, which are cut to 20. All are padded to 40.
     rows = rows_of(9, 10, 39, 40)
-    done: list[int] = []
+    progress: list[int] = []
     model = mask_model(tmp_path / "m.onnx", signal)
-    found = check_invariance(model, rows, SST2, threads=1, progress=done.append)
-    assert found == Invariance(rows=4, in_batch=in_batch, padded=padded, labels_changed=changed)
-    assert found.max_diff == max(in_batch, padded)
-    assert sum(done) == 4
+    result = check_invariance(model, rows, SST2, threads=1, progress=progress.append)
+    assert result == Invariance(rows=4, in_batch=in_batch, padded=padded, labels_changed=changed)
+    assert result.max_diff == max(in_batch, padded)
+    assert sum(progress) == 4
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -288,8 +288,8 @@ def test_a_row_is_never_cut_to_its_company(tmp_path: Path, seed: int) -> None:
 
 
 def test_a_regression_has_no_labels_to_change(tmp_path: Path) -> None:
-    found = check_invariance(mask_model(tmp_path / "m.onnx", "padding", labels=1), rows_of(4, 40), STSB)
-    assert (found.in_batch, found.labels_changed) == (36, None)
+    result = check_invariance(mask_model(tmp_path / "m.onnx", "padding", labels=1), rows_of(4, 40), STSB)
+    assert (result.in_batch, result.labels_changed) == (36, None)
 
 
 def test_logits_that_padding_makes_infinite_are_an_error(tmp_path: Path) -> None:
@@ -299,10 +299,10 @@ def test_logits_that_padding_makes_infinite_are_an_error(tmp_path: Path) -> None
 
 
 def test_a_float_bert_does_not_depend_on_the_batch(tiny_onnx: Path, tiny_rows: list[Feature]) -> None:
-    found = check_invariance(tiny_onnx, tiny_rows, SST2)
-    assert found.rows == 32
-    assert found.max_diff < 1e-5
-    assert found.labels_changed == 0
+    result = check_invariance(tiny_onnx, tiny_rows, SST2)
+    assert result.rows == 32
+    assert result.max_diff < 1e-5
+    assert result.labels_changed == 0
 
 
 def test_dynamic_int8_depends_on_the_batch_and_static_does_not(
@@ -311,10 +311,10 @@ def test_dynamic_int8_depends_on_the_batch_and_static_does_not(
     dynamic = quantize_onnx(tiny_onnx, tmp_path / "dynamic.onnx", RECIPES["dynamic_u8s8"])
     ranges = calibrate_min_max(tiny_onnx, CalibrationReader(tiny_rows))
     static = quantize_onnx(tiny_onnx, tmp_path / "static.onnx", RECIPES["quant_2"], ranges)
-    one, other = (check_invariance(path, tiny_rows, SST2) for path in (dynamic, static))
-    assert one.in_batch > 0.01
-    assert one.padded > 0.01
-    assert other.max_diff < one.max_diff / 2
+    dynamic_check, static_check = (check_invariance(path, tiny_rows, SST2) for path in (dynamic, static))
+    assert dynamic_check.in_batch > 0.01
+    assert dynamic_check.padded > 0.01
+    assert static_check.max_diff < dynamic_check.max_diff / 2
 
 
 # Which rows
@@ -362,8 +362,8 @@ def test_all_checks_of_a_quantized_model(tiny_onnx: Path, tiny_rows: list[Featur
 
     path, kept = tmp_path / "m.onnx", "bert.encoder.layer.1.output.dense/MatMul"
     quantize_dynamic(tiny_onnx, path, nodes_to_exclude=[kept], extra_options={"MatMulConstBOnly": True})
-    done: list[int] = []
-    subject = Subject(path, tiny_rows, SST2, quantized=True, kept={kept}, threads=1, progress=done.append)
+    progress: list[int] = []
+    subject = Subject(path, tiny_rows, SST2, quantized=True, kept={kept}, threads=1, progress=progress.append)
     checks = run_checks(subject)
     saturated, varying = checks.get(Saturation), checks.get(Invariance)
     assert saturated == check_saturation(path, tiny_rows, SST2)
@@ -381,7 +381,7 @@ def test_all_checks_of_a_quantized_model(tiny_onnx: Path, tiny_rows: list[Featur
         "invariance_labels_changed": varying.labels_changed,
     }
     assert Checks.from_json(json.loads(json.dumps(checks.to_json()))) == checks
-    assert 0 < sum(done) <= CHECKED_ROWS
+    assert 0 < sum(progress) <= CHECKED_ROWS
 
 
 def test_all_checks_of_a_float_model(tiny_onnx: Path, tiny_rows: list[Feature], on_x86: None) -> None:

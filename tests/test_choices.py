@@ -115,8 +115,8 @@ def test_a_line_says_what_it_costs_and_wins() -> None:
 
 
 def test_where_none_meets_a_wish_that_is_said() -> None:
-    (*_, own) = choices(RESULTS, FIELD, Wishes(min_speedup=100))
-    assert own == Choice("within your limits", None, "no variant of this run")
-    assert as_json([own]) == [
+    (*_, choice) = choices(RESULTS, FIELD, Wishes(min_speedup=100))
+    assert choice == Choice("within your limits", None, "no variant of this run")
+    assert as_json([choice]) == [
         {"wish": "within your limits", "variant": None, "why": "no variant of this run"}
     ]

@@ -85,14 +85,14 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(code, "ROOT", tmp_path)
-    forget()
+    clear_caches()
     yield tmp_path
     monkeypatch.undo()
-    forget()
+    clear_caches()
 
 
-def forget() -> None:
-    """Keys are made once in a process."""
+def clear_caches() -> None:
+    """Clear the caches: parts of keys are computed once in a process."""
     for function in (code._source, code._module_hash, code._imports):
         function.cache_clear()
 
@@ -101,7 +101,7 @@ def edit(path: Path, old: str, new: str) -> None:
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))
-    forget()
+    clear_caches()
 
 
 def step_of(root: Path) -> Callable[..., object]:
@@ -110,8 +110,8 @@ def step_of(root: Path) -> Callable[..., object]:
     lines = ["" if line.startswith("from") else line for line in path.read_text().splitlines()]
     names: dict[str, Callable[..., Callable[..., object]]] = {}
     exec(compile("from __future__ import annotations;" + "\n".join(lines), path, "exec"), names)
-    made: Callable[..., object] = names["step"](None, [])
-    return made
+    step: Callable[..., object] = names["step"](None, [])
+    return step
 
 
 def test_a_module_counts_with_all_that_it_imports(root: Path) -> None:
@@ -239,7 +239,7 @@ def test_only_functions_with_a_name_can_be_followed() -> None:
         with pytest.raises(ValueError, match="is not a function made by a def"):
             code_key(function)
     with pytest.raises(ValueError, match="is not a module of quantlib"):
-        code_key(forget)
+        code_key(clear_caches)
 
 
 # The real quantlib
@@ -254,7 +254,7 @@ def test_what_decides_the_ranges() -> None:
 
 
 def test_modules_that_decide_nothing_are_there() -> None:
-    assert [name for name in code.DECIDE_NOTHING if code._find(f"quantlib.{name}") is None] == []
+    assert [name for name in code.DECIDE_NOTHING if code._file_of(f"quantlib.{name}") is None] == []
 
 
 def test_what_decides_a_quantized_model() -> None:

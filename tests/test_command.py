@@ -45,7 +45,7 @@ class Case:
         return self.data_dir / "SST-2" / "dev.tsv"
 
     def arguments(self) -> list[str]:
-        given = {
+        options = {
             "--task": "sst2",
             "--data-dir": self.data_dir,
             "--teacher": self.teacher,
@@ -58,7 +58,7 @@ class Case:
             "--num-runs": 2,
             "--timing-seconds": 0,
         }
-        return [*(str(word) for pair in given.items() for word in pair), *self.more]
+        return [*(str(word) for pair in options.items() for word in pair), *self.more]
 
     def written(self) -> list[Path]:
         return [path for path in self.output_dir.rglob("*") if path.is_file()]
@@ -417,9 +417,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_options: ExperimentO
 
 
 def test_the_command_prints_steps_and_a_table(finished: Finished) -> None:
-    case, done = finished
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
+    case, process = finished
+    assert (process.returncode, process.stderr) == (0, "")
+    lines = process.stdout.splitlines()
     assert lines[0].startswith("✓ read rows")
     assert "train 75, calibration 30, validation 15, evaluation 40" in lines[0], "on one line, however long"
     timed = [
@@ -430,12 +430,12 @@ def test_the_command_prints_steps_and_a_table(finished: Finished) -> None:
     follows = lines.index("The student's variants follow.")
     assert sum(line.startswith("* worth shipping") for line in lines[:follows]) == 1
     lines = lines[follows:]
-    found = json.loads((case.output_dir / "SST-2" / "results.json").read_text())
+    results = json.loads((case.output_dir / "SST-2" / "results.json").read_text())
     (middle,) = [i for i, line in enumerate(lines) if line.startswith("* worth shipping")]
     floats = ["teacher", "teacher_compiled"], ["student", "student_compiled"]
     students = [f"student_{name}" for name in DEFAULT_RECIPES]
-    assert list(found) == [*floats[0], *DEFAULT_RECIPES, *floats[1], *students]
-    for name, values in found.items():
+    assert list(results) == [*floats[0], *DEFAULT_RECIPES, *floats[1], *students]
+    for name, values in results.items():
         star = "*" if values["beaten_by"] is None else ""
         (row,) = [line.split() for line in lines[:middle] if line.split()[:1] == [f"{name}{star}"]]
         (checks,) = [line.split() for line in lines[middle:] if line.split()[:1] == [name]]
@@ -444,7 +444,9 @@ def test_the_command_prints_steps_and_a_table(finished: Finished) -> None:
         products = "7/7" if name.startswith("student") else "11/11"
         assert (products in checks) == (values["quantized_share"] == 1.0)
         assert f"{values['invariance_labels_changed']}/32" in checks
-    assert all(f"{name} by {v['beaten_by']}" in lines[middle] for name, v in found.items() if v["beaten_by"])
+    assert all(
+        f"{name} by {v['beaten_by']}" in lines[middle] for name, v in results.items() if v["beaten_by"]
+    )
     assert lines[-1].startswith("Done in ")
     assert lines[-1].endswith(f"; written to {case.output_dir / 'SST-2'}"), "the task as it is written"
 
@@ -454,10 +456,10 @@ def test_a_small_limit_on_files_is_one_line_and_leaves_the_run_before(
 ) -> None:
     case, _ = finished
     before = {path: path.read_bytes() for path in case.written()}
-    done = run(case, "-c", LIMITED.format(bytes=20_000), PYTHONIOENCODING="ascii")
-    assert done.returncode == 2
-    assert done.stdout.startswith("? read rows"), "where there is no ✓"
-    assert done.stderr == (
+    process = run(case, "-c", LIMITED.format(bytes=20_000), PYTHONIOENCODING="ascii")
+    assert process.returncode == 2
+    assert process.stdout.startswith("? read rows"), "where there is no ✓"
+    assert process.stderr == (
         f"error: cannot write {case.output_dir}/SST-2/ts_teacher_bert/model.onnx: "
         "the file is larger than this process may write\n"
     )
@@ -477,11 +479,11 @@ def test_a_limit_met_while_training_leaves_no_model(case: Case, finished: Finish
     case.cache_dir = shutil.copytree(finished[0].cache_dir, tmp_path / "cache")
     case.more = ["--seed", "43"]
     students = set((case.cache_dir / "student").glob("*/*"))
-    done = run(case, "-c", LIMITED.format(bytes=20_000))
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: cannot write {case.cache_dir}/student/")
-    assert done.stderr.endswith("the file is larger than this process may write\n")
-    assert done.stderr.count("\n") == 1
+    process = run(case, "-c", LIMITED.format(bytes=20_000))
+    assert process.returncode == 2
+    assert process.stderr.startswith(f"error: cannot write {case.cache_dir}/student/")
+    assert process.stderr.endswith("the file is larger than this process may write\n")
+    assert process.stderr.count("\n") == 1
     assert case.written() == []
     assert set((case.cache_dir / "student").glob("*/*")) == students
 
@@ -530,8 +532,8 @@ def test_help_explains_every_option(capfd: pytest.CaptureFixture[str]) -> None:
 
 def test_defaults_are_those_of_the_library() -> None:
     parameters = inspect.signature(run_command.command()).parameters
-    given = {name: parameter.default for name, parameter in parameters.items()}
-    assert from_flags(ExperimentOptions, given, COMMAND_LINE) == ExperimentOptions()
+    defaults = {name: parameter.default for name, parameter in parameters.items()}
+    assert from_flags(ExperimentOptions, defaults, COMMAND_LINE) == ExperimentOptions()
 
 
 def test_a_bug_gets_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -52,14 +52,14 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def values(found: Configuration) -> dict[str, object]:
-    run, gate = found.values(ExperimentOptions, GateOptions)
+def values(configuration: Configuration) -> dict[str, object]:
+    run, gate = configuration.values(ExperimentOptions, GateOptions)
     return run | gate
 
 
 def test_every_section_becomes_options(project: Path) -> None:
-    found = values(find_configuration(project))
-    assert found == {
+    options = values(find_configuration(project))
+    assert options == {
         "task": "tickets",
         "evaluation": str(project / "data" / "test.csv"),
         "text": ("title", "body"),
@@ -81,8 +81,8 @@ def test_every_section_becomes_options(project: Path) -> None:
 def test_flags_go_before_the_file(project: Path) -> None:
     (configured, _) = find_configuration(project).values(ExperimentOptions, GateOptions)
     configured["recipes"] = ("quant_2",)
-    given = {"seq_len": 32, "no_student": False, "labels": ["a=b", "x=y=z"], "text": "one"}
-    options = from_flags(ExperimentOptions, given, COMMAND, configured)
+    flags = {"seq_len": 32, "no_student": False, "labels": ["a=b", "x=y=z"], "text": "one"}
+    options = from_flags(ExperimentOptions, flags, COMMAND, configured)
     assert (options.seq_len, options.text, options.compile) == (32, ("one",), False)
     assert options.no_student, "a switch that is not given leaves what the file says"
     assert options.labels == {"a": "b", "x=y": "z"}
@@ -95,9 +95,9 @@ def test_pyproject_holds_it_too(project: Path) -> None:
         r"^\[", "[tool.quantlib.", (project / "quantlib.toml").read_text(encoding="utf-8"), flags=re.M
     )
     (project / "pyproject.toml").write_text('[project]\nname = "x"\n' + text, encoding="utf-8")
-    whole = values(find_configuration(project))
+    from_quantlib_toml = values(find_configuration(project))
     (project / "quantlib.toml").unlink()
-    assert values(find_configuration(project)) == whole
+    assert values(find_configuration(project)) == from_quantlib_toml
     (project / "pyproject.toml").write_text('[project]\nname = "x"\n', encoding="utf-8")
     assert values(find_configuration(project)) == {}
     (project / "pyproject.toml").unlink()

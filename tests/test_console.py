@@ -27,7 +27,7 @@ def end(how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["bad input"], 2, "error: model.onnx: not an ONNX file: the second line of a long story\n"),
         ([], 2, "error: Missing argument 'how'.\n"),
@@ -38,11 +38,11 @@ def end(how: str) -> None:
     ids=["bad_input", "no_argument", "unknown_option", "exit_code", "success"],
 )
 def test_the_end_of_a_command(
-    arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_app(app, arguments) == code
     printed = capsys.readouterr()
-    assert printed.err == said
+    assert printed.err == message
     assert printed.out == ("" if code else "done\n")
 
 

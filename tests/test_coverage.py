@@ -75,11 +75,11 @@ def test_float_weights_are_counted_wherever_they_come_from(tmp_path: Path) -> No
         "bias": weight((4,)),
         "qkv": weight((4, 12)),
     }
-    found = coverage(save(tmp_path / "m.onnx", nodes, constants))
+    result = coverage(save(tmp_path / "m.onnx", nodes, constants))
     # A node without a name goes by its output.
     names = ("plain", "handed_on", "cast", "constant_on_the_left", "e", "fused")
-    assert found == Coverage(0, tuple(NotQuantized(name, "weight stays float") for name in names))
-    assert (found.quantized, found.total, found.in_float, found.share) == (0, 6, names, 0.0)
+    assert result == Coverage(0, tuple(NotQuantized(name, "weight stays float") for name in names))
+    assert (result.quantized, result.total, result.in_float, result.share) == (0, 6, names, 0.0)
 
 
 def test_products_of_two_activations_do_not_count(tmp_path: Path) -> None:
@@ -89,9 +89,9 @@ def test_products_of_two_activations_do_not_count(tmp_path: Path) -> None:
         node("MatMul", ["scores", "x"], ["context"], name="context"),
         node("MatMul", ["context", "w"], ["y"], name="dense"),
     ]
-    found = coverage(save(tmp_path / "m.onnx", nodes, {"w": weight()}))
-    assert (found.in_float, found.total) == (("dense",), 1)
-    assert [(product.node, product.reason) for product in found.not_quantized] == [
+    result = coverage(save(tmp_path / "m.onnx", nodes, {"w": weight()}))
+    assert (result.in_float, result.total) == (("dense",), 1)
+    assert [(product.node, product.reason) for product in result.not_quantized] == [
         ("scores", TWO_ACTIVATIONS),
         ("context", TWO_ACTIVATIONS),
         ("dense", "weight stays float"),
@@ -114,8 +114,8 @@ def test_operators_on_integers_are_quantized(tmp_path: Path, op: str, inputs: li
     nodes = [node(op, inputs, ["a"], domain="com.microsoft"), node("MatMul", ["a", "v"], ["y"], name="left")]
     constants = {"w": weight(dtype=np.int8), "v": weight(), "s": np.float32(1), "z": np.uint8(0)}
     path = save(tmp_path / "m.onnx", nodes, constants)
-    found = coverage(path)
-    assert (found.quantized, found.total, found.in_float) == (1, 2, ("left",))
+    result = coverage(path)
+    assert (result.quantized, result.total, result.in_float) == (1, 2, ("left",))
     assert has_integer_products(path) == (op != "MatMulNBits"), "whose activations stay in float"
 
 
@@ -126,8 +126,8 @@ def test_integer_products_of_two_activations_do_not_count_either(tmp_path: Path)
         node("MatMul", ["b", "w"], ["y"], name="dense"),
     ]
     constants = {"w": weight(), "s": np.float32(1), "z": np.uint8(0)}
-    found = coverage(save(tmp_path / "m.onnx", nodes, constants))
-    assert (found.total, found.not_quantized) == (1, (NotQuantized("dense", "weight stays float"),))
+    result = coverage(save(tmp_path / "m.onnx", nodes, constants))
+    assert (result.total, result.not_quantized) == (1, (NotQuantized("dense", "weight stays float"),))
 
 
 @pytest.mark.parametrize(
@@ -162,9 +162,9 @@ def test_qdq_needs_both_factors(tmp_path: Path, op: str, inputs: list[str], reas
     ]
     constants = INT8 | {"w": weight(), "bias": weight((4,))}
     path = save(tmp_path / "m.onnx", nodes, constants)
-    found = coverage(path)
-    assert found.share == (1.0 if reason is None else 0.0)
-    assert [product.reason for product in found.not_quantized] == ([] if reason is None else [reason])
+    result = coverage(path)
+    assert result.share == (1.0 if reason is None else 0.0)
+    assert [product.reason for product in result.not_quantized] == ([] if reason is None else [reason])
     assert has_integer_products(path) == (reason is None)
 
 
@@ -202,16 +202,16 @@ def test_a_product_of_two_activations_is_no_choice_of_the_recipe(tmp_path: Path)
         node("Transpose", ["q"], ["qt"]),
         node("MatMul", ["q", "qt"], ["y"], name="scores"),
     ]
-    found = coverage(save(tmp_path / "m.onnx", nodes, {"w": weight()}), kept={"query", "scores"})
-    assert found.not_quantized == (NotQuantized("query", KEPT), NotQuantized("scores", TWO_ACTIVATIONS))
+    result = coverage(save(tmp_path / "m.onnx", nodes, {"w": weight()}), kept={"query", "scores"})
+    assert result.not_quantized == (NotQuantized("query", KEPT), NotQuantized("scores", TWO_ACTIVATIONS))
 
 
 def test_float_nodes_of_a_bert_have_reasons(tiny_onnx: Path, tmp_path: Path) -> None:
-    found = coverage(quantize_onnx(tiny_onnx, tmp_path / "q.onnx", RECIPES["dynamic_u8s8"]))
-    assert (found.quantized, found.total) == (14, 14)  # 6 in each of 2 layers, the pooler and the classifier
-    assert len(found.not_quantized) == 4, "scores and context of 2 layers"
-    assert {product.reason for product in found.not_quantized} == {TWO_ACTIVATIONS}
-    assert all("attention.self" in product.node for product in found.not_quantized)
+    result = coverage(quantize_onnx(tiny_onnx, tmp_path / "q.onnx", RECIPES["dynamic_u8s8"]))
+    assert (result.quantized, result.total) == (14, 14)  # 6 in each of 2 layers, pooler, classifier
+    assert len(result.not_quantized) == 4, "scores and context of 2 layers"
+    assert {product.reason for product in result.not_quantized} == {TWO_ACTIVATIONS}
+    assert all("attention.self" in product.node for product in result.not_quantized)
 
 
 @pytest.mark.parametrize(

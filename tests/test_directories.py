@@ -90,9 +90,9 @@ print(len(seen), *sorted(set(seen)))
 @pytest.mark.parametrize("exchange", ["yes", "no"])
 def test_a_run_is_whole_wherever_it_is_killed(tmp_path: Path, exchange: str) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path), exchange]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    count, *states = done.stdout.split()
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    count, *states = process.stdout.split()
     assert int(count) > 20, "moments"
     can_exchange = exchange == "yes" and sys.platform == "linux"
     assert states == (["after", "before"] if can_exchange else ["after", "before", "gone"])

@@ -29,8 +29,8 @@ from quantlib.training.student.device import feed_of, prepare
 from quantlib.training.student.losses import soft_cross_entropy, transformer_loss
 from quantlib.training.student.phases import Phase, run_phase
 from quantlib.training.student.precision import bfloat16_pays, chosen_precision, layer_steps
-from quantlib.training.student.run import STATE_FILE, hold_out, with_more
-from quantlib.training.student.saved import DamagedError, Standing, load_standing, save_standing
+from quantlib.training.student.run import STATE_FILE, hold_out, with_extra_rows
+from quantlib.training.student.saved import DamagedError, TrainingState, load_state, save_state
 from quantlib.training.student.states import run_with_states
 from quantlib.training.student.students import make_student
 from quantlib.training.student.targets import Teacher, teacher_targets
@@ -73,20 +73,22 @@ def test_teachers_without_a_student(tmp_path: Path, kind: str, changes: dict[str
 def test_a_student_learns_what_the_teacher_says(
     tiny_teacher: Path, rows: list[Feature], tmp_path: Path
 ) -> None:
-    told: list[tuple[int, int, str]] = []
+    progress: list[tuple[int, int, str]] = []
     options = replace(OPTIONS, label_weight=0.0)
-    distil(tiny_teacher, SST2, rows, tmp_path / "a", options, lambda *step: told.append(step))
+    distil(tiny_teacher, SST2, rows, tmp_path / "a", options, lambda *step: progress.append(step))
     teacher, student = load_classifier(tiny_teacher), load_classifier(tmp_path / "a")
-    wanted = predict_logits(teacher, rows)
-    untrained = soft_cross_entropy(predict_logits(make_student(teacher, StudentConfig(), 42), rows), wanted)
-    trained = soft_cross_entropy(predict_logits(student, rows), wanted)
-    least = soft_cross_entropy(wanted, wanted)
+    teacher_logits = predict_logits(teacher, rows)
+    untrained = soft_cross_entropy(
+        predict_logits(make_student(teacher, StudentConfig(), 42), rows), teacher_logits
+    )
+    trained = soft_cross_entropy(predict_logits(student, rows), teacher_logits)
+    least = soft_cross_entropy(teacher_logits, teacher_logits)
     assert float(trained - least) < 0.5 * float(untrained - least)
     assert student.config.num_hidden_layers == 1
-    assert [done for done, _, _ in told] == sorted(done for done, _, _ in told)
-    assert told[-1][0] == told[-1][1] == 4 + 12 * 8, "batches of the teacher, then steps of 12 epochs"
+    assert [done for done, _, _ in progress] == sorted(done for done, _, _ in progress)
+    assert progress[-1][0] == progress[-1][1] == 4 + 12 * 8, "batches of the teacher, then steps of 12 epochs"
     for words in ("transformer loss ", "prediction loss ", "held-out accuracy "):
-        assert words in told[-1][2]
+        assert words in progress[-1][2]
     distil(tiny_teacher, SST2, rows, tmp_path / "b", options)
     hashes = {sha256_file(tmp_path / name / "model.safetensors") for name in "ab"}
     assert len(hashes) == 1, "the same again"
@@ -97,14 +99,14 @@ def test_a_student_learns_what_the_teacher_says(
 def test_labels_count_where_they_are_told_to(
     tiny_teacher: Path, rows: list[Feature], tmp_path: Path, weight: float
 ) -> None:
-    """Those of windows never do."""
+    """Labels of windows never count."""
     options = replace(SHORT, label_weight=weight, held_out=0.0)
     flipped = [replace(row, label=1 - row.label) for row in rows[:16]]
-    ways = [(rows[:8], rows[8:16]), (rows[:8], flipped[8:]), (flipped[:8], rows[8:16])]
+    data = [(rows[:8], rows[8:16]), (rows[:8], flipped[8:]), (flipped[:8], rows[8:16])]
     hashes = []
-    for number, (own, windows) in enumerate(ways):
+    for number, (train_rows, windows) in enumerate(data):
         out = tmp_path / str(number)
-        distil(tiny_teacher, SST2, own, out, options, further=[[window] for window in windows])
+        distil(tiny_teacher, SST2, train_rows, out, options, further=[[window] for window in windows])
         hashes.append(sha256_file(out / "model.safetensors"))
     assert hashes[0] == hashes[1]
     assert (hashes[0] == hashes[2]) == (weight == 0)
@@ -136,21 +138,23 @@ def test_a_student_takes_the_order_of_the_task(
         distil(tiny_teacher, RTE, rows, tmp_path / name, options, logit_order=order)
         assert check_for_task(tmp_path / name, RTE) == [0, 1]
         assert read_config(tmp_path / name)["id2label"] == {"0": "entailment", "1": "not_entailment"}
-    plain, turned = (
+    plain, reversed_logits = (
         predict_logits(load_classifier(tmp_path / name), rows).numpy() for name in ("plain", "turned")
     )
-    np.testing.assert_allclose(turned, plain[:, ::-1], atol=1e-4)
-    assert np.abs(turned - plain).max() > 0.1
+    np.testing.assert_allclose(reversed_logits, plain[:, ::-1], atol=1e-4)
+    assert np.abs(reversed_logits - plain).max() > 0.1
 
 
 def test_regression(tmp_path: Path) -> None:
     teacher = tiny.write_checkpoint(tmp_path / "teacher", num_labels=1)
     rows = [replace(row, label=float(row.label)) for row in tiny.features(teacher, 64)]
     distil(teacher, STSB, rows, tmp_path / "out", OPTIONS)
-    wanted = predict_logits(load_classifier(teacher), rows)
+    teacher_logits = predict_logits(load_classifier(teacher), rows)
     before = predict_logits(make_student(load_classifier(teacher), StudentConfig(), 42), rows)
     after = predict_logits(load_classifier(tmp_path / "out"), rows)
-    assert float((after - wanted).square().mean()) < 0.7 * float((before - wanted).square().mean())
+    assert float((after - teacher_logits).square().mean()) < 0.7 * float(
+        (before - teacher_logits).square().mean()
+    )
     assert check_for_task(tmp_path / "out", STSB) == [0]
 
 
@@ -160,7 +164,7 @@ def test_no_rows(tiny_teacher: Path, tmp_path: Path) -> None:
 
 
 def test_a_single_row_is_enough(tiny_teacher: Path, rows: list[Feature], tmp_path: Path) -> None:
-    """None is held out then: the last weights are kept."""
+    """Then no row is held out, and the last weights are kept."""
     distil(tiny_teacher, SST2, rows[:1], tmp_path / "out", SHORT)
     assert check_for_task(tmp_path / "out", SST2) == [0, 1]
 
@@ -195,14 +199,14 @@ def uninterrupted(
     tiny_teacher: Path, rows: list[Feature], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[StudentConfig], str]:
     """The hash of the weights of a training without interruption."""
-    found: dict[StudentConfig, str] = {}
+    hashes: dict[StudentConfig, str] = {}
 
     def trained(config: StudentConfig) -> str:
-        if config not in found:
+        if config not in hashes:
             out = tmp_path_factory.mktemp("uninterrupted") / "out"
             distil(tiny_teacher, SST2, rows, out, SHORT, student=config)
-            found[config] = sha256_file(out / "model.safetensors")
-        return found[config]
+            hashes[config] = sha256_file(out / "model.safetensors")
+        return hashes[config]
 
     return trained
 
@@ -230,10 +234,10 @@ def test_an_interrupted_training_ends_with_the_same_weights(
         run(after(batches))
     assert [path.name for path in work.iterdir()] == ([STATE_FILE] if batches > 6 else [])
     torch.manual_seed(batches)  # as in another process
-    told: list[int] = []
-    run(lambda done, *_: told.append(done))
+    progress: list[int] = []
+    run(lambda done, *_: progress.append(done))
     assert sha256_file(tmp_path / "out" / "model.safetensors") == uninterrupted(config)
-    steps = [done for done in told if done > 4]
+    steps = [done for done in progress if done > 4]
     assert steps[0] > batches - 3, "it went on, and did not start anew"
     assert list(work.iterdir()) == []
 
@@ -277,15 +281,15 @@ def test_no_code_of_a_checkpoint_runs(tmp_path: Path) -> None:
         def __reduce__(self) -> Any:
             return (Path.touch, (tmp_path / "touched",))
 
-    save_standing(tmp_path / "good.pt", "job", Standing(epoch=3))
-    found = load_standing(tmp_path / "good.pt", "job")
-    assert found is not None
-    assert found.epoch == 3
-    assert load_standing(tmp_path / "good.pt", "another") is None
-    assert load_standing(tmp_path / "missing.pt", "job") is None
+    save_state(tmp_path / "good.pt", "job", TrainingState(epoch=3))
+    state = load_state(tmp_path / "good.pt", "job")
+    assert state is not None
+    assert state.epoch == 3
+    assert load_state(tmp_path / "good.pt", "another") is None
+    assert load_state(tmp_path / "missing.pt", "job") is None
     torch.save({"job": "job", "epoch": Evil()}, tmp_path / "bad.pt")
     with pytest.raises(DamagedError, match=r"^bad\.pt$"):
-        load_standing(tmp_path / "bad.pt", "job")
+        load_state(tmp_path / "bad.pt", "job")
     assert not (tmp_path / "touched").exists()
 
 
@@ -297,17 +301,17 @@ def scored_phase(scores: list[float], options: PhaseOptions) -> tuple[Phase, lis
     import torch
 
     module = torch.nn.ModuleDict({"student": torch.nn.Linear(1, 1, bias=False)})
-    weight, given, seen = module["student"].weight, [], []
+    weight, weights, trained_rows = module["student"].weight, [], []
 
     def score() -> tuple[float, float]:
-        given.append(float(weight.detach()))
-        return scores[len(given) - 1], 0.0
+        weights.append(float(weight.detach()))
+        return scores[len(weights) - 1], 0.0
 
     def loss(index: Any, _feed: Any) -> torch.Tensor:
-        seen.extend(index.tolist())
+        trained_rows.extend(index.tolist())
         return weight.sum()
 
-    return Phase("test", options, module, loss, score), given, seen
+    return Phase("test", options, module, loss, score), weights, trained_rows
 
 
 @pytest.mark.parametrize(
@@ -323,17 +327,17 @@ def test_it_stops_early_with_the_best_weights(
     rows: list[Feature], scores: list[float], patience: int, epochs: int, best: int
 ) -> None:
     options = replace(OPTIONS, patience=patience)
-    phase, given, seen = scored_phase(scores, PhaseOptions(5, 1e-2))
-    standing = run_phase(phase, rows, range(10, 40), options, Standing(), lambda _: None, lambda *_: None)
-    assert standing.epoch == len(given) == epochs
-    assert float(phase.modules["student"].weight.detach()) == given[best]
-    assert sorted(seen) == sorted(epochs * list(range(10, 40)))
+    phase, weights, trained_rows = scored_phase(scores, PhaseOptions(5, 1e-2))
+    state = run_phase(phase, rows, range(10, 40), options, TrainingState(), lambda _: None, lambda *_: None)
+    assert state.epoch == len(weights) == epochs
+    assert float(phase.modules["student"].weight.detach()) == weights[best]
+    assert sorted(trained_rows) == sorted(epochs * list(range(10, 40)))
 
 
 def test_weight_decay_decays(rows: list[Feature]) -> None:
     import torch
 
-    found = {}
+    remaining = {}
     for decay in (0.0, 0.1):
         torch.manual_seed(0)
         phase, _, _ = scored_phase([0.0], PhaseOptions(1, 1e-2, 0.0, decay, "constant"))
@@ -344,12 +348,12 @@ def test_weight_decay_decays(rows: list[Feature]) -> None:
             rows,
             range(8),
             OPTIONS,
-            Standing(),
+            TrainingState(),
             lambda _: None,
             lambda *_: None,
         )
-        found[decay] = float(weight.detach()) / before
-    assert found == {0.0: 1.0, 0.1: pytest.approx(1 - 1e-2 * 0.1)}
+        remaining[decay] = float(weight.detach()) / before
+    assert remaining == {0.0: 1.0, 0.1: pytest.approx(1 - 1e-2 * 0.1)}
 
 
 @given(st.integers(1, 200), st.floats(0, 1), st.sampled_from(["linear", "constant"]))
@@ -373,27 +377,27 @@ def test_the_learning_rate_rises_to_its_value_and_then_does_as_told(
 @given(st.integers(1, 300), st.floats(0, 0.99), st.integers(0, 5))
 def test_rows_are_held_out_once_and_for_all(count: int, share: float, seed: int) -> None:
     options = DistillationOptions(held_out=share, seed=seed)
-    trained, held = hold_out(count, options)
-    assert sorted(trained + held) == list(range(count))
+    trained, held_out = hold_out(count, options)
+    assert sorted(trained + held_out) == list(range(count))
     assert trained
-    assert len(held) == min(round(count * share), count - 1)
+    assert len(held_out) == min(round(count * share), count - 1)
     random.seed(1)
-    assert hold_out(count, options) == (trained, held)
+    assert hold_out(count, options) == (trained, held_out)
 
 
 @pytest.mark.parametrize("most", [0, 1, 2])
 def test_windows_of_rows_that_are_trained_on_come_behind_all_rows(
     rows: list[Feature], tiny_teacher: Path, most: int
 ) -> None:
-    """What a held-out row goes on with is held out as well."""
+    """Windows of a held-out row are held out as well."""
     further = [[tiny_row(i, number) for number in range(i % 4)] for i in range(8)]
     options = replace(SHORT, windows=most)
-    found, trained = with_more(rows[:8], [0, 3, 5, 7], further, tiny_teacher, options, None)
-    assert found[:8] == rows[:8]
-    wanted = [(i, number) for i in (0, 3, 5, 7) for number in range(min(i % 4, most))]
-    assert [tuple(row.input_ids[1:].tolist()) for row in found[8:]] == wanted
-    assert trained == [0, 3, 5, 7, *range(8, 8 + len(wanted))]
-    assert with_more(rows[:8], [0, 3], (), tiny_teacher, options, None) == (rows[:8], [0, 3])
+    all_rows, trained = with_extra_rows(rows[:8], [0, 3, 5, 7], further, tiny_teacher, options, None)
+    assert all_rows[:8] == rows[:8]
+    expected = [(i, number) for i in (0, 3, 5, 7) for number in range(min(i % 4, most))]
+    assert [tuple(row.input_ids[1:].tolist()) for row in all_rows[8:]] == expected
+    assert trained == [0, 3, 5, 7, *range(8, 8 + len(expected))]
+    assert with_extra_rows(rows[:8], [0, 3], (), tiny_teacher, options, None) == (rows[:8], [0, 3])
 
 
 def tiny_row(*numbers: int) -> Feature:
@@ -431,12 +435,12 @@ def test_the_teachers_states_are_those_it_computes(
         size = sum(path.stat().st_size for path in tmp_path.rglob("states"))
         assert size == on_disk * 4 * sum(map(len, rows)) * 4 * 32, "2 hidden states, queries and keys"
         assert size <= disk_bytes
-        found = targets.states(index, feed)
+        target_states = targets.states(index, feed)
     with torch.no_grad():
         logits, states = run_with_states(load_classifier(tiny_teacher), feed)
     torch.testing.assert_close(targets.logits[index], logits, atol=1e-4, rtol=1e-4)
-    assert (len(found.hidden), len(found.scores)) == (2, 1)
-    assert float(transformer_loss(found, states.of_layers((0, 2)), feed["attention_mask"])) < 1e-8
+    assert (len(target_states.hidden), len(target_states.scores)) == (2, 1)
+    assert float(transformer_loss(target_states, states.of_layers((0, 2)), feed["attention_mask"])) < 1e-8
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -449,19 +453,19 @@ def test_states_that_are_needed_once_are_not_written(
     device = prepare(options)
     model = load_classifier(tiny_teacher)
     teacher = Teacher(model, (0, 2) if epochs else (), device, "float32")
-    wanted = predict_logits(model, rows).numpy()
+    teacher_logits = predict_logits(model, rows).numpy()
     index = np.array([40, 3, 17])
     with teacher_targets(teacher, rows, options, tmp_path) as targets:
         assert not targets.on_disk
         if epochs:
             targets.states(index, feed_of(rows, index, device))
-            np.testing.assert_allclose(targets.logits[index], wanted[index], atol=1e-4)
+            np.testing.assert_allclose(targets.logits[index], teacher_logits[index], atol=1e-4)
         assert int(targets.logits.isnan().any(1).sum()) == len(rows) - epochs * len(index)
         more = np.array([3, 5])
         targets.logits[3] = 7.0  # as if it came from another batch
         logits = targets.logits_for(more, feed_of(rows, more, device)).numpy()
     assert logits[0].tolist() == [7.0, 7.0]
-    np.testing.assert_allclose(logits[1], wanted[5], atol=1e-4)
+    np.testing.assert_allclose(logits[1], teacher_logits[5], atol=1e-4)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -539,9 +543,9 @@ def test_the_file_of_states_is_closed_before_its_directory_goes(
     ids=str,
 )
 def test_options_are_checked(build: Callable[..., Any], changes: dict[str, Any], words: str) -> None:
-    needed = {"epochs": 1, "learning_rate": 0.1} if build is PhaseOptions else {}
+    required = {"epochs": 1, "learning_rate": 0.1} if build is PhaseOptions else {}
     with pytest.raises(InputError, match=words):
-        build(**(needed | changes))
+        build(**(required | changes))
 
 
 @pytest.mark.parametrize("name", ["tpu9", "cuda:99"])
@@ -555,17 +559,17 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[tuple[str, .
     """Sets a CPU's instruction sets and its gain by bfloat16; gives the list of steps that are taken."""
 
     def machine(sets: tuple[str, ...], speed: float) -> list[bool]:
-        found = replace(hardware.describe(), instruction_sets=sets)
-        monkeypatch.setattr("quantlib.training.student.precision.describe", lambda: found)
+        machine = replace(hardware.describe(), instruction_sets=sets)
+        monkeypatch.setattr("quantlib.training.student.precision.describe", lambda: machine)
         steps: list[bool] = []
-        now = [0.0]
+        time_s = [0.0]
 
         def step(in_bfloat16: bool) -> None:
             steps.append(in_bfloat16)
-            now[0] += 1.0 / (speed if in_bfloat16 else 1.0) + len(steps) % 3
+            time_s[0] += 1.0 / (speed if in_bfloat16 else 1.0) + len(steps) % 3
 
         monkeypatch.setattr("quantlib.training.student.precision.layer_steps", lambda: step)
-        clocked = partial(precision.faster_in_bfloat16, clock=lambda: now[0])
+        clocked = partial(precision.faster_in_bfloat16, clock=lambda: time_s[0])
         monkeypatch.setattr("quantlib.training.student.precision.faster_in_bfloat16", clocked)
         return steps
 
@@ -600,7 +604,7 @@ def test_the_precision_of_a_machine_is_measured_once(
     steps = measured(("avx512_bf16",), 1.5)
     assert chosen_precision(1, Cache(tmp_path)) == "bfloat16"
     assert len(steps) > 2
-    steps = measured(("avx512_bf16",), 0.5)  # another day
+    steps = measured(("avx512_bf16",), 0.5)  # a later run
     assert chosen_precision(1, Cache(tmp_path)) == "bfloat16"
     assert steps == []
     assert chosen_precision(2, Cache(tmp_path)) == "float32", "measured for each number of threads"
@@ -618,7 +622,7 @@ def test_a_layer_is_stepped_without_changing_random_numbers() -> None:
 
 
 def test_products_in_16_bits(tiny_teacher: Path, rows: list[Feature], tmp_path: Path) -> None:
-    """Other sums, weights in float32."""
+    """Sums differ; weights stay in float32."""
     import torch
 
     hashes = set()

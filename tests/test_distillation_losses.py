@@ -52,11 +52,11 @@ def as_states(arrays: tuple[list[Array], list[Array]]) -> States:
 
 def by_rows(student: Array, teacher: Array, lengths: tuple[int, ...], pairs: bool) -> float:
     """The mean squared error, one row after the other, cut to its real tokens: nothing is masked."""
-    found: list[float] = []
+    squares: list[float] = []
     for row, length in enumerate(lengths):
         cut = (row, slice(None), slice(length), slice(length)) if pairs else (row, slice(length))
-        found += ((student[cut] - teacher[cut]) ** 2).ravel().tolist()
-    return float(np.mean(found))
+        squares += ((student[cut] - teacher[cut]) ** 2).ravel().tolist()
+    return float(np.mean(squares))
 
 
 def test_the_transformer_loss_against_numpy() -> None:
@@ -67,15 +67,15 @@ def test_the_transformer_loss_against_numpy() -> None:
     weight, bias = draw.normal(size=(WIDE, NARROW)), draw.normal(size=WIDE)
     project = torch.nn.Linear(NARROW, WIDE, dtype=torch.float64)
     project.load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
-    want = 0.0
+    expected = 0.0
     for layer, source in enumerate(MAPPING):
         projected = student[0][layer] @ weight.T + bias
-        want += by_rows(projected, teacher[0][source], LENGTHS, pairs=False)
+        expected += by_rows(projected, teacher[0][source], LENGTHS, pairs=False)
         if layer:
-            want += by_rows(student[1][layer - 1], teacher[1][source - 1], LENGTHS, pairs=True)
+            expected += by_rows(student[1][layer - 1], teacher[1][source - 1], LENGTHS, pairs=True)
     mask = torch.from_numpy(mask_of())
-    found = transformer_loss(as_states(student), as_states(teacher).of_layers(MAPPING), mask, project)
-    assert float(found.detach()) == pytest.approx(want, rel=1e-12)
+    loss = transformer_loss(as_states(student), as_states(teacher).of_layers(MAPPING), mask, project)
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-12)
 
 
 def test_the_prediction_losses_against_numpy() -> None:
@@ -89,19 +89,21 @@ def test_the_prediction_losses_against_numpy() -> None:
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
     for temperature in (1.0, 3.0):
-        want = -(softmax(teacher / temperature) * np.log(softmax(student / temperature))).sum(axis=1).mean()
-        found = soft_cross_entropy(torch.from_numpy(student), torch.from_numpy(teacher), temperature)
-        assert float(found) == pytest.approx(want, rel=1e-12)
+        expected = (
+            -(softmax(teacher / temperature) * np.log(softmax(student / temperature))).sum(axis=1).mean()
+        )
+        loss = soft_cross_entropy(torch.from_numpy(student), torch.from_numpy(teacher), temperature)
+        assert float(loss) == pytest.approx(expected, rel=1e-12)
     labels = np.array([0, 2, NO_LABEL, 1, NO_LABEL, 0, 1])
     for temperature, weight in itertools.product((1.0, 3.0), (0.0, 0.3, 1.0)):
         soft = -(softmax(teacher / temperature) * np.log(softmax(student / temperature))).sum(axis=1)
         hard = -np.log(softmax(student)[np.arange(len(labels)), np.maximum(labels, 0)])
         share = np.where(labels == NO_LABEL, 0.0, weight)
-        want = ((1 - share) * temperature**2 * soft + share * hard).mean()
+        expected = ((1 - share) * temperature**2 * soft + share * hard).mean()
         tensors = (torch.from_numpy(array) for array in (student, teacher, labels))
-        assert float(mixed_cross_entropy(*tensors, weight, temperature)) == pytest.approx(want, rel=1e-12)
-    found = score_loss(torch.from_numpy(student[:, :1]), torch.from_numpy(teacher[:, :1]))
-    assert float(found) == pytest.approx(np.mean((student[:, 0] - teacher[:, 0]) ** 2), rel=1e-12)
+        assert float(mixed_cross_entropy(*tensors, weight, temperature)) == pytest.approx(expected, rel=1e-12)
+    loss = score_loss(torch.from_numpy(student[:, :1]), torch.from_numpy(teacher[:, :1]))
+    assert float(loss) == pytest.approx(np.mean((student[:, 0] - teacher[:, 0]) ** 2), rel=1e-12)
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
@@ -119,11 +121,13 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
     assert torch.autograd.gradcheck(loss, (weight, *inputs))
     logits = torch.from_numpy(draw.normal(size=(4, 3))).requires_grad_()
-    wanted = torch.from_numpy(draw.normal(size=(4, 3)))
-    assert torch.autograd.gradcheck(lambda own: soft_cross_entropy(own, wanted, 2.0), (logits,))
-    assert torch.autograd.gradcheck(lambda own: score_loss(own, wanted), (logits,))
+    teacher_logits = torch.from_numpy(draw.normal(size=(4, 3)))
+    assert torch.autograd.gradcheck(lambda own: soft_cross_entropy(own, teacher_logits, 2.0), (logits,))
+    assert torch.autograd.gradcheck(lambda own: score_loss(own, teacher_logits), (logits,))
     labels = torch.tensor([0, NO_LABEL, 2, 1])
-    assert torch.autograd.gradcheck(lambda own: mixed_cross_entropy(own, wanted, labels, 0.4, 2.0), (logits,))
+    assert torch.autograd.gradcheck(
+        lambda own: mixed_cross_entropy(own, teacher_logits, labels, 0.4, 2.0), (logits,)
+    )
 
 
 @given(
@@ -196,15 +200,15 @@ def test_scores_are_those_of_the_model(tiny_teacher: Path, implementation: str) 
     ]
     feed = {k: torch.from_numpy(v) for k, v in pad(rows, len(rows[0])).items()}
     with torch.no_grad():
-        want = model(**feed, output_attentions=True, output_hidden_states=True)
+        expected = model(**feed, output_attentions=True, output_hidden_states=True)
         model.set_attn_implementation(implementation)
         logits, states = run_with_states(model, feed)
-    torch.testing.assert_close(logits, want.logits)
+    torch.testing.assert_close(logits, expected.logits)
     assert (len(states.hidden), len(states.scores)) == (3, 2)
-    for found, attention in zip(states.scores, want.attentions, strict=True):
-        torch.testing.assert_close(found.softmax(-1), attention)
-    for found, hidden in zip(states.hidden, want.hidden_states, strict=True):
-        torch.testing.assert_close(found, hidden)
+    for computed, attention in zip(states.scores, expected.attentions, strict=True):
+        torch.testing.assert_close(computed.softmax(-1), attention)
+    for computed, hidden in zip(states.hidden, expected.hidden_states, strict=True):
+        torch.testing.assert_close(computed, hidden)
 
 
 @settings(max_examples=20)
@@ -213,9 +217,9 @@ def test_scores_against_numpy(heads: int, tokens: int, size: int, seed: int) -> 
     import torch
 
     query, key = np.random.default_rng(seed).normal(size=(2, 2, tokens, heads * size))
-    found = scores(torch.from_numpy(query), torch.from_numpy(key), heads).numpy()
+    computed = scores(torch.from_numpy(query), torch.from_numpy(key), heads).numpy()
     for row in range(2):
         for head in range(heads):
             part = slice(head * size, (head + 1) * size)
-            want = query[row][:, part] @ key[row][:, part].T / np.sqrt(size)
-            np.testing.assert_allclose(found[row, head], want, rtol=1e-9, atol=1e-12)
+            expected = query[row][:, part] @ key[row][:, part].T / np.sqrt(size)
+            np.testing.assert_allclose(computed[row, head], expected, rtol=1e-9, atol=1e-12)

@@ -29,10 +29,10 @@ BERT = {
 @given(st.integers(1, 48), st.integers(1, 48), st.sampled_from(["uniform", "last"]))
 def test_a_mapping_rises_from_the_embeddings_to_the_last_layer(first: int, second: int, kind: str) -> None:
     student, teacher = sorted((first, second))
-    found = layer_mapping(student, teacher, kind)
-    assert len(found) == student + 1
-    assert (found[0], found[-1]) == (0, teacher)
-    assert all(low < high for low, high in pairwise(found))
+    mapping = layer_mapping(student, teacher, kind)
+    assert len(mapping) == student + 1
+    assert (mapping[0], mapping[-1]) == (0, teacher)
+    assert all(low < high for low, high in pairwise(mapping))
 
 
 @given(st.integers(1, 12), st.integers(1, 6))
@@ -153,13 +153,13 @@ def test_a_student_starts_with_the_layers_it_learns_from(
     student = make_student(teacher, StudentConfig(), seed=0)
     assert student.config.num_hidden_layers == len(student.bert.encoder.layer) == len(kept)
     for number, source in enumerate(kept):
-        wanted = teacher.bert.encoder.layer[source].state_dict()
+        source_weights = teacher.bert.encoder.layer[source].state_dict()
         for name, value in student.bert.encoder.layer[number].state_dict().items():
-            assert torch.equal(value, wanted[name]), (number, name)
-            assert value.data_ptr() != wanted[name].data_ptr(), "a copy"
-    rest = {k: v for k, v in teacher.state_dict().items() if "encoder.layer." not in k}
-    assert {"bert.pooler.dense.weight", "classifier.weight"} < set(rest)
-    for name, value in rest.items():
+            assert torch.equal(value, source_weights[name]), (number, name)
+            assert value.data_ptr() != source_weights[name].data_ptr(), "a copy"
+    other_weights = {k: v for k, v in teacher.state_dict().items() if "encoder.layer." not in k}
+    assert {"bert.pooler.dense.weight", "classifier.weight"} < set(other_weights)
+    for name, value in other_weights.items():
         assert torch.equal(student.state_dict()[name], value), name
     assert teacher.config.num_hidden_layers == layers
 
@@ -171,11 +171,11 @@ def test_other_shapes_keep_what_fits(tiny_teacher: Path) -> None:
     before = torch.get_rng_state()
     student = make_student(teacher, StudentConfig(layers=2, ffn=48), seed=0)
     assert torch.equal(torch.get_rng_state(), before)
-    wanted = teacher.state_dict()
+    weights = teacher.state_dict()
     for name, value in student.state_dict().items():
         fits = "intermediate" not in name and not name.endswith("layer.0.output.dense.weight")
         fits = fits and not name.endswith("layer.1.output.dense.weight")
-        assert (value.shape == wanted[name].shape and torch.equal(value, wanted[name])) == fits, name
+        assert (value.shape == weights[name].shape and torch.equal(value, weights[name])) == fits, name
     narrow = make_student(teacher, StudentConfig(1, 16, 32, 4), seed=0)
     assert narrow.config.vocab_size == teacher.config.vocab_size
     assert narrow.config.max_position_embeddings == teacher.config.max_position_embeddings

@@ -1,4 +1,4 @@
-"""A student that is trained with the words that occur alone learns what it learns with all of them."""
+"""A student that is trained with only the tokens that occur learns the same as with all of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from quantlib.data.features import Feature
 from quantlib.training.checkpoints import load_classifier
 from quantlib.training.student.device import feed_of
-from quantlib.training.student.vocabulary import only_words_of
+from quantlib.training.student.vocabulary import only_tokens_of
 
 TABLE = "bert.embeddings.word_embeddings.weight"
 
@@ -41,22 +41,22 @@ def steps(model: Any, words: Any, weight_decay: float = 0.0) -> dict[str, Any]:
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-    found: dict[str, Any] = model.state_dict()
-    return found
+    weights: dict[str, Any] = model.state_dict()
+    return weights
 
 
 def test_the_same_is_learned(tiny_teacher: Path) -> None:
     import torch
 
     before = load_classifier(tiny_teacher).state_dict()
-    every = load_classifier(tiny_teacher)
-    wanted = steps(every, nullcontext())
-    some = load_classifier(tiny_teacher)
-    found = steps(some, only_words_of(some, ROWS))
-    assert found.keys() == wanted.keys()
-    for name, value in found.items():
-        torch.testing.assert_close(value, wanted[name], rtol=1e-4, atol=1e-6)
-    moved = (found[TABLE] != before[TABLE]).any(dim=1).nonzero().flatten().tolist()
+    full_model = load_classifier(tiny_teacher)
+    expected = steps(full_model, nullcontext())
+    reduced_model = load_classifier(tiny_teacher)
+    weights = steps(reduced_model, only_tokens_of(reduced_model, ROWS))
+    assert weights.keys() == expected.keys()
+    for name, value in weights.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-6)
+    moved = (weights[TABLE] != before[TABLE]).any(dim=1).nonzero().flatten().tolist()
     assert moved == OCCURRING[1:], "all that occur but padding"
 
 
@@ -65,7 +65,7 @@ def test_words_that_do_not_occur_are_not_decayed(tiny_teacher: Path) -> None:
 
     before = load_classifier(tiny_teacher).state_dict()[TABLE]
     model = load_classifier(tiny_teacher)
-    after = steps(model, only_words_of(model, ROWS), weight_decay=0.5)[TABLE]
+    after = steps(model, only_tokens_of(model, ROWS), weight_decay=0.5)[TABLE]
     others = [word for word in range(len(before)) if word not in OCCURRING]
     assert torch.equal(after[others], before[others])
 
@@ -81,12 +81,12 @@ def test_it_computes_what_it_did(tiny_teacher: Path, ids: list[list[int]]) -> No
     model = loaded(tiny_teacher)
     feed = feed_of(rows, np.arange(len(rows)), torch.device("cpu"))
     with torch.no_grad():
-        wanted = model(**feed).logits
-        with only_words_of(model, rows):
+        expected = model(**feed).logits
+        with only_tokens_of(model, rows):
             table = model.get_input_embeddings().weight
             assert len(table) == len({0, *(word for line in ids for word in line)})
-            torch.testing.assert_close(model(**feed).logits, wanted)
-        torch.testing.assert_close(model(**feed).logits, wanted)
+            torch.testing.assert_close(model(**feed).logits, expected)
+        torch.testing.assert_close(model(**feed).logits, expected)
 
 
 def test_a_word_that_is_not_there_is_an_error(tiny_teacher: Path) -> None:
@@ -94,7 +94,7 @@ def test_a_word_that_is_not_there_is_an_error(tiny_teacher: Path) -> None:
 
     model = load_classifier(tiny_teacher)
     feed = feed_of([row(2, 8, 3)], np.arange(1), torch.device("cpu"))
-    with only_words_of(model, ROWS), pytest.raises(IndexError, match="out of range"):
+    with only_tokens_of(model, ROWS), pytest.raises(IndexError, match="out of range"):
         model(**feed)
     model(**feed)
 
@@ -103,7 +103,7 @@ def test_a_word_that_is_not_there_is_an_error(tiny_teacher: Path) -> None:
 def test_padding_gets_no_gradient(tiny_teacher: Path, padding: int | None, inside: int | None) -> None:
     model = load_classifier(tiny_teacher)
     model.get_input_embeddings().padding_idx = padding
-    with only_words_of(model, ROWS):
+    with only_tokens_of(model, ROWS):
         assert model.get_input_embeddings().padding_idx == inside
     assert model.get_input_embeddings().padding_idx == padding
 
@@ -111,6 +111,6 @@ def test_padding_gets_no_gradient(tiny_teacher: Path, padding: int | None, insid
 def test_all_words_are_back_after_an_error(tiny_teacher: Path) -> None:
     model = load_classifier(tiny_teacher)
     full = model.get_input_embeddings()
-    with pytest.raises(KeyboardInterrupt), only_words_of(model, ROWS):
+    with pytest.raises(KeyboardInterrupt), only_tokens_of(model, ROWS):
         raise KeyboardInterrupt
     assert model.get_input_embeddings() is full

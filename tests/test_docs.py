@@ -81,13 +81,13 @@ def test_modules_exist(page: Path) -> None:
     names = re.findall(r"(?<![\w/.])quantlib(?:\.(?!toml\b)\w+)+", text)
     names += re.findall(rf"`((?:{'|'.join(ROOMS)})(?:\.\w+)+)`", text)
     for name in {name.removeprefix("quantlib.") for name in names}:
-        thing: object = quantlib
+        item: object = quantlib
         path = "quantlib"
         for part in name.split("."):
             path += f".{part}"
-            if not hasattr(thing, part):
+            if not hasattr(item, part):
                 importlib.import_module(path)
-            thing = getattr(thing, part)
+            item = getattr(item, part)
 
 
 @each_page
@@ -122,9 +122,9 @@ def test_options_exist(script: str) -> None:
     }
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, script, "--help"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert options <= set(re.findall(r"--[a-z-]+", done.stdout))
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert options <= set(re.findall(r"--[a-z-]+", process.stdout))
 
 
 @each_page

@@ -32,13 +32,13 @@ def test_the_embedded_default_runs_to_its_table(tmp_path: Path) -> None:
         "--timing-seconds",
         "0",
     ]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, ROOT / "quantization_experiments.py", *words, "--cache-dir", tmp_path / "cache"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
     directory = tmp_path / "runs" / "BBC-News"
     results = json.loads((directory / "results.json").read_text(encoding="utf-8"))
     with (directory / "results.csv").open(encoding="utf-8", newline="") as file:
@@ -46,5 +46,5 @@ def test_the_embedded_default_runs_to_its_table(tmp_path: Path) -> None:
     assert sorted(results) == sorted(VARIANTS)
     assert sorted(row["variant"] for row in rows) == sorted(VARIANTS)
     for name in VARIANTS:
-        assert re.search(rf"^ *{name}\b", done.stdout, re.MULTILINE), f"{name} is a row of the table"
+        assert re.search(rf"^ *{name}\b", process.stdout, re.MULTILINE), f"{name} is a row of the table"
     assert {path.name for path in directory.iterdir()} >= {"run.json", "results.png", "ts_teacher_bert"}

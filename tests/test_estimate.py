@@ -50,9 +50,9 @@ def test_equal_launches_are_as_sure_as_the_prior() -> None:
 
 
 def test_launches_that_differ_widen_the_interval() -> None:
-    alike, apart = estimate_log_ratio([[0.0, 0.0]] * 2), estimate_log_ratio([[-0.1, -0.1], [0.1, 0.1]])
-    assert apart.center == pytest.approx(alike.center)
-    assert apart.error > 3 * alike.error
+    equal, different = estimate_log_ratio([[0.0, 0.0]] * 2), estimate_log_ratio([[-0.1, -0.1], [0.1, 0.1]])
+    assert different.center == pytest.approx(equal.center)
+    assert different.error > 3 * equal.error
 
 
 @pytest.mark.parametrize("launches", [[], [[]], [[0.1]], [[0.1, math.nan]], [[0.1, 0.2], []]])
@@ -113,7 +113,7 @@ def test_intervals_hold_the_truth_of_recorded_traces(trace: str, shape: tuple[in
 
 @pytest.mark.parametrize("shape", [(2, 3), (4, 2), (3, 3)])
 @pytest.mark.parametrize(
-    "trouble",
+    "disturbance",
     [
         {},
         {"spikes": 0.1},
@@ -125,9 +125,9 @@ def test_intervals_hold_the_truth_of_recorded_traces(trace: str, shape: tuple[in
     ids=["quiet", "spikes", "steps", "drift", "launches that differ", "all"],
 )
 def test_intervals_hold_the_truth_on_troubled_machines(
-    trouble: dict[str, float], shape: tuple[int, int]
+    disturbance: dict[str, float], shape: tuple[int, int]
 ) -> None:
-    options = {"launch_sd": LAUNCH_SD, "spikes": 0.0, "step": 0.0, "drift": 0.0} | trouble
+    options = {"launch_sd": LAUNCH_SD, "spikes": 0.0, "step": 0.0, "drift": 0.0} | disturbance
 
     def draw(rng: Rng, launches: int, turns: int) -> list[list[float]]:
         return _synthetic(rng, launches, turns, **options)

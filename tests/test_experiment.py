@@ -112,20 +112,20 @@ def test_a_run_without_a_list_of_files_is_left_alone(text: str | None, tmp_path:
 
 
 def test_results_hold_variants_and_nothing_else(first: Path) -> None:
-    found = load(first, "results.json")
-    assert list(found) == list(MODELS)
-    for name, values in found.items():
+    results = load(first, "results.json")
+    assert list(results) == list(MODELS)
+    for name, values in results.items():
         recipe = ["recipe"] if name in QUANTIZED else []
         assert list(values) == [*KEYS, *recipe, *EXTRA], name
-    assert read_results(first / "SST-2" / "results.json") == found
+    assert read_results(first / "SST-2" / "results.json") == results
 
 
 def test_results_are_measured(first: Path) -> None:
-    found = load(first, "results.json")
-    teacher = found["teacher"]
+    results = load(first, "results.json")
+    teacher = results["teacher"]
     assert (teacher["compression_ratio"], teacher["speedup"], teacher["agreement"]) == (1, 1, 1)
     assert (teacher["accuracy_drop"], teacher["logit_error"], teacher["drop_low"]) == (0, 0, 0)
-    for name, values in found.items():
+    for name, values in results.items():
         size = (first / "SST-2" / MODELS[name]).stat().st_size
         assert values["model_size"] == size / 2**20
         assert values["compression_ratio"] == pytest.approx(teacher["model_size"] / values["model_size"])
@@ -144,32 +144,36 @@ def test_results_are_measured(first: Path) -> None:
         assert values["accuracy"] * 40 == pytest.approx(round(values["accuracy"] * 40)), "of 40 rows"
     for name in ("teacher", "student"):
         untimed = (*KEYS[:2], "agreement", "accuracy_drop")
-        fast = {key: found[f"{name}_compiled"][key] for key in untimed}
-        assert fast == pytest.approx({key: found[name][key] for key in untimed}, abs=1e-5), "nothing is lost"
-        assert found[f"{name}_compiled"]["logit_error"] == pytest.approx(found[name]["logit_error"], abs=1e-5)
-    assert found["quant_1"]["agreement"] > 0.7
-    assert found["quant_1"]["logit_error"] > 0
+        fast = {key: results[f"{name}_compiled"][key] for key in untimed}
+        assert fast == pytest.approx({key: results[name][key] for key in untimed}, abs=1e-5), (
+            "nothing is lost"
+        )
+        assert results[f"{name}_compiled"]["logit_error"] == pytest.approx(
+            results[name]["logit_error"], abs=1e-5
+        )
+    assert results["quant_1"]["agreement"] > 0.7
+    assert results["quant_1"]["logit_error"] > 0
     for name in DEFAULT_RECIPES:
-        both = found[name], found[f"student_{name}"]
-        assert both[0]["recipe"] == both[1]["recipe"] == RECIPES[name].summary
-        assert both[1]["logit_error"] == pytest.approx(found["student"]["logit_error"], rel=0.2), "its own"
+        pair = results[name], results[f"student_{name}"]
+        assert pair[0]["recipe"] == pair[1]["recipe"] == RECIPES[name].summary
+        assert pair[1]["logit_error"] == pytest.approx(results["student"]["logit_error"], rel=0.2), "its own"
 
 
 def test_results_are_checked(first: Path) -> None:
-    found = load(first, "results.json")
-    for name, values in found.items():
+    results = load(first, "results.json")
+    for name, values in results.items():
         assert values["quantized_share"] == (1.0 if name in QUANTIZED else None)
         assert (values["saturation_max_diff"] is None) == (name not in QUANTIZED or not X86)
         assert 0 <= values["invariance_labels_changed"] <= 32
-    assert found["dynamic_u8s8"]["invariance_max_diff"] > found["teacher"]["invariance_max_diff"]
+    assert results["dynamic_u8s8"]["invariance_max_diff"] > results["teacher"]["invariance_max_diff"]
 
 
 def test_csv_says_the_same(first: Path) -> None:
     with (first / "SST-2" / "results.csv").open(encoding="utf-8", newline="") as stream:
         rows = {row.pop("variant"): row for row in csv.DictReader(stream)}
-    found = load(first, "results.json")
-    assert list(rows) == list(found)
-    for name, values in found.items():
+    results = load(first, "results.json")
+    assert list(rows) == list(results)
+    for name, values in results.items():
         for key, value in values.items():
             text = rows[name][key]
             words = {None: "", True: "true", False: "false"}
@@ -225,9 +229,9 @@ def test_a_product_that_the_recipe_keeps_in_float_is_no_oversight(
     recipe = replace(RECIPES["dynamic_u8s8"], name="mixed", nodes=nodes)
     path = quantize_onnx(tiny_onnx, tmp_path / "m.onnx", recipe)
     variant = Variant("mixed", Model(path), Path("m.onnx"), tiny_rows, recipe)
-    found = measuring.check(Built(TASKS["SST-2"], (variant,), {}), replace(options, cache_dir=tmp_path))
-    coverage = found["mixed"].get(Coverage)
-    saturation = found["mixed"].get(Saturation)
+    checks = measuring.check(Built(TASKS["SST-2"], (variant,), {}), replace(options, cache_dir=tmp_path))
+    coverage = checks["mixed"].get(Coverage)
+    saturation = checks["mixed"].get(Saturation)
     assert coverage is not None
     assert saturation is not None
     reasons = {product.node: product.reason for product in coverage.not_quantized}
@@ -237,11 +241,11 @@ def test_a_product_that_the_recipe_keeps_in_float_is_no_oversight(
 
 
 def test_run_says_what_was_checked_and_why_products_stay_in_float(first: Path) -> None:
-    run_json, found = load(first, "run.json"), load(first, "results.json")
-    assert list(run_json["checks"]) == list(found)
+    run_json, results = load(first, "run.json"), load(first, "results.json")
+    assert list(run_json["checks"]) == list(results)
     for name, checks in run_json["checks"].items():
         assert list(checks) == ["saturation", "invariance"]
-        assert checks["saturation"]["max_diff"] == found[name]["saturation_max_diff"]
+        assert checks["saturation"]["max_diff"] == results[name]["saturation_max_diff"]
         assert checks["invariance"]["rows"] == 32
     if X86:
         for name in ("teacher", "teacher_compiled", "student_compiled"):
@@ -280,11 +284,11 @@ def test_a_second_run_makes_nothing_and_finds_the_same(
         untimed = [key for key in before[name] if key not in TIMES]
         assert {k: after[name][k] for k in untimed} == {k: before[name][k] for k in untimed}
     cached = set(load(tmp_path, "run.json")["cached"])
-    made = {"train the student", "export teacher", "export student"}
+    expected = {"train the student", "export teacher", "export student"}
     for name in ("teacher_compiled", "student_compiled"):
-        made |= {f"smooth {name}", f"calibrate {name}", f"calibrate smoothed {name}"}
-    made |= {"compile teacher", "compile student"}
-    assert cached >= made | {f"quantize {name}" for name in QUANTIZED}
+        expected |= {f"smooth {name}", f"calibrate {name}", f"calibrate smoothed {name}"}
+    expected |= {"compile teacher", "compile student"}
+    assert cached >= expected | {f"quantize {name}" for name in QUANTIZED}
     assert cached >= {f"{step} {name}" for step in ("evaluate", "check") for name in MODELS}
     for key in ("sha256", "compiled", "sessions"):
         assert load(tmp_path, "run.json")[key] == load(first, "run.json")[key]
@@ -293,23 +297,23 @@ def test_a_second_run_makes_nothing_and_finds_the_same(
 def test_a_fresh_cache_gives_the_same_models(
     options: ExperimentOptions, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That of an export is tested with the export."""
+    """Whether an export gives the same model is tested with the export."""
     teacher = (first / "SST-2" / MODELS["teacher"]).read_bytes()
     monkeypatch.setattr("quantlib.onnx_model.export.export_bert_to_onnx", export_instead(teacher))
     made_of_it = [name for name in MODELS if not name.startswith("student")]
     built = build(replace(options, cache_dir=tmp_path))
     before = load(first, "run.json")["sha256"]
     assert dict(built.hashes) == {name: before[name] for name in ("data", "teacher", "student")}
-    made = {variant.name: sha256_file(variant.path) for variant in built.variants}
-    assert {n: made[n] for n in made_of_it} == {n: before["models"][n] for n in made_of_it}
+    hashes = {variant.name: sha256_file(variant.path) for variant in built.variants}
+    assert {n: hashes[n] for n in made_of_it} == {n: before["models"][n] for n in made_of_it}
 
 
 def test_an_interrupted_student_goes_on_in_the_next_run(
     options: ExperimentOptions, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("quantlib.onnx_model.export.export_bert_to_onnx", export_instead(b"x"))
-    asked = replace(options, cache_dir=tmp_path, recipes=(), compile=False)
-    told: list[str] = []
+    run_options = replace(options, cache_dir=tmp_path, recipes=(), compile=False)
+    notes: list[str] = []
 
     def interrupt(_: Step, _done: int, _total: int, note: str) -> None:
         if "prediction loss" in note:
@@ -318,12 +322,12 @@ def test_an_interrupted_student_goes_on_in_the_next_run(
     with monkeypatch.context() as patch:
         patch.setattr(Step, "reached", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            build(asked)
+            build(run_options)
     assert len(list(tmp_path.glob("student/*.unfinished/training.pt"))) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(Step, "reached", lambda *step: told.append(step[3]))
-        built = build(asked)
-    trained = [note for note in told if note.startswith("transformer loss")]
+        patch.setattr(Step, "reached", lambda *step: notes.append(step[3]))
+        built = build(run_options)
+    trained = [note for note in notes if note.startswith("transformer loss")]
     assert all("prediction loss" in note for note in trained), "the first phase was not made again"
     assert built.hashes["student"] == load(first, "run.json")["sha256"]["student"]
     assert not list(tmp_path.glob("student/*.unfinished"))
@@ -333,16 +337,16 @@ def test_an_interrupted_student_goes_on_in_the_next_run(
 
 
 def export_instead(data: bytes) -> Callable[..., Any]:
-    """For tests that are not about what is exported, which takes seconds."""
+    """A stand-in for the export, which takes seconds, in tests of something else."""
     return lambda _, path, *__, **___: path.write_bytes(data)
 
 
 def built_names(options: ExperimentOptions, **changes: Any) -> dict[str, str]:
-    """Variant names and files, as built; checks that they were foretold."""
+    """Variant names and files, as built; checks that `variant_names` gives the same names."""
     changed = replace(options, **changes)
-    found = {variant.name: variant.file.as_posix() for variant in build(changed).variants}
-    assert tuple(found) == variant_names(changed)
-    return found
+    files_of = {variant.name: variant.file.as_posix() for variant in build(changed).variants}
+    assert tuple(files_of) == variant_names(changed)
+    return files_of
 
 
 def test_without_a_student(first: Path, options: ExperimentOptions, tmp_path: Path) -> None:
@@ -375,9 +379,9 @@ def test_folders_of_students_never_clash(
     for folder in ("1/s_2", "2/s", "3/s", "4/s"):
         shutil.copytree(tiny_teacher, tmp_path / folder)
     students = tuple(str(tmp_path / folder) for folder in ("1/s_2", "2/s", "3/s", "4/s"))
-    found = built_names(options, students=students, recipes=())
-    assert len(set(found.values())) == len(found) == 10
-    assert len({Path(path).parent for path in found.values()}) == 5
+    files_of = built_names(options, students=students, recipes=())
+    assert len(set(files_of.values())) == len(files_of) == 10
+    assert len({Path(path).parent for path in files_of.values()}) == 5
 
 
 def test_a_student_of_another_architecture(
@@ -396,8 +400,8 @@ def test_every_recipe(first: Path, options: ExperimentOptions) -> None:
     built = build(replace(options, recipes=("all",), no_student=True), steps)
     assert [variant.name for variant in built.variants] == ["teacher", "teacher_compiled", *RECIPES]
     calibrations = {name for name in steps.durations_s if name.startswith("calibrate")}
-    wanted = {"calibrate teacher_compiled", "calibrate smoothed teacher_compiled"}
-    assert calibrations == wanted | {"calibrate teacher on rows padded to 32"}
+    expected = {"calibrate teacher_compiled", "calibrate smoothed teacher_compiled"}
+    assert calibrations == expected | {"calibrate teacher on rows padded to 32"}
     assert [variant.recipe for variant in built.variants] == [None, None, *RECIPES.values()]
 
 
@@ -408,23 +412,23 @@ def test_the_run_says_what_compiling_did(first: Path) -> None:
     compiled = load(first, "run.json")["compiled"]
     assert list(compiled) == ["teacher", "student"]
     for name, layers in (("teacher", 2), ("student", 1)):
-        found = compiled[name]
-        assert set(found) == {"done", "left", "nodes_before", "nodes_after", "difference"}
-        assert {key: found["done"][key] for key in ("attention", "gelu", "row_attention")} == {
+        report = compiled[name]
+        assert set(report) == {"done", "left", "nodes_before", "nodes_after", "difference"}
+        assert {key: report["done"][key] for key in ("attention", "gelu", "row_attention")} == {
             "attention": layers,
             "gelu": layers,
             "row_attention": 1,
         }
-        assert found["left"] == []
-        assert 0 <= found["difference"] <= 1e-4
+        assert report["left"] == []
+        assert 0 <= report["difference"] <= 1e-4
         for key, suffix in (("nodes_before", ""), ("nodes_after", "_compiled")):
             model = onnx.load(first / "SST-2" / MODELS[f"{name}{suffix}"])
-            assert found[key] == len(model.graph.node)
+            assert report[key] == len(model.graph.node)
 
 
 def test_the_run_says_how_sessions_were_opened(first: Path, options: ExperimentOptions) -> None:
     sessions = load(first, "run.json")["sessions"]
-    turned = sessions.pop("unsigned_activations")
+    unsigned = sessions.pop("unsigned_activations")
     assert sessions == {
         "threads": 1,
         "spinning": True,
@@ -434,7 +438,7 @@ def test_the_run_says_how_sessions_were_opened(first: Path, options: ExperimentO
     counts = {name: count_signed(first / "SST-2" / path) for name, path in MODELS.items()}
     signed = {name: count for name, count in counts.items() if count}
     assert list(signed) == ["quant_1", "student_quant_1"]
-    assert turned == (signed if X86 else {})
+    assert unsigned == (signed if X86 else {})
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
@@ -442,13 +446,13 @@ def test_the_run_says_how_sessions_were_opened(first: Path, options: ExperimentO
 def test_what_is_turned_depends_on_the_machine_and_the_sessions(
     first: Path, options: ExperimentOptions, monkeypatch: pytest.MonkeyPatch, machine: str, stock: bool
 ) -> None:
-    asked = replace(options, recipes=("quant_1", "quant_2"), no_student=True, stock_sessions=stock)
-    built = build(asked)
+    run_options = replace(options, recipes=("quant_1", "quant_2"), no_student=True, stock_sessions=stock)
+    built = build(run_options)
     monkeypatch.setattr("platform.machine", lambda: machine)
-    sessions = provenance(asked, built, Steps())["sessions"]
+    sessions = provenance(run_options, built, Steps())["sessions"]
     assert sessions["disabled_optimizers"] == (() if stock else ("SkipLayerNormFusion",))
-    wanted = {"quant_1"} if machine == "x86_64" and not stock else set()
-    assert set(sessions["unsigned_activations"]) == wanted
+    expected = {"quant_1"} if machine == "x86_64" and not stock else set()
+    assert set(sessions["unsigned_activations"]) == expected
 
 
 @pytest.mark.parametrize("stock", [False, True], ids=["own", "stock"])
@@ -463,8 +467,8 @@ def test_variants_are_timed_in_the_sessions_asked_for(
             return super().__enter__()
 
     monkeypatch.setattr(timing, "TimedProcess", Recorded)
-    asked = replace(options, recipes=("quant_1",), no_student=True, stock_sessions=stock)
-    measuring.measure(build(asked), asked)
+    run_options = replace(options, recipes=("quant_1",), no_student=True, stock_sessions=stock)
+    measuring.measure(build(run_options), run_options)
     config = SessionConfig(1, disabled_optimizers=(), unsigned_activations=False)
     assert sessions == [asdict(config if stock else SessionConfig(1))] * 6, "two launches"
 
@@ -522,7 +526,7 @@ def recipe_file(tmp_path: Path, name: str = "mine", **changes: Any) -> str:
 
 
 def test_recipes_from_files(first: Path, options: ExperimentOptions, tmp_path: Path) -> None:
-    """Beside those of the table, and whatever of the model they calibrate on."""
+    """They may stand beside recipes of the table, and may calibrate on any model."""
     everything = ("qkv", "attention_output", "ffn_in", "ffn_out", "pooler", "classifier")
     files = (
         recipe_file(tmp_path, "padded", smooth=True, pad_calibration=True),
@@ -531,12 +535,12 @@ def test_recipes_from_files(first: Path, options: ExperimentOptions, tmp_path: P
     )
     steps = Steps()
     built = build(replace(options, recipes=("quant_2", *files), no_student=True), steps)
-    found = {variant.name: variant for variant in built.variants}
-    assert list(found) == ["teacher", "teacher_compiled", "quant_2", "padded", "mixed", "tables"]
-    assert found["mixed"].file.as_posix() == "ts_teacher_bert/model_mixed.onnx"
-    assert found["mixed"].recipe == read_recipe(Path(files[1]))
+    variants = {variant.name: variant for variant in built.variants}
+    assert list(variants) == ["teacher", "teacher_compiled", "quant_2", "padded", "mixed", "tables"]
+    assert variants["mixed"].file.as_posix() == "ts_teacher_bert/model_mixed.onnx"
+    assert variants["mixed"].recipe == read_recipe(Path(files[1]))
     assert "calibrate smoothed teacher_compiled on rows padded to 32" in steps.durations_s
-    mixed, tables = (op_counts(found[name].path) for name in ("mixed", "tables"))
+    mixed, tables = (op_counts(variants[name].path) for name in ("mixed", "tables"))
     # Of 11 products with a weight, one is in float, and one in 16 bits takes two nodes.
     assert (mixed["QAttention"], mixed["MatMulIntegerToFloat"], mixed["Gemm"]) == (1, 10, 1)
     products = (tables["Attention"], tables["MatMul"], tables["Gemm"])
@@ -547,12 +551,12 @@ def test_exceptions_for_numbered_layers_are_the_teachers_alone(
     first: Path, options: ExperimentOptions, tmp_path: Path
 ) -> None:
     """A student of one layer has no layer 1."""
-    asked = (
+    recipes = (
         recipe_file(tmp_path, "layer", nodes=(("layer.1.ffn_out", "int16"),)),
         recipe_file(tmp_path, "role", nodes=(("ffn_out", "int16"),)),
     )
-    found = built_names(options, recipes=asked, compile=False)
-    assert list(found) == ["teacher", "layer", "role", "student", "student_role"]
+    files_of = built_names(options, recipes=recipes, compile=False)
+    assert list(files_of) == ["teacher", "layer", "role", "student", "student_role"]
 
 
 def test_tables_alone_need_no_calibration(first: Path, options: ExperimentOptions, tmp_path: Path) -> None:
@@ -579,13 +583,13 @@ def test_a_teacher_is_fine_tuned_where_none_is_given(
     options: ExperimentOptions, tiny_teacher: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("quantlib.training.checkpoints.packaged_minilm", lambda: tiny_teacher)
-    asked = replace(options, teacher=None, no_student=True, recipes=(), compile=False)
-    asked = replace(asked, train_rows=40, cache_dir=tmp_path)
+    run_options = replace(options, teacher=None, no_student=True, recipes=(), compile=False)
+    run_options = replace(run_options, train_rows=40, cache_dir=tmp_path)
     monkeypatch.setattr("quantlib.onnx_model.export.export_bert_to_onnx", export_instead(b"x"))
     hashes = []
     for changes in ({}, {}, {"seed": 7}, {"train_rows": 41}):
         steps = Steps()
-        built = build(replace(asked, **changes), steps)
+        built = build(replace(run_options, **changes), steps)
         hashes.append(built.hashes["teacher"])
         assert ("fine-tune the teacher" in steps.cached) == (len(hashes) == 2)
     assert hashes[0] == hashes[1]
@@ -602,13 +606,13 @@ def test_commits_of_the_hub_are_written_down(
     commit = fake_hub("some/one", tiny_teacher)
     monkeypatch.setattr("quantlib.onnx_model.export.export_bert_to_onnx", export_instead(b"x"))
     monkeypatch.setattr(building, "_distilled", lambda *_: tiny_teacher)
-    asked = replace(options, teacher=f"some/one@{commit}", recipes=(), compile=False)
+    run_options = replace(options, teacher=f"some/one@{commit}", recipes=(), compile=False)
     for changes, names in (
         ({"no_student": True}, {"teacher"}),
         ({"students": ("some/one@main", str(tiny_teacher))}, {"teacher", "student"}),
         ({"student_config": "layers=2,init=some/one"}, {"teacher", "student_init"}),
     ):
-        changed = replace(asked, **changes)
+        changed = replace(run_options, **changes)
         built = build(changed)
         assert built.commits == dict.fromkeys(names, commit)
 
@@ -681,7 +685,7 @@ DECIDING = {
 
 
 class StopError(Exception):
-    """The last key of a build was taken down."""
+    """The last key of a build was recorded."""
 
 
 def keys_until(last: str, options: ExperimentOptions) -> dict[str, Any]:
@@ -689,7 +693,7 @@ def keys_until(last: str, options: ExperimentOptions) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     get = Cache.get
 
-    def taken_down(cache: Cache, kind: str, key: Any, make: Callable[[Path], object]) -> Entry:
+    def record_key(cache: Cache, kind: str, key: Any, make: Callable[[Path], object]) -> Entry:
         keys[kind] = json.loads(json.dumps(key))
         if kind == last:
             raise StopError
@@ -698,7 +702,7 @@ def keys_until(last: str, options: ExperimentOptions) -> dict[str, Any]:
         return get(cache, kind, key, make)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(StopError):
-        patch.setattr(Cache, "get", taken_down)
+        patch.setattr(Cache, "get", record_key)
         built = build(options)
         measuring.evaluate(built, options)
         measuring.check(built, options)
@@ -717,9 +721,9 @@ def keys(
     tiny_options = replace(tiny_options, cache_dir=shutil.copytree(tiny_options.cache_dir or "", cache))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("quantlib.training.checkpoints.packaged_minilm", lambda: tiny_teacher)
-        found = keys_until("teacher", replace(tiny_options, teacher=None))
-    found |= keys_until("checks", replace(tiny_options, explain=True))
-    return found | keys_until("budget", replace(tiny_options, max_drop=0.5))
+        all_keys = keys_until("teacher", replace(tiny_options, teacher=None))
+    all_keys |= keys_until("checks", replace(tiny_options, explain=True))
+    return all_keys | keys_until("budget", replace(tiny_options, max_drop=0.5))
 
 
 @pytest.mark.parametrize("kind", DECIDING)
@@ -810,10 +814,10 @@ def test_as_many_threads_as_asked_for_everywhere(
 
     monkeypatch.setattr(sessions, "session_options", options_of)
     monkeypatch.setattr(threadpoolctl, "threadpool_limits", limited)
-    asked = replace(options, cache_dir=cache, threads=3, no_student=True)
-    asked = replace(asked, recipes=("static_u8s8_smooth", "quant_1"))
-    built = build(asked)
-    measuring.check(replace(built, variants=built.variants[-1:]), asked)
+    run_options = replace(options, cache_dir=cache, threads=3, no_student=True)
+    run_options = replace(run_options, recipes=("static_u8s8_smooth", "quant_1"))
+    built = build(run_options)
+    measuring.check(replace(built, variants=built.variants[-1:]), run_options)
     assert set(limits) == {3}
     assert set(opened) == {1, 3}, "a quantized model is loaded once, and not run, on one"
     assert opened.count(1) == 2
@@ -880,8 +884,8 @@ def test_a_disk_that_fills_leaves_the_run_before(
     first: Path, options: ExperimentOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: int
 ) -> None:
     shortcut_measuring(monkeypatch)
-    here = shutil.copytree(first, tmp_path / "out")
-    before = {name: sha256_file(here / name) for name in files(here)}
+    output_dir = shutil.copytree(first, tmp_path / "out")
+    before = {name: sha256_file(output_dir / name) for name in files(output_dir)}
     left = [copies]
 
     def copyfile(source: Path, target: Path) -> None:
@@ -891,9 +895,9 @@ def test_a_disk_that_fills_leaves_the_run_before(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", copyfile)
-    with pytest.raises(InputError, match=f"^cannot write {here}/SST-2/.*: no space left on the disk$"):
-        run(replace(options, output_dir=here))
-    assert {name: sha256_file(here / name) for name in files(here)} == before
+    with pytest.raises(InputError, match=f"^cannot write {output_dir}/SST-2/.*: no space left on the disk$"):
+        run(replace(options, output_dir=output_dir))
+    assert {name: sha256_file(output_dir / name) for name in files(output_dir)} == before
 
 
 def test_a_full_disk_of_temporary_files(
@@ -976,10 +980,10 @@ def test_options_are_checked_when_they_are_made(changes: dict[str, Any], words: 
 
 def test_provenance_is_plain(options: ExperimentOptions, first: Path) -> None:
     built = build(replace(options, recipes=(), no_student=True))
-    found = provenance(replace(options, students=("a", "b")), built, Steps())
-    assert set(json.loads(json.dumps(found, allow_nan=False))) == set(found)
-    assert found["arguments"]["students"] == ["a", "b"]
-    assert found["arguments"]["data_dir"] == str(options.data_dir)
+    record = provenance(replace(options, students=("a", "b")), built, Steps())
+    assert set(json.loads(json.dumps(record, allow_nan=False))) == set(record)
+    assert record["arguments"]["students"] == ["a", "b"]
+    assert record["arguments"]["data_dir"] == str(options.data_dir)
     assert running.peak_memory_bytes() is not None
 
 

@@ -107,8 +107,8 @@ def explain_product(
 ) -> LayerNoise:
     statistics = Statistics({"x": observe(np.atleast_2d(values).astype(np.float32))})
     ranges = derive(statistics, method, symmetric=options.get("symmetric", False))
-    (found,) = explain(product(directory / "model.onnx", weight), statistics, ranges, **options)
-    return found
+    (layer,) = explain(product(directory / "model.onnx", weight), statistics, ranges, **options)
+    return layer
 
 
 # Weights
@@ -132,23 +132,23 @@ def test_noise_of_weights_is_that_of_the_formula(channels: np.ndarray, bits: int
         for w in channel:
             rounded = round(w * top / largest) * largest / top if largest else 0.0
             noise, signal = noise + (w - rounded) ** 2, signal + w**2
-    found = weight_noise(channels, bits, per_channel=per_channel)
+    computed = weight_noise(channels, bits, per_channel=per_channel)
     if not signal:
-        assert found == 0
+        assert computed == 0
         return
     # A value half-way between two levels may go to either: the error is the same but for rounding.
-    assert found == pytest.approx(noise / signal, rel=1e-6, abs=1e-14)
-    assert 0 <= found <= 0.25 * channels.size / top**2 if not per_channel else 0 <= found < 1
+    assert computed == pytest.approx(noise / signal, rel=1e-6, abs=1e-14)
+    assert 0 <= computed <= 0.25 * channels.size / top**2 if not per_channel else 0 <= computed < 1
 
 
 def test_weights_are_looked_at_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     table = RNG.normal(size=(11, 7)).astype(np.float32) * RNG.gamma(1, 1, size=(11, 1)).astype(np.float32)
     for per_channel in (True, False):
         monkeypatch.undo()
-        whole = weight_noise(table, 8, per_channel=per_channel)
+        expected = weight_noise(table, 8, per_channel=per_channel)
         for block in (1, 20, 76):
             monkeypatch.setattr(formulas, "_BLOCK", block)
-            assert weight_noise(table, 8, per_channel=per_channel) == pytest.approx(whole, rel=1e-12)
+            assert weight_noise(table, 8, per_channel=per_channel) == pytest.approx(expected, rel=1e-12)
 
 
 def test_weights_are_rounded_as_a_variant_holds_them(
@@ -157,18 +157,20 @@ def test_weights_are_rounded_as_a_variant_holds_them(
     """The integers and scales in the file that `quant_2` becomes, against the matrices that it came from."""
     variant = quantize_onnx(tiny_onnx, tmp_path / "model.onnx", RECIPES["quant_2"], ranges)
     before, after = (weights_of(path) for path in (tiny_onnx, variant))
-    plain, whole = ({node.name: node for node in onnx.load(path).graph.node} for path in (tiny_onnx, variant))
+    fp32_nodes, variant_nodes = (
+        {node.name: node for node in onnx.load(path).graph.node} for path in (tiny_onnx, variant)
+    )
     for layer in layers:
-        node, product = plain[layer.name], whole[layer.name]
+        node, product = fp32_nodes[layer.name], variant_nodes[layer.name]
         if layer.input is None:
             weight, integers = before[node.input[0]], after[product.input[0]]
-            scale = after[whole[f"{layer.name}/scale/Gather"].input[0]]
+            scale = after[variant_nodes[f"{layer.name}/scale/Gather"].input[0]]
         else:
             weight, integers, scale = before[node.input[1]], after[product.input[1]], after[product.input[3]]
         weight = weight.T if node.op_type == "Gemm" else weight
         assert integers.dtype == np.int8
-        want = sqnr_db(weight, integers.astype(np.float64) * scale)
-        assert layer.weight_sqnr_db == pytest.approx(want, abs=1e-3), layer.label
+        expected = sqnr_db(weight, integers.astype(np.float64) * scale)
+        assert layer.weight_sqnr_db == pytest.approx(expected, abs=1e-3), layer.label
 
 
 # Activations
@@ -199,9 +201,9 @@ def values(tiny_onnx: Path, tiny_rows: list[Feature]) -> dict[str, np.ndarray]:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     feeds: list[Feed] = list(CalibrationReader(tiny_rows, 1))
-    found = [session.run(names, dict(feed)) for feed in feeds]
+    outputs_of_feeds = [session.run(names, dict(feed)) for feed in feeds]
     return {
-        name: np.concatenate([outputs[i].reshape(-1, outputs[i].shape[-1]) for outputs in found])
+        name: np.concatenate([outputs[i].reshape(-1, outputs[i].shape[-1]) for outputs in outputs_of_feeds])
         for i, name in enumerate(names)
     }
 
@@ -210,9 +212,9 @@ def test_every_layer_is_there_once_and_the_worst_first(tiny_onnx: Path, layers: 
     graph = onnx.load(tiny_onnx).graph
     weights = {tensor.name for tensor in graph.initializer if len(tensor.dims) == 2}
     nodes = (node for node in graph.node if node.op_type in ("MatMul", "Gemm", "Gather"))
-    want = {node.name for node in nodes if set(node.input[:2]) & weights}
-    assert {layer.name for layer in layers} == want
-    assert len(layers) == len(want) == 17
+    expected = {node.name for node in nodes if set(node.input[:2]) & weights}
+    assert {layer.name for layer in layers} == expected
+    assert len(layers) == len(expected) == 17
     assert {layer.label for layer in layers} >= {"layer 1 FFN output", "layer 0 query", "word embeddings"}
     assert [layer.noise for layer in layers] == sorted((layer.noise for layer in layers), reverse=True)
     assert {layer.label for layer in layers if layer.input is None} == {
@@ -233,15 +235,15 @@ def test_noise_of_activations_is_that_of_the_values(
 ) -> None:
     """All real activations at once, rounded one by one."""
     ranges = derive(statistics, method, symmetric=symmetric)
-    found = explain(tiny_onnx, statistics, ranges, input_bits=bits, symmetric=symmetric)
+    explained = explain(tiny_onnx, statistics, ranges, input_bits=bits, symmetric=symmetric)
     checked = 0
-    for layer in found:
+    for layer in explained:
         if layer.input is None:
             continue
         low, high = ranges.of[layer.input]
         assert (layer.low, layer.high, layer.input_bits) == (low, high, bits)
-        want = sqnr_db(values[layer.input], quantized(values[layer.input], low, high, bits, symmetric))
-        assert layer.input_sqnr_db == pytest.approx(want, abs=0.5), layer.label
+        expected = sqnr_db(values[layer.input], quantized(values[layer.input], low, high, bits, symmetric))
+        assert layer.input_sqnr_db == pytest.approx(expected, abs=0.5), layer.label
         checked += 1
     assert checked == 14
 
@@ -287,8 +289,8 @@ def test_ratios_and_shares() -> None:
     assert decibels(share(110.0)) == pytest.approx(110)
     assert decibels(share(125.0)) is None, "less than float32 itself rounds"
     assert share(None) == 0
-    both = replace(EXAMPLE, weight_sqnr_db=20.0, input_sqnr_db=20.0)
-    assert both.sqnr_db == pytest.approx(20 - 10 * math.log10(2))
+    equal_noise = replace(EXAMPLE, weight_sqnr_db=20.0, input_sqnr_db=20.0)
+    assert equal_noise.sqnr_db == pytest.approx(20 - 10 * math.log10(2))
 
 
 def test_the_example_in_words() -> None:
@@ -304,29 +306,29 @@ def test_the_example_in_words() -> None:
 @pytest.mark.parametrize("symmetric", [False, True], ids=["asymmetric", "symmetric"])
 @pytest.mark.parametrize("value", [0.0, 3.0, -0.25, 1e-40])
 def test_a_constant_input_has_no_noise(tmp_path: Path, value: float, symmetric: bool) -> None:
-    found = explain_product(tmp_path, np.full((2, 30), value), symmetric=symmetric)
-    assert found.input_sqnr_db is None
-    assert found.sqnr_db == found.weight_sqnr_db
-    assert found.advice == "input is constant"
-    write_explanation(tmp_path, [found])
-    assert read_explanation(tmp_path / "explain.json") == [found]
+    layer = explain_product(tmp_path, np.full((2, 30), value), symmetric=symmetric)
+    assert layer.input_sqnr_db is None
+    assert layer.sqnr_db == layer.weight_sqnr_db
+    assert layer.advice == "input is constant"
+    write_explanation(tmp_path, [layer])
+    assert read_explanation(tmp_path / "explain.json") == [layer]
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5])
 def test_constant_weights_have_no_noise(tmp_path: Path, value: float) -> None:
-    found = explain_product(tmp_path, BELL, np.full((8, 6), value, np.float32))
-    assert (found.weight_sqnr_db, found.weight_per_tensor_sqnr_db) == (None, None)
-    assert found.sqnr_db == found.input_sqnr_db
-    assert found.advice == "weights are constant"
+    layer = explain_product(tmp_path, BELL, np.full((8, 6), value, np.float32))
+    assert (layer.weight_sqnr_db, layer.weight_per_tensor_sqnr_db) == (None, None)
+    assert layer.sqnr_db == layer.input_sqnr_db
+    assert layer.advice == "weights are constant"
 
 
 def test_all_is_constant(tmp_path: Path) -> None:
-    found = explain_product(tmp_path, np.zeros((1, 4)), np.zeros((8, 6), np.float32))
-    assert (found.noise, found.sqnr_db) == (0, None)
-    assert found.advice == "input is constant; weights are constant"
-    assert "no noise" in found.summary
-    write_explanation(tmp_path, [found])
-    assert text_of([found]).count("exact") == 4
+    layer = explain_product(tmp_path, np.zeros((1, 4)), np.zeros((8, 6), np.float32))
+    assert (layer.noise, layer.sqnr_db) == (0, None)
+    assert layer.advice == "input is constant; weights are constant"
+    assert "no noise" in layer.summary
+    write_explanation(tmp_path, [layer])
+    assert text_of([layer]).count("exact") == 4
 
 
 def test_a_channel_of_zeros_is_exact() -> None:
@@ -345,9 +347,9 @@ def test_a_symmetric_grid_widens_its_range(tmp_path: Path) -> None:
     ranges = derive(statistics, "MinMax")
     low, high = ranges.of["x"]
     assert -low > 1.5 * high > 0
-    (found,) = explain(product(tmp_path / "model.onnx"), statistics, ranges, symmetric=True)
-    assert (found.low, found.high) == (low, -low)
-    assert found.input_sqnr_db == pytest.approx(sqnr_db(rows, quantized(rows, low, -low, 8, True)), abs=0.2)
+    (layer,) = explain(product(tmp_path / "model.onnx"), statistics, ranges, symmetric=True)
+    assert (layer.low, layer.high) == (low, -low)
+    assert layer.input_sqnr_db == pytest.approx(sqnr_db(rows, quantized(rows, low, -low, 8, True)), abs=0.2)
 
 
 @given(
@@ -369,34 +371,34 @@ def test_noise_is_a_share(rows: np.ndarray, method: str, bits: int, symmetric: b
 
 
 def test_a_bell_needs_no_advice(tmp_path: Path) -> None:
-    found = explain_product(tmp_path, BELL)
-    assert found.advice == ""
-    assert 38 < found.input_sqnr_db < 45
+    layer = explain_product(tmp_path, BELL)
+    assert layer.advice == ""
+    assert 38 < layer.input_sqnr_db < 45
 
 
 def test_clipping_is_proposed_where_it_wins(tmp_path: Path) -> None:
     """One value of 40,000 doubles the steps of all others, and holds little of the power."""
     rows = BELL.copy()
     rows[3, 5] = 12
-    found = explain_product(tmp_path, rows, input_bits=5)
-    told = re.fullmatch(r"range is 2\.1x the middle: clip \((.+)\), \+(.+) dB", found.advice)
-    assert told
-    assert told[1] in ("MSE", "Percentile:99.99")
-    low, high = derive(Statistics({"x": observe(rows)}), told[1]).of["x"]
+    layer = explain_product(tmp_path, rows, input_bits=5)
+    advice = re.fullmatch(r"range is 2\.1x the middle: clip \((.+)\), \+(.+) dB", layer.advice)
+    assert advice
+    assert advice[1] in ("MSE", "Percentile:99.99")
+    low, high = derive(Statistics({"x": observe(rows)}), advice[1]).of["x"]
     before, after = (
-        sqnr_db(rows, quantized(rows, *pair, 5, False)) for pair in ((found.low, found.high), (low, high))
+        sqnr_db(rows, quantized(rows, *pair, 5, False)) for pair in ((layer.low, layer.high), (low, high))
     )
-    assert float(told[2]) == pytest.approx(after - before, abs=0.5)
+    assert float(advice[2]) == pytest.approx(after - before, abs=0.5)
     assert after - before > 3
-    assert explain_product(tmp_path, rows, method=told[1], input_bits=5).advice.endswith("smooth or int16")
+    assert explain_product(tmp_path, rows, method=advice[1], input_bits=5).advice.endswith("smooth or int16")
 
 
 def test_a_range_that_clips_too_much_is_told(tmp_path: Path) -> None:
-    found = explain_product(tmp_path, BELL, method="Percentile:90")
-    told = re.fullmatch(r"range clips too much: (.+), \+(.+) dB", found.advice)
-    assert told
-    gain = explain_product(tmp_path, BELL, method=told[1]).input_sqnr_db - found.input_sqnr_db
-    assert float(told[2]) == pytest.approx(gain, abs=0.06)
+    layer = explain_product(tmp_path, BELL, method="Percentile:90")
+    advice = re.fullmatch(r"range clips too much: (.+), \+(.+) dB", layer.advice)
+    assert advice
+    gain = explain_product(tmp_path, BELL, method=advice[1]).input_sqnr_db - layer.input_sqnr_db
+    assert float(advice[2]) == pytest.approx(gain, abs=0.06)
 
 
 @pytest.mark.parametrize("symmetric", [False, True], ids=["asymmetric", "symmetric"])
@@ -408,18 +410,18 @@ def test_clipping_is_not_proposed_where_outliers_are_the_signal(
     values = rows.reshape(-1)
     values[:far] = np.linspace(42, 60, far)
     values[:far:2] *= -1
-    found = explain_product(tmp_path, rows, symmetric=symmetric)
+    layer = explain_product(tmp_path, rows, symmetric=symmetric)
     if words == "range is":
-        low, high = found.inner_low, found.inner_high
+        low, high = layer.inner_low, layer.inner_high
         reach = 60 / max(-low, high) if symmetric else 102 / (high - low)
-        assert found.advice == f"range is {reach:.1f}x the middle: smooth or int16"
+        assert layer.advice == f"range is {reach:.1f}x the middle: smooth or int16"
     else:
         peak = 60 / np.sqrt(np.mean(values.astype(float) ** 2))
-        assert found.advice == f"peak is {peak:.0f}x the rms: smooth or int16"
-    assert found.input_sqnr_db < 30
+        assert layer.advice == f"peak is {peak:.0f}x the rms: smooth or int16"
+    assert layer.input_sqnr_db < 30
     for method in ("MSE", "Percentile:99.99"):
         low, high = derive(Statistics({"x": observe(rows)}), method, symmetric=symmetric).of["x"]
-        assert sqnr_db(rows, quantized(rows, low, high, 8, symmetric)) < found.input_sqnr_db + 3
+        assert sqnr_db(rows, quantized(rows, low, high, 8, symmetric)) < layer.input_sqnr_db + 3
 
 
 def test_advice_on_weights(tmp_path: Path) -> None:
@@ -432,8 +434,8 @@ def test_advice_on_weights(tmp_path: Path) -> None:
     (lookup,) = (x for x in explain(path, statistics, ranges) if x.input is None)
     assert lookup.advice == "needs a scale for each row"
     assert (lookup.name, lookup.input_bits, lookup.range, lookup.inner) == ("lookup", None, "", "")
-    want = np.stack([quantized(row, -abs(row).max(), abs(row).max(), 8, True) for row in table])
-    assert lookup.weight_sqnr_db == pytest.approx(sqnr_db(table, want))
+    rounded_table = np.stack([quantized(row, -abs(row).max(), abs(row).max(), 8, True) for row in table])
+    assert lookup.weight_sqnr_db == pytest.approx(sqnr_db(table, rounded_table))
     top = abs(table).max()
     assert lookup.weight_per_tensor_sqnr_db == pytest.approx(
         sqnr_db(table, quantized(table, -top, top, 8, True))
@@ -479,11 +481,11 @@ def test_files_hold_every_layer(layers: list[LayerNoise], tmp_path: Path) -> Non
     write_explanation(tmp_path, layers)
     assert {path.name for path in tmp_path.iterdir()} == set(NAMES)
     assert read_explanation(tmp_path / "explain.json") == layers
-    found = json.loads((tmp_path / "explain.json").read_text(encoding="utf-8"))["layers"]
+    written = json.loads((tmp_path / "explain.json").read_text(encoding="utf-8"))["layers"]
     with (tmp_path / "explain.csv").open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == len(found) == len(layers)
-    for layer, kept, row in zip(layers, found, rows, strict=True):
+    assert len(rows) == len(written) == len(layers)
+    for layer, kept, row in zip(layers, written, rows, strict=True):
         assert kept == {"sqnr_db": layer.sqnr_db} | asdict(layer)
         assert row == {key: "" if value is None else str(value) for key, value in kept.items()}
 
@@ -534,8 +536,8 @@ def test_pyplot_is_left_alone(tmp_path: Path) -> None:
         "assert 'matplotlib' not in sys.modules; write_explanation(Path(sys.argv[1]), []); "
         "assert 'matplotlib' in sys.modules; print('matplotlib.pyplot' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
-    assert (done.stdout, done.returncode) == ("False\n", 0), done.stderr
+    process = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
+    assert (process.stdout, process.returncode) == ("False\n", 0), process.stderr
 
 
 @pytest.mark.parametrize(
@@ -559,10 +561,10 @@ def test_a_file_that_is_none(tmp_path: Path, text: str | None, words: str) -> No
 
 
 def test_the_table_is_a_line_a_layer_however_narrow(layers: list[LayerNoise]) -> None:
-    advised = [replace(layer, advice=f"advice number {i}") for i, layer in enumerate(layers)]
-    text = text_of(advised, width=40)
-    assert text == text_of(advised, width=200)
-    for i, layer in enumerate(advised):
+    with_advice = [replace(layer, advice=f"advice number {i}") for i, layer in enumerate(layers)]
+    text = text_of(with_advice, width=40)
+    assert text == text_of(with_advice, width=200)
+    for i, layer in enumerate(with_advice):
         (line,) = (line for line in text.splitlines() if line.rstrip().endswith(f"number {i}"))
         assert line.startswith(f" {layer.label} ")
         assert f" {layer.sqnr_db:.1f} " in line
@@ -589,9 +591,9 @@ def options(tiny_options: ExperimentOptions) -> ExperimentOptions:
 def test_a_run_explains_the_teacher_once(options: ExperimentOptions) -> None:
     built = build(options)
     assert set(built.files) == set(NAMES)
-    found = read_explanation(built.files["explain.json"])
+    explained = read_explanation(built.files["explain.json"])
     # 3 embeddings and 11 products: query, key and value are one, in the last layer two.
-    assert len(found) == 14
+    assert len(explained) == 14
     steps = Steps()
     assert build(options, steps).files == built.files
     assert {"calibrate with histograms", "explain the teacher's error"} <= steps.cached
@@ -625,7 +627,7 @@ def test_a_run_explains_with_ranges_of_its_calibration_rows(options: ExperimentO
     spans = []
     for samples in (2, 16):
         built = build(replace(options, calibration_samples=samples))
-        found = read_explanation(built.files["explain.json"])
-        spans.append({layer.name: layer.high - layer.low for layer in found if layer.input})
+        explained = read_explanation(built.files["explain.json"])
+        spans.append({layer.name: layer.high - layer.low for layer in explained if layer.input})
     assert all(spans[0][name] <= spans[1][name] for name in spans[1])
     assert sum(spans[0][name] < spans[1][name] for name in spans[1]) > 10

@@ -90,9 +90,9 @@ def test_logits_are_those_of_pytorch(
     tiny_onnx: Path, model: Any, batch: int, length: int, padded: bool
 ) -> None:
     feed = random_feed(batch, length, padded=padded)
-    want = torch_logits(model, feed)
-    np.testing.assert_allclose(onnx_logits(tiny_onnx, feed), want, atol=1e-5)
-    assert batch == 1 or np.ptp(want) > 0.1, "rows differ, so this says something"
+    expected = torch_logits(model, feed)
+    np.testing.assert_allclose(onnx_logits(tiny_onnx, feed), expected, atol=1e-5)
+    assert batch == 1 or np.ptp(expected) > 0.1, "rows differ, so this says something"
 
 
 def test_padding_changes_nothing(tiny_onnx: Path) -> None:
@@ -171,8 +171,8 @@ def test_names_are_those_of_the_checkpoint(tiny_onnx: Path, model: Any) -> None:
     assert set(weights) <= set(initializers), "every weight of the checkpoint, under its own name"
     for tensor in graph.initializer:
         if tensor.name in weights:
-            value, want = numpy_helper.to_array(tensor), weights[tensor.name].detach().numpy()
-            same = np.array_equal(value, want) or np.array_equal(value, want.T)
+            value, expected = numpy_helper.to_array(tensor), weights[tensor.name].detach().numpy()
+            same = np.array_equal(value, expected) or np.array_equal(value, expected.T)
             assert same, tensor.name
 
 
@@ -217,14 +217,14 @@ def test_all_notes_are_stripped(traced: onnx.ModelProto) -> None:
 
 def test_the_same_bytes_in_another_process(tiny_teacher: Path, tiny_onnx: Path, tmp_path: Path) -> None:
     code = "import sys; from quantlib import export_bert_to_onnx as e; e(sys.argv[1], sys.argv[2], 64)"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, str(tiny_teacher), str(tmp_path / "again.onnx")],
         env=os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)},
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), "it says nothing"
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", ""), "it says nothing"
     assert (tmp_path / "again.onnx").read_bytes() == tiny_onnx.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["again.onnx"]
 
@@ -341,5 +341,5 @@ def test_real_rows_of_a_roberta(words: str, tmp_path: Path) -> None:
     )
     model = load_classifier(checkpoint)
     together = torch_logits(model, pad(rows, 64))
-    alone = np.concatenate([torch_logits(model, pad([row], len(row))) for row in rows])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
+    expected = np.concatenate([torch_logits(model, pad([row], len(row))) for row in rows])
+    np.testing.assert_allclose(together, expected, atol=1e-5)

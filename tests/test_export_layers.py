@@ -26,7 +26,7 @@ def deep(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_repeated_layers_are_those_of_a_whole_trace(deep: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = strip_notes(name_nodes(export._to_onnx(deep, 64)))
+    expected = strip_notes(name_nodes(export._to_onnx(deep, 64)))
     traced = []
 
     def counted(model: Any, longest: int, trace: Callable[..., Any] = export._to_onnx) -> onnx.ModelProto:
@@ -39,7 +39,7 @@ def test_repeated_layers_are_those_of_a_whole_trace(deep: Any, monkeypatch: pyte
     stack = find_stack(deep)
     assert stack is not None
     assert len(stack.layers) == deep.config.num_hidden_layers, "the model is as before"
-    assert repeated.SerializeToString(deterministic=True) == whole.SerializeToString(deterministic=True)
+    assert repeated.SerializeToString(deterministic=True) == expected.SerializeToString(deterministic=True)
 
 
 def equal_biases(model: Any) -> None:

@@ -46,15 +46,15 @@ def real_rows(feed: Feed) -> list[tuple[int, int]]:
     assert set(feed) == set(INPUT_NAMES)
     assert {array.dtype for array in feed.values()} == {np.dtype(np.int64)}
     assert len({array.shape for array in feed.values()}) == 1
-    found = []
+    numbers_and_lengths = []
     for ids, mask, types in zip(*(feed[name] for name in INPUT_NAMES), strict=True):
         count = int(mask.sum())
         assert mask.tolist() == [1] * count + [0] * (len(mask) - count)
         assert len(set(ids[:count].tolist())) == 1
         assert not ids[count:].any()
         assert not types[count:].any()
-        found.append((int(ids[0]) - 10, count))
-    return found
+        numbers_and_lengths.append((int(ids[0]) - 10, count))
+    return numbers_and_lengths
 
 
 lengths = st.lists(st.integers(1, 20), max_size=40)
@@ -68,15 +68,15 @@ sizes = st.integers(1, 9)
 @given(lengths, sizes)
 def test_every_row_is_in_one_batch(lengths: list[int], size: int) -> None:
     rows = rows_of(lengths)
-    seen: list[int] = []
+    indices: list[int] = []
     for index, feed in batches(rows, size):
         assert len(index) <= size
         assert index.dtype == np.int64
         assert real_rows(feed) == [(i, lengths[i]) for i in index]
         assert feed["input_ids"].shape[1] == max(lengths[i] for i in index), "no column of padding alone"
-        seen += index.tolist()
-    assert sorted(seen) == list(range(len(rows)))
-    assert [lengths[i] for i in seen] == sorted(lengths)
+        indices += index.tolist()
+    assert sorted(indices) == list(range(len(rows)))
+    assert [lengths[i] for i in indices] == sorted(lengths)
 
 
 @given(some_lengths, st.integers(1, 25))
@@ -168,9 +168,9 @@ def test_calibration_can_be_padded_to_a_fixed_length(lengths: list[int], size: i
 
 
 @given(some_lengths, sizes, st.integers(0, 50))
-def test_the_reader_rewinds(lengths: list[int], size: int, taken: int) -> None:
+def test_the_reader_rewinds(lengths: list[int], size: int, feeds_before: int) -> None:
     reader = CalibrationReader(rows_of(lengths), size)
-    for _ in range(taken):
+    for _ in range(feeds_before):
         reader.get_next()
     reader.rewind()
     again = [real_rows(feed) for feed in drained(reader)]
@@ -271,12 +271,12 @@ def test_windows_go_on_where_a_row_was_cut(tokenizer: Tokenizer, count: int, len
     kept = convert_examples_to_features([row], ("0", "1"), length, tokenizer, "classification")
     (windows,) = further_windows([row], kept, length, tokenizer)
     texts = [part.input_ids[1:-1].tolist() for part in (*kept, *windows)]
-    whole = tokenizer.encode(row.text_a, add_special_tokens=False).ids
-    rest = len(whole) - sum(map(len, texts))
-    assert [token for text in texts for token in text] == whole[: len(whole) - rest], (
+    all_tokens = tokenizer.encode(row.text_a, add_special_tokens=False).ids
+    dropped = len(all_tokens) - sum(map(len, texts))
+    assert [token for text in texts for token in text] == all_tokens[: len(all_tokens) - dropped], (
         "nothing twice, nothing left out"
     )
-    assert 0 <= rest < length / 4 - 1 or not windows
+    assert 0 <= dropped < length / 4 - 1 or not windows
     for window in windows:
         assert (window.input_ids[0], window.input_ids[-1], window.label) == (CLS, SEP, 1)
         assert length / 4 <= len(window) <= length
@@ -313,37 +313,37 @@ def test_a_vocabulary_alone_is_tokenized_as_transformers_does(
     (tmp_path / "vocab.txt").write_bytes((vocabulary_dir / "vocab.txt").read_bytes())
     if settings:
         (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    ours = features_of(load_tokenizer(tmp_path), *TEXTS)
-    theirs = bert_tokenizer(vocab=str(tmp_path / "vocab.txt"), **settings)
-    for text, row in zip(TEXTS, ours, strict=True):
+    features = features_of(load_tokenizer(tmp_path), *TEXTS)
+    transformers_tokenizer = bert_tokenizer(vocab=str(tmp_path / "vocab.txt"), **settings)
+    for text, row in zip(TEXTS, features, strict=True):
         pair = (text, None) if isinstance(text, str) else text
-        want = theirs(*pair, truncation="longest_first", max_length=16)
-        assert row.input_ids.tolist() == want["input_ids"]
-        assert row.token_type_ids.tolist() == want["token_type_ids"]
+        expected = transformers_tokenizer(*pair, truncation="longest_first", max_length=16)
+        assert row.input_ids.tolist() == expected["input_ids"]
+        assert row.token_type_ids.tolist() == expected["token_type_ids"]
 
 
 def test_a_tokenizer_of_transformers_gives_the_same(
     vocabulary_dir: Path, tokenizer: Tokenizer, bert_tokenizer: Any
 ) -> None:
-    theirs = bert_tokenizer(vocab=str(vocabulary_dir / "vocab.txt"))
-    assert same(features_of(theirs, *TEXTS), features_of(tokenizer, *TEXTS))
+    transformers_tokenizer = bert_tokenizer(vocab=str(vocabulary_dir / "vocab.txt"))
+    assert same(features_of(transformers_tokenizer, *TEXTS), features_of(tokenizer, *TEXTS))
     wrapped = BertWordPieceTokenizer(vocab=str(vocabulary_dir / "vocab.txt"))
     assert same(features_of(wrapped, *TEXTS), features_of(tokenizer, *TEXTS))
 
 
 def test_the_callers_tokenizer_keeps_its_settings(vocabulary_dir: Path) -> None:
-    mine = load_tokenizer(vocabulary_dir)
-    mine.enable_truncation(5)
-    mine.enable_padding(length=40)
-    assert [len(row) for row in features_of(mine, "the " * 30)] == [16]
-    assert mine.truncation["max_length"] == 5
-    assert mine.padding["length"] == 40
+    own_tokenizer = load_tokenizer(vocabulary_dir)
+    own_tokenizer.enable_truncation(5)
+    own_tokenizer.enable_padding(length=40)
+    assert [len(row) for row in features_of(own_tokenizer, "the " * 30)] == [16]
+    assert own_tokenizer.truncation["max_length"] == 5
+    assert own_tokenizer.padding["length"] == 40
 
 
 def test_scores_of_a_regression(tokenizer: Tokenizer) -> None:
     rows = [Example("dev-1", "a", "b", 2.5), Example("dev-2", "a", "b", "3")]
-    found = convert_examples_to_features(rows, (), 8, tokenizer, "regression")
-    assert [row.label for row in found] == [2.5, 3.0]
+    features = convert_examples_to_features(rows, (), 8, tokenizer, "regression")
+    assert [row.label for row in features] == [2.5, 3.0]
     with pytest.raises(InputError, match="row dev-3: score 'high' is not a number"):
         convert_examples_to_features([Example("dev-3", "a", None, "high")], (), 8, tokenizer, "regression")
 
@@ -351,8 +351,8 @@ def test_scores_of_a_regression(tokenizer: Tokenizer) -> None:
 def test_the_label_list_decides_the_index(tokenizer: Tokenizer) -> None:
     row = Example("dev-7", "a", None, "no")
     for labels, index in ((("yes", "no"), 1), (("no", "yes"), 0)):
-        (found,) = convert_examples_to_features([row], labels, 8, tokenizer, "classification")
-        assert found.label == index
+        (feature,) = convert_examples_to_features([row], labels, 8, tokenizer, "classification")
+        assert feature.label == index
     with pytest.raises(InputError, match=r"^row dev-7: label 'no' is not one of entailment, neutral$"):
         convert_examples_to_features([row], ("entailment", "neutral"), 8, tokenizer, "classification")
 
@@ -373,15 +373,15 @@ def test_what_cannot_be_converted(tokenizer: Tokenizer) -> None:
 
 def spoil(directory: Path, how: str) -> None:
     tiny.write_tokenizer(directory)
-    whole, vocabulary = directory / "tokenizer.json", directory / "vocab.txt"
+    tokenizer_json, vocabulary = directory / "tokenizer.json", directory / "vocab.txt"
     if how == "json_garbage":
-        whole.write_text("{")
+        tokenizer_json.write_text("{")
     elif how == "json_of_something_else":
-        whole.write_text('{"model": {"type": "Unheard"}}')
+        tokenizer_json.write_text('{"model": {"type": "Unheard"}}')
     elif how == "json_not_text":
-        whole.write_bytes(b"\xff\xfe\x00")
+        tokenizer_json.write_bytes(b"\xff\xfe\x00")
     else:
-        whole.unlink()
+        tokenizer_json.unlink()
     if how == "nothing":
         vocabulary.unlink()
     elif how == "no_special_tokens":

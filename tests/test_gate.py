@@ -524,16 +524,16 @@ def recorded(launches: Any, shift: float = 0.0) -> LatencyRecord:
 
 def test_both_runs_have_an_error() -> None:
     # Two launches that differ by nothing: what is known of launches is all their error.
-    sure, both = recorded([[0.5] * 5] * 2), recorded([[0.5] * 5] * 2)
+    sure, noisy = recorded([[0.5] * 5] * 2), recorded([[0.5] * 5] * 2)
     error = estimate_log_ratio(sure.launches).error
     paired = estimate_paired_slowdown([[0.0] * 5] * 2, confidence=0.99)
     assert math.log1p(paired.high) == pytest.approx(stats.t.ppf(0.99, PRIOR_DEGREES + 1) * error)
-    two = estimate_slowdown(sure, both, confidence=0.99)
+    two = estimate_slowdown(sure, noisy, confidence=0.99)
     # Of two equal errors, Welch and Satterthwaite's degrees are the sum.
     assert math.log1p(two.high) == pytest.approx(
         stats.t.ppf(0.99, 2 * PRIOR_DEGREES + 2) * math.sqrt(2) * error
     )
-    assert math.log1p(estimate_slowdown(sure, both, confidence=0.99, spread=0.1).high) == pytest.approx(
+    assert math.log1p(estimate_slowdown(sure, noisy, confidence=0.99, spread=0.1).high) == pytest.approx(
         math.log1p(two.high) + 0.1
     )
 
@@ -553,20 +553,20 @@ def test_a_spike_moves_neither_value_nor_error() -> None:
 
 @given(LAUNCHES, LAUNCHES, LOGS)
 def test_slowdown_is_free_of_scale(current: Any, baseline: Any, shift: float) -> None:
-    found = estimate_slowdown(recorded(current), recorded(baseline))
-    assert found.low <= found.slowdown <= found.high
+    slowdown = estimate_slowdown(recorded(current), recorded(baseline))
+    assert slowdown.low <= slowdown.slowdown <= slowdown.high
     shifted = estimate_slowdown(recorded(current, shift), recorded(baseline, shift))
     assert (shifted.slowdown, shifted.low, shifted.high) == pytest.approx(
-        (found.slowdown, found.low, found.high), abs=1e-6, rel=1e-6
+        (slowdown.slowdown, slowdown.low, slowdown.high), abs=1e-6, rel=1e-6
     )
 
 
 @given(LAUNCHES, LAUNCHES)
 def test_slower_one_way_is_faster_the_other(current: Any, baseline: Any) -> None:
-    there = estimate_slowdown(recorded(current), recorded(baseline))
+    forth = estimate_slowdown(recorded(current), recorded(baseline))
     back = estimate_slowdown(recorded(baseline), recorded(current))
-    assert (1 + there.low) * (1 + back.high) == pytest.approx(1)
-    assert (1 + there.slowdown) * (1 + back.slowdown) == pytest.approx(1)
+    assert (1 + forth.low) * (1 + back.high) == pytest.approx(1)
+    assert (1 + forth.slowdown) * (1 + back.slowdown) == pytest.approx(1)
 
 
 ORDER = {"pass": 0, "undecided": 1, "fail": 2}
@@ -670,13 +670,13 @@ def test_bounds_hold_at_their_rate(launches: int, turns: int, turn_sd: float) ->
     trials, above, below = 500, 0, 0
     for seed in range(trials):
         machine = Machine(seed, turn_sd)
-        found = estimate_slowdown(
+        slowdown = estimate_slowdown(
             recorded(machine.launches(1.5, launches, turns)),
             recorded(machine.launches(1.65, launches, turns)),
             confidence=0.95,
         )
-        above += found.low <= 0.10
-        below += found.high >= 0.10
+        above += slowdown.low <= 0.10
+        below += slowdown.high >= 0.10
     # 500 trials at 95 % have a standard deviation of 1 %; 92 % is three of them.
     assert min(above, below) / trials >= 0.92
 
@@ -720,19 +720,24 @@ def test_findings_are_checked() -> None:
 
 def test_a_verdict_is_its_worst_finding() -> None:
     kinds: tuple[Kind, ...] = ("note", "changed", "undecided", "violation")
-    found = [Finding(kind, "size", kind, "m", None, kind) for kind in kinds]
-    assert [Verdict(tuple(found[: n + 1])).outcome for n in range(4)] == ["pass", "pass", "undecided", "fail"]
-    verdict = Verdict(tuple(found))
+    findings = [Finding(kind, "size", kind, "m", None, kind) for kind in kinds]
+    assert [Verdict(tuple(findings[: n + 1])).outcome for n in range(4)] == [
+        "pass",
+        "pass",
+        "undecided",
+        "fail",
+    ]
+    verdict = Verdict(tuple(findings))
     assert (verdict.passed, texts(verdict.violations), len(verdict.undecided)) == (False, ["violation"], 1)
-    assert Verdict(tuple(found[:3])).passed
+    assert Verdict(tuple(findings[:3])).passed
 
 
 def test_findings_are_found_by_area_variant_and_shape() -> None:
-    one = Finding("note", "latency", "quant_1", "speedup", "1x128", "one")
+    note = Finding("note", "latency", "quant_1", "speedup", "1x128", "one")
     other = Finding("note", "latency", "quant_2", "speedup", "8x128", "other")
     size = Finding("note", "size", "quant_1", "size_bytes", None, "size")
-    verdict = Verdict((one, other, size))
-    assert verdict.of("latency") == (one, other)
+    verdict = Verdict((note, other, size))
+    assert verdict.of("latency") == (note, other)
     assert verdict.of("latency", "quant_2") == (other,)
     assert verdict.of("latency", "quant_2", "1x128") == ()
     assert verdict.of("size", "quant_1") == (size,)
@@ -741,9 +746,11 @@ def test_findings_are_found_by_area_variant_and_shape() -> None:
 # accuracy
 
 
-def accuracy_of(rows: tuple[int, ...], held: LimitTable, baseline: GateRecord | None = None) -> list[Finding]:
+def accuracy_of(
+    rows: tuple[int, ...], limits: LimitTable, baseline: GateRecord | None = None
+) -> list[Finding]:
     run = gate_record(int8_record(flipped(*rows)))
-    return judge_accuracy("quant_2", run, baseline, held)
+    return judge_accuracy("quant_2", run, baseline, limits)
 
 
 def test_a_drop_over_the_limit() -> None:
@@ -764,9 +771,9 @@ def test_a_drop_over_the_limit() -> None:
 def test_a_drop_of_exactly_the_limit_is_within_it(
     rows: tuple[int, ...], limit: float, violated: bool
 ) -> None:
-    found = accuracy_of(rows, table(max_drop_points=limit))
-    assert bool(texts(found)) is violated
-    assert len(texts(found, "note")) == 1 - violated
+    findings = accuracy_of(rows, table(max_drop_points=limit))
+    assert bool(texts(findings)) is violated
+    assert len(texts(findings, "note")) == 1 - violated
 
 
 def test_a_drop_never_looks_equal_to_a_limit_that_it_exceeds() -> None:
@@ -782,8 +789,8 @@ def test_without_a_limit_the_drop_is_noted() -> None:
 
 
 def test_the_relative_score() -> None:
-    found = accuracy_of((1, 2, 3, 4, 5, 6), table(min_relative_score=0.99))
-    (text,) = texts(found)
+    findings = accuracy_of((1, 2, 3, 4, 5, 6), table(min_relative_score=0.99))
+    (text,) = texts(findings)
     assert text == "quant_2: accuracy 0.9400, limit 0.9504 (99 % of the teacher's 0.9600)"
     assert texts(accuracy_of((1, 2, 3, 4), table(min_relative_score=1.0))) == []
 
@@ -823,20 +830,20 @@ def test_changed_scores() -> None:
     ("alone", "teacher_alone", "p"), [(0, 0, 1.0), (0, 1, 1.0), (0, 6, 2 / 64), (3, 3, 1.0), (1, 7, 18 / 256)]
 )
 def test_mcnemar(alone: int, teacher_alone: int, p: float) -> None:
-    ours = flipped(*range(1, teacher_alone + 1))
+    predictions = flipped(*range(1, teacher_alone + 1))
     teachers = flipped(*range(51, 51 + alone))
-    assert mcnemar_p(ours, teachers, LABELS) == pytest.approx(p)
+    assert mcnemar_p(predictions, teachers, LABELS) == pytest.approx(p)
 
 
 def test_a_teacher_that_got_worse() -> None:
     worse = {"teacher": variant_record(flipped(*range(1, 8)), accuracy_drop=0.0)}
     baseline = gate_record()
-    found = judge_accuracy("teacher", gate_record(variants=worse, latency={}), baseline, USUAL)
-    (text,) = texts(found)
+    findings = judge_accuracy("teacher", gate_record(variants=worse, latency={}), baseline, USUAL)
+    (text,) = texts(findings)
     assert text.startswith(
         "teacher: accuracy 0.9300, baseline 0.9600: drop 3.00 points [0.00, 7.00], limit 1.00"
     )
-    assert texts(found, "changed")[0].startswith("teacher: 3 of 100 predictions changed")
+    assert texts(findings, "changed")[0].startswith("teacher: 3 of 100 predictions changed")
     assert judge_accuracy("teacher", baseline, baseline, USUAL) == []
     assert judge_accuracy("teacher", baseline, None, USUAL) == []
 
@@ -876,13 +883,13 @@ def test_report_only_variants_do_not_fail() -> None:
 # size
 
 
-def size_of(held: LimitTable, baseline: GateRecord | None = None, **changes: Any) -> list[Finding]:
-    return judge_size("quant_2", gate_record(int8_record(**changes)), baseline, held)
+def size_of(limits: LimitTable, baseline: GateRecord | None = None, **changes: Any) -> list[Finding]:
+    return judge_size("quant_2", gate_record(int8_record(**changes)), baseline, limits)
 
 
 def test_compression_and_share_have_limits() -> None:
-    found = size_of(USUAL, compression_ratio=2.81, quantized_share=0.5)
-    assert texts(found) == [
+    findings = size_of(USUAL, compression_ratio=2.81, quantized_share=0.5)
+    assert texts(findings) == [
         "quant_2: compression ratio 2.81, limit 3.50",
         "quant_2: 50.0 % of the nodes with weights are quantized, limit 90.0 %",
     ]
@@ -937,9 +944,9 @@ def test_the_teachers_size_is_compared_too() -> None:
 # latency
 
 
-def latency_of(times: LatencyRecord, held: LimitTable, **changes: Any) -> list[Finding]:
+def latency_of(times: LatencyRecord, limits: LimitTable, **changes: Any) -> list[Finding]:
     baseline = gate_record(**changes)
-    return judge_latency("quant_2", "1x128", gate_record(times=times), baseline, held)
+    return judge_latency("quant_2", "1x128", gate_record(times=times), baseline, limits)
 
 
 @pytest.mark.parametrize(
@@ -980,9 +987,9 @@ def test_latency_without_limits_is_noted() -> None:
     assert "no limit" in finding.text
 
 
-def compared(comparison: gate.Comparison, held: LimitTable, **changes: Any) -> list[Finding]:
+def compared(comparison: gate.Comparison, limits: LimitTable, **changes: Any) -> list[Finding]:
     run = gate_record(**({"latency": {}} | changes))
-    return judge_latency("quant_2", "1x128", run, gate_record(), held, comparison=comparison)
+    return judge_latency("quant_2", "1x128", run, gate_record(), limits, comparison=comparison)
 
 
 @pytest.mark.parametrize(
@@ -1011,10 +1018,10 @@ def test_other_programs_leave_a_pair_undecided() -> None:
 
 def test_what_is_unchanged_is_a_note_and_the_least_speedup_still_holds() -> None:
     same = gate.Comparison("unchanged", "the same would run")
-    held = table(max_slowdown=0.05, min_speedup=1.7)
-    (finding,) = compared(same, held)
+    limits = table(max_slowdown=0.05, min_speedup=1.7)
+    (finding,) = compared(same, limits)
     assert (finding.kind, finding.text) == ("note", "quant_2 1x128: unchanged: the same would run")
-    least, finding = compared(same, held, latency=gate_record().latency)
+    least, finding = compared(same, limits, latency=gate_record().latency)
     assert (least.kind, least.metric) == ("violation", "min_speedup")
     assert finding.text.endswith("; speedup 1.60 [1.57, 1.63]")
 
@@ -1040,21 +1047,21 @@ def test_what_was_neither_timed_nor_compared_cannot_be_judged() -> None:
 
 def test_shapes_that_were_compared_without_the_teacher_are_not_missing() -> None:
     run = gate_record(latency={})
-    held = {"quant_2": {"1x128": gate.Comparison("old model", "old model", pairs())}}
-    assert judge(run, gate_record(), USUAL, compared=held).passed
+    comparisons = {"quant_2": {"1x128": gate.Comparison("old model", "old model", pairs())}}
+    assert judge(run, gate_record(), USUAL, compared=comparisons).passed
     assert not judge(run, gate_record(), USUAL).passed
 
 
 def test_another_machine_is_not_compared_unless_asked_for() -> None:
-    slow, elsewhere = gate_record(times=latency(1.0)), gate_record(machine=MACHINE | {"cpu_model": "EPYC"})
-    verdict = judge(slow, elsewhere, USUAL)
+    slow, other = gate_record(times=latency(1.0)), gate_record(machine=MACHINE | {"cpu_model": "EPYC"})
+    verdict = judge(slow, other, USUAL)
     assert verdict.passed
     (note,) = verdict.of("machine")
     assert note.text == (
         "latency is not compared with the baseline's, which is from another machine "
         "(cpu_model: Xeon, baseline EPYC); --gate-across-machines compares it anyway"
     )
-    across = judge(slow, elsewhere, USUAL, across_machines=True)
+    across = judge(slow, other, USUAL, across_machines=True)
     assert [finding.metric for finding in across.violations] == ["speedup"]
     assert (
         across.of("machine")[0].text == "latency is compared across machines (cpu_model: Xeon, baseline EPYC)"
@@ -1063,10 +1070,10 @@ def test_another_machine_is_not_compared_unless_asked_for() -> None:
 
 def test_another_machine_still_answers_for_the_rest() -> None:
     run = gate_record(int8_record(flipped(*range(1, 30)), size_bytes=30_000_000), latency(1.0))
-    elsewhere = gate_record(machine=MACHINE | {"threads": 4})
-    held = table(max_drop_points=1.0, min_speedup=1.5, max_slowdown=0.05)
-    found = {finding.metric for finding in judge(run, elsewhere, held).violations}
-    assert found == {"accuracy_drop", "size_bytes", "min_speedup"}
+    other_machine = gate_record(machine=MACHINE | {"threads": 4})
+    limits = table(max_drop_points=1.0, min_speedup=1.5, max_slowdown=0.05)
+    metrics = {finding.metric for finding in judge(run, other_machine, limits).violations}
+    assert metrics == {"accuracy_drop", "size_bytes", "min_speedup"}
 
 
 @settings(deadline=None, max_examples=40)
@@ -1090,8 +1097,8 @@ def test_a_run_against_itself_passes() -> None:
 
 
 def test_variants_that_only_one_side_has() -> None:
-    found = judge_presence(renamed("quant_1"), gate_record(), USUAL)
-    assert texts(found) == [
+    findings = judge_presence(renamed("quant_1"), gate_record(), USUAL)
+    assert texts(findings) == [
         "quant_2: in the baseline, but not in this run; run it too, or take it out with --gate-update",
         "quant_1: in this run, but not in the baseline; put it in with --gate-update",
     ]
@@ -1112,23 +1119,23 @@ def test_shapes_that_only_one_side_has() -> None:
 @pytest.mark.parametrize("against", ["baseline", "no_baseline"])
 def test_a_gate_of_nothing_fails(variants: dict[str, VariantRecord], words: str, against: str) -> None:
     run = gate_record(variants=variants, latency={})
-    found = judge_presence(run, gate_record() if against == "baseline" else None, USUAL)
-    assert texts(found)[0].startswith(f"{words}, so nothing was gated")
+    findings = judge_presence(run, gate_record() if against == "baseline" else None, USUAL)
+    assert texts(findings)[0].startswith(f"{words}, so nothing was gated")
 
 
 def test_a_limit_on_latency_that_was_not_measured() -> None:
     run = gate_record(latency={})
-    for held in (table(max_slowdown=0.05), table(min_speedup=1.0)):
-        assert texts(judge_presence(run, None, held)) == [
+    for limits in (table(max_slowdown=0.05), table(min_speedup=1.0)):
+        assert texts(judge_presence(run, None, limits)) == [
             "quant_2: there is a limit on its latency, but no shape of it was timed"
         ]
-        assert len(judge_presence(run, run, held)) == 1
+        assert len(judge_presence(run, run, limits)) == 1
     assert judge_presence(run, None, table(max_drop_points=1.0)) == []
 
 
 def test_what_is_reported_only_may_be_absent() -> None:
-    found = judge_presence(gate_record(), renamed("quant_1_defaults"), USUAL)
-    assert [finding.kind for finding in found] == ["note", "violation"]
+    findings = judge_presence(gate_record(), renamed("quant_1_defaults"), USUAL)
+    assert [finding.kind for finding in findings] == ["note", "violation"]
 
 
 def test_settings_that_changed_are_noted() -> None:
@@ -1243,9 +1250,9 @@ def test_console_of_a_pass() -> None:
 def test_a_busy_machine_decides_nothing() -> None:
     steady, slower = [[0.5] * 4] * 4, [[0.2] * 4] * 4
     busy = replace(recorded(slower), others=0.4, disturbed=True)
-    before = gate_record(latency={"quant_2": {"1x128": recorded(steady)}})
-    now = gate_record(latency={"quant_2": {"1x128": busy}})
+    baseline = gate_record(latency={"quant_2": {"1x128": recorded(steady)}})
+    current = gate_record(latency={"quant_2": {"1x128": busy}})
     table = LimitTable(Tables(Limits(max_slowdown=0.05)))
-    (found,) = judge_latency("quant_2", "1x128", now, before, table)
-    assert found.kind == "undecided"
-    assert found.text.endswith("undecided: other programs used 40 % of the machine now")
+    (finding,) = judge_latency("quant_2", "1x128", current, baseline, table)
+    assert finding.kind == "undecided"
+    assert finding.text.endswith("undecided: other programs used 40 % of the machine now")

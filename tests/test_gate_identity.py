@@ -51,11 +51,11 @@ def test_another_program_is_told(baseline: GateRecord, words: str) -> None:
 
 
 def test_another_processor_is_told_but_the_same_would_run() -> None:
-    elsewhere = known(
+    other_processor = known(
         machine=MACHINE | {"cpu_model": "EPYC", "threads": 4},
         origin=replace(ORIGIN, session=SESSION | {"threads": 4}),
     )
-    changes = changes_since("quant_2", known(), elsewhere)
+    changes = changes_since("quant_2", known(), other_processor)
     assert changes.same_program
     assert changes.words == "cpu_model: Xeon, baseline EPYC; threads: 2, baseline 4"
 

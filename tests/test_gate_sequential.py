@@ -1,4 +1,4 @@
-"""Looks after each launch: the error is spent over them, and no more of it."""
+"""Looks after each launch: together they spend the error rate, and no more."""
 
 from __future__ import annotations
 

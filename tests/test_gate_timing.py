@@ -101,13 +101,13 @@ def test_what_is_unchanged_is_timed_if_asked_for(monkeypatch: pytest.MonkeyPatch
 def test_on_another_processor_the_same_is_unchanged_but_its_speedup_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    elsewhere = known(machine=MACHINE | {"cpu_model": "EPYC"})
+    other_processor = known(machine=MACHINE | {"cpu_model": "EPYC"})
     starts = Starts()
-    record, comparison = measured(starts, elsewhere, monkeypatch)
+    record, comparison = measured(starts, other_processor, monkeypatch)
     assert comparison is not None
     assert comparison.words.endswith("would run in the same way here (cpu_model: Xeon, baseline EPYC)")
     assert (starts.launches, record.latency["quant_2"]) == ({}, {})
-    record, comparison = measured(starts, elsewhere, monkeypatch, limits=BOTH)
+    record, comparison = measured(starts, other_processor, monkeypatch, limits=BOTH)
     assert comparison is not None
     assert comparison.how == "unchanged"
     assert starts.launches == {"teacher": 2, "quant_2": 2}
@@ -161,18 +161,18 @@ def test_without_an_old_model_the_teacher_takes_part(monkeypatch: pytest.MonkeyP
 
 
 def test_that_way_does_not_lead_across_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    elsewhere = known(OLD, machine=MACHINE | {"cpu_model": "EPYC"})
+    other_machine = known(OLD, machine=MACHINE | {"cpu_model": "EPYC"})
     for across, how in ((False, "not compared"), (True, "teacher")):
         _, comparison = measured(
-            Starts(), elsewhere, monkeypatch, why_not="no such model", across_machines=across
+            Starts(), other_machine, monkeypatch, why_not="no such model", across_machines=across
         )
         assert comparison is not None
         assert comparison.how == how
 
 
 def test_the_old_model_works_across_machines(monkeypatch: pytest.MonkeyPatch) -> None:
-    elsewhere = known(OLD, machine=MACHINE | {"cpu_model": "EPYC"})
-    _, comparison = measured(Starts(quant_2=12.0), elsewhere, monkeypatch)
+    other_machine = known(OLD, machine=MACHINE | {"cpu_model": "EPYC"})
+    _, comparison = measured(Starts(quant_2=12.0), other_machine, monkeypatch)
     assert comparison is not None
     assert gate.decide_pair(comparison, 0.05) == "fail"
 

@@ -86,8 +86,8 @@ def nodes(path: Path, *op_types: str) -> list[onnx.NodeProto]:
     return [n for n in onnx.load(path).graph.node if n.op_type in op_types]
 
 
-def attributes(given: onnx.NodeProto) -> dict[str, Any]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in given.attribute}
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def run(path: Path, feed: Feed) -> np.ndarray:
@@ -137,23 +137,23 @@ def test_logits_stay(
     exported: tiny.Exported, sessions: list[onnxruntime.InferenceSession], mask: np.ndarray, seed: int
 ) -> None:
     feed = random_feed(mask, seed, token_types=1 if exported.kind == "roberta" else 2)
-    want, *got = (np.asarray(s.run(None, feed_for(s, feed))[0]) for s in sessions)
-    assert len(got) == 6
-    assert want.shape == (len(mask), 2)
-    for logits in got:
-        np.testing.assert_allclose(logits, want, rtol=0, atol=1e-4)
+    expected, *computed = (np.asarray(s.run(None, feed_for(s, feed))[0]) for s in sessions)
+    assert len(computed) == 6
+    assert expected.shape == (len(mask), 2)
+    for logits in computed:
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_logits_of_text_stay(
     exported: tiny.Exported, compiled: dict[tuple[int, str], Compiled], batch_size: int
 ) -> None:
-    want = tiny.logits(exported.model, exported.rows)
-    assert np.ptp(want) > 0.1, "a model that tells rows apart"
-    for done in compiled.values():
-        got = tiny.logits(done.path, exported.rows, batch_size)
-        np.testing.assert_allclose(got, want, rtol=0, atol=1e-4)
-        assert done.difference <= 1e-5
+    expected = tiny.logits(exported.model, exported.rows)
+    assert np.ptp(expected) > 0.1, "a model that tells rows apart"
+    for result in compiled.values():
+        computed = tiny.logits(result.path, exported.rows, batch_size)
+        np.testing.assert_allclose(computed, expected, rtol=0, atol=1e-4)
+        assert result.difference <= 1e-5
 
 
 # What becomes of the graph
@@ -162,21 +162,23 @@ def test_logits_of_text_stay(
 @pytest.mark.parametrize("opset", OPSETS)
 def test_operators(exported: tiny.Exported, compiled: dict[tuple[int, str], Compiled], opset: int) -> None:
     written_out = Counter({"Slice": 1}) if opset < 15 and exported.kind != "roberta" else Counter()
-    want = Counter(COUNTS)
-    want.update(CHANGES[exported.kind])
-    row, whole = compiled[opset, "row"], compiled[opset, "whole"]
-    assert op_counts(row.path) == +want + written_out
-    want.update({"Attention": 1, "MultiHeadAttention": -1, "Split": -1, "MatMul": -2, "Add": -2, "Gather": 1})
-    assert op_counts(whole.path) == +want + written_out
-    for done in (row, whole):
-        assert done.nodes_after == len(onnx.load(done.path).graph.node) < done.nodes_before / 2
+    expected = Counter(COUNTS)
+    expected.update(CHANGES[exported.kind])
+    first_row, all_rows = compiled[opset, "row"], compiled[opset, "whole"]
+    assert op_counts(first_row.path) == +expected + written_out
+    expected.update(
+        {"Attention": 1, "MultiHeadAttention": -1, "Split": -1, "MatMul": -2, "Add": -2, "Gather": 1}
+    )
+    assert op_counts(all_rows.path) == +expected + written_out
+    for result in (first_row, all_rows):
+        assert result.nodes_after == len(onnx.load(result.path).graph.node) < result.nodes_before / 2
 
 
 def test_the_report(
     exported: tiny.Exported, sources: dict[int, Path], compiled: dict[tuple[int, str], Compiled]
 ) -> None:
-    for (opset, form), done in compiled.items():
-        counts = {name: done.done[name] for name in done.done if name != "merged_constants"}
+    for (opset, form), result in compiled.items():
+        counts = {name: result.done[name] for name in result.done if name != "merged_constants"}
         assert counts == {
             "layer_normalization": 5 if opset < 17 else 0,
             "gelu": 3 if exported.kind == "electra" else 2,
@@ -184,22 +186,22 @@ def test_the_report(
             "row": 11,
             "row_attention": int(form == "row"),
         }
-        assert done.left == ()
-        assert done.nodes_before == len(onnx.load(sources[opset]).graph.node)
-        assert is_compiled(load_ir(done.path))
+        assert result.left == ()
+        assert result.nodes_before == len(onnx.load(sources[opset]).graph.node)
+        assert is_compiled(load_ir(result.path))
         assert not is_compiled(load_ir(sources[opset]))
 
 
 def test_the_interface_stays(sources: dict[int, Path], compiled: dict[tuple[int, str], Compiled]) -> None:
-    for (opset, _), done in compiled.items():
-        ours, fp32 = onnx.load(done.path), onnx.load(sources[opset])
+    for (opset, _), result in compiled.items():
+        model, fp32 = onnx.load(result.path), onnx.load(sources[opset])
         for ends in ("input", "output"):
-            pairs = [[(v.name, v.type) for v in getattr(m.graph, ends)] for m in (ours, fp32)]
+            pairs = [[(v.name, v.type) for v in getattr(m.graph, ends)] for m in (model, fp32)]
             assert pairs[0] == pairs[1]
-        versions = {entry.domain: entry.version for entry in ours.opset_import}
+        versions = {entry.domain: entry.version for entry in model.opset_import}
         assert versions == {"": max(opset, 17), "com.microsoft": 1}
-        onnx.checker.check_model(ours)
-        notes = [*ours.graph.node, *ours.graph.value_info, *ours.graph.initializer, ours.graph]
+        onnx.checker.check_model(model)
+        notes = [*model.graph.node, *model.graph.value_info, *model.graph.initializer, model.graph]
         assert not any(part.doc_string or part.metadata_props for part in notes)
 
 
@@ -207,18 +209,18 @@ def test_nodes_are_named_after_their_modules(
     exported: tiny.Exported, compiled: dict[tuple[int, str], Compiled]
 ) -> None:
     names = {}
-    for key, done in compiled.items():
-        names[key] = {n.name: n.op_type for n in onnx.load(done.path).graph.node}
-        assert len(names[key]) == done.nodes_after, "each name once"
+    for key, result in compiled.items():
+        names[key] = {n.name: n.op_type for n in onnx.load(result.path).graph.node}
+        assert len(names[key]) == result.nodes_after, "each name once"
         fused = [n for n, op in names[key].items() if op == "Attention"]
         assert fused == [ATTENTIONS[exported.kind].format(n) for n in range(1 if key[1] == "row" else 2)]
         assert [(role(n), group(n)) for n in fused] == [("qkv", f"layer.{i}.qkv") for i in range(len(fused))]
         assert all(n.endswith(f"/{op}") for n, op in names[key].items() if op in ("Gelu", "Split"))
-        layers = [layer.name for layer in find_linears(load_ir(done.path))]
+        layers = [layer.name for layer in find_linears(load_ir(result.path))]
         groups = [f"layer.{n}.{r}" for n in (0, 1) for r in ("qkv", "attention_output", "ffn_in", "ffn_out")]
         assert list(dict.fromkeys(group(n) for n in layers if "layer." in group(n))) == groups
     assert names[17, "row"] == names[18, "row"]
-    norms = [{n for n, op in found.items() if op == "LayerNormalization"} for found in names.values()]
+    norms = [{n for n, op in op_types.items() if op == "LayerNormalization"} for op_types in names.values()]
     assert norms == norms[:1] * 6, "as in the export, also where the formula was written out"
 
 
@@ -230,12 +232,12 @@ def test_weights_of_attention_are_those_of_the_checkpoint(
     saved = load_file(exported.checkpoint / "model.safetensors")
     parts = ("q_lin", "k_lin", "v_lin") if exported.kind == "distilbert" else ("query", "key", "value")
     model = load_ir(compiled[17, "row"].path)
-    found = {layer.name: layer for layer in find_linears(model)}
+    layers = {layer.name: layer for layer in find_linears(model)}
     modules = [ATTENTIONS[exported.kind].format(n).removesuffix(".qkv/Attention") for n in (0, 1)]
     for names, layer in {
-        parts: found[f"{modules[0]}.qkv/Attention"],
-        parts[:1]: found[f"{modules[1]}.query/MatMul"],
-        parts[1:]: found[f"{modules[1]}.key_value/MatMul"],
+        parts: layers[f"{modules[0]}.qkv/Attention"],
+        parts[:1]: layers[f"{modules[1]}.query/MatMul"],
+        parts[1:]: layers[f"{modules[1]}.key_value/MatMul"],
     }.items():
         at = layer.name.rpartition("/")[0].rpartition(".")[0]
         weights = [saved[f"{at}.{name}.weight"].T for name in names]
@@ -243,69 +245,71 @@ def test_weights_of_attention_are_those_of_the_checkpoint(
         biases = [saved[f"{at}.{name}.bias"] for name in names]
         np.testing.assert_array_equal(constant(layer.bias), np.concatenate(biases))
         assert layer.weight_name == f"{layer.name.rpartition('/')[0]}.weight"
-    assert [layer.last.op_type for layer in found.values()][1 if exported.kind == "electra" else 0] == (
+    assert [layer.last.op_type for layer in layers.values()][1 if exported.kind == "electra" else 0] == (
         "Attention"
     )
 
 
 def test_attention_takes_the_mask_as_integers(compiled: dict[tuple[int, str], Compiled]) -> None:
-    for done in compiled.values():
-        fused = nodes(done.path, "Attention", "MultiHeadAttention")
+    for result in compiled.values():
+        fused = nodes(result.path, "Attention", "MultiHeadAttention")
         assert len(fused) == 2
         for n in fused:
             assert attributes(n) == {"num_heads": 2, "mask_filter_value": FLOAT_MIN}
             assert n.input[3 if n.op_type == "Attention" else 4] == "attention_mask/Cast:0"
-        (cast,) = (n for n in nodes(done.path, "Cast") if n.input[0] == "attention_mask")
+        (cast,) = (n for n in nodes(result.path, "Cast") if n.input[0] == "attention_mask")
         assert attributes(cast) == {"to": TensorProto.INT32}
-        users = [n for n in onnx.load(done.path).graph.node if "attention_mask" in n.input]
+        users = [n for n in onnx.load(result.path).graph.node if "attention_mask" in n.input]
         assert users == [cast], "nothing else is made of the mask"
 
 
-def rows_of(name: str, form: str) -> str:
-    """The axis of a tensor behind the batch: in the last layer one row, of which the axis is none."""
-    whole = ".key_value/" in name or (form == "whole" and name.endswith("/Reshape_4:0"))
-    return "" if re.search(r"\.layer\.1[./]|/row/", name) and not whole else SEQUENCE
+def axis_of(name: str, form: str) -> str:
+    """The name of a tensor's axis after the batch; empty in the last layer, which computes a single row."""
+    all_tokens = ".key_value/" in name or (form == "whole" and name.endswith("/Reshape_4:0"))
+    return "" if re.search(r"\.layer\.1[./]|/row/", name) and not all_tokens else SEQUENCE
 
 
 def test_every_activation_has_a_type_and_named_axes(compiled: dict[tuple[int, str], Compiled]) -> None:
-    for (_, form), done in compiled.items():
-        model = load_with_shapes(done.path)
+    for (_, form), result in compiled.items():
+        model = load_with_shapes(result.path)
         typed = {value.name for value in (*model.graph.value_info, *model.graph.output)}
         assert {name for n in model.graph.node for name in n.output} <= typed
-        found = axes(model, activations(model))
-        assert len(found) > 30
-        assert {rows_of(name, form) for name in found} == {"", SEQUENCE}
-        for name, kinds in found.items():
+        axes_of = axes(model, activations(model))
+        assert len(axes_of) > 30
+        assert {axis_of(name, form) for name in axes_of} == {"", SEQUENCE}
+        for name, kinds in axes_of.items():
             if len(kinds) == 2:
                 assert kinds == (BATCH, ""), name
             else:
                 first = kinds[0] if "position_embeddings" in name else BATCH  # one for all rows in a BERT
-                assert kinds == (first, rows_of(name, form), ""), name
-        assert sum(len(kinds) == 2 for kinds in found.values()) >= 4
+                assert kinds == (first, axis_of(name, form), ""), name
+        assert sum(len(kinds) == 2 for kinds in axes_of.values()) >= 4
 
 
 def test_statistics_of_every_layers_input(
     exported: tiny.Exported, compiled: dict[tuple[int, str], Compiled]
 ) -> None:
-    """Tensors that keep their name hold what they held before, in the last layer for one row of each text."""
+    """Tensors that keep their name keep their values, in the last layer for one row of each text."""
     for form in FORMS:
-        done = compiled[17, form]
-        wanted = list(dict.fromkeys(str(layer.input.name) for layer in find_linears(load_ir(done.path))))
-        ours = collect(done.path, CalibrationReader(exported.rows, 8), wanted, threads=1).of
-        assert list(ours) == wanted
-        shared = [name for name in wanted if name in activations(load_with_shapes(exported.model))]
-        theirs = collect(exported.model, CalibrationReader(exported.rows, 8), shared, threads=1).of
-        cut = [name for name in shared if ".layer.1" in name and not rows_of(name, form)]
+        result = compiled[17, form]
+        inputs = list(dict.fromkeys(str(layer.input.name) for layer in find_linears(load_ir(result.path))))
+        statistics = collect(result.path, CalibrationReader(exported.rows, 8), inputs, threads=1).of
+        assert list(statistics) == inputs
+        shared = [name for name in inputs if name in activations(load_with_shapes(exported.model))]
+        fp32_statistics = collect(exported.model, CalibrationReader(exported.rows, 8), shared, threads=1).of
+        cut = [name for name in shared if ".layer.1" in name and not axis_of(name, form)]
         assert len(cut) == 2, "behind LayerNormalization and behind GELU"
         assert len(shared) - len(cut) >= 6
         for name in shared:
-            low, high = ours[name].low, ours[name].high
+            low, high = statistics[name].low, statistics[name].high
             if name in cut:
-                assert theirs[name].low - 1e-4 <= low <= high <= theirs[name].high + 1e-4
-                assert ours[name].count < theirs[name].count
+                assert fp32_statistics[name].low - 1e-4 <= low <= high <= fp32_statistics[name].high + 1e-4
+                assert statistics[name].count < fp32_statistics[name].count
             else:
-                assert (low, high) == pytest.approx((theirs[name].low, theirs[name].high), abs=1e-4)
-                assert ours[name].count == theirs[name].count
+                assert (low, high) == pytest.approx(
+                    (fp32_statistics[name].low, fp32_statistics[name].high), abs=1e-4
+                )
+                assert statistics[name].count == fp32_statistics[name].count
 
 
 # What is not recognised
@@ -325,19 +329,19 @@ def test_other_activations_and_depths(
     checkpoint = tiny.write_checkpoint(tmp_path / "checkpoint", kind, **changes)
     model = export_bert_to_onnx(checkpoint, tmp_path / "model.onnx", seq_len=48)
     for form in FORMS:
-        done = compile_onnx(model, tmp_path / "compiled.onnx", last_attention=form)
-        assert (done.done["attention"], done.done["gelu"]) == (depth, 0)
-        assert done.done["row"] > 0, "other activations are computed row by row too"
+        result = compile_onnx(model, tmp_path / "compiled.onnx", last_attention=form)
+        assert (result.done["attention"], result.done["gelu"]) == (depth, 0)
+        assert result.done["row"] > 0, "other activations are computed row by row too"
         module = (
             "transformer.layer.{}.ffn.lin1" if kind == "distilbert" else "encoder.layer.{}.intermediate.dense"
         )
-        assert done.left == tuple(
+        assert result.left == tuple(
             f"{kind}.{module.format(n)}/MatMul: {activation} behind it is not GELU by erf: not fused"
             for n in range(depth)
         )
         mask = np.array([[1] * 20, [1] * 7 + [0] * 13, [1] + [0] * 19])
         feed = random_feed(mask)
-        np.testing.assert_allclose(run(done.path, feed), run(model, feed), rtol=0, atol=1e-4)
+        np.testing.assert_allclose(run(result.path, feed), run(model, feed), rtol=0, atol=1e-4)
 
 
 Change = Callable[[onnx.GraphProto], None]
@@ -438,25 +442,25 @@ NOT_PADDING: dict[str, tuple[Change, str]] = {
 def test_a_mask_that_is_not_the_padding_is_left_alone(tiny_onnx: Path, tmp_path: Path, name: str) -> None:
     change, reason = NOT_PADDING[name]
     model = edited(tiny_onnx, tmp_path / "model.onnx", change)
-    done = compile_onnx(model, tmp_path / "compiled.onnx")
-    assert (done.done["attention"], done.done["row_attention"]) == (0, 0)
-    assert done.left == tuple(
+    result = compile_onnx(model, tmp_path / "compiled.onnx")
+    assert (result.done["attention"], result.done["row_attention"]) == (0, 0)
+    assert result.left == tuple(
         f"bert.encoder.layer.{n}.attention.self: attention is not fused: {reason}" for n in (0, 1)
     )
-    assert done.done["gelu"] == 2
-    assert done.done["row"] == 11, "up to the attention, whether it is fused or not"
-    assert op_counts(done.path)["Softmax"] == 2
+    assert result.done["gelu"] == 2
+    assert result.done["row"] == 11, "up to the attention, whether it is fused or not"
+    assert op_counts(result.path)["Softmax"] == 2
 
 
 def test_another_number_for_padding_is_kept(tiny_onnx: Path, tmp_path: Path) -> None:
     change = masked(*numbers(), TIMES, number=np.array(-1e4, np.float32), **ONE)
     model = edited(tiny_onnx, tmp_path / "model.onnx", change)
-    done = compile_onnx(model, tmp_path / "compiled.onnx")
-    assert done.left == ()
-    (fused,) = nodes(done.path, "Attention")
+    result = compile_onnx(model, tmp_path / "compiled.onnx")
+    assert result.left == ()
+    (fused,) = nodes(result.path, "Attention")
     assert attributes(fused)["mask_filter_value"] == -1e4
     feed = random_feed(np.array([[1, 1, 0, 0, 1], [0, 1, 0, 0, 0]]))
-    np.testing.assert_allclose(run(done.path, feed), run(model, feed), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(run(result.path, feed), run(model, feed), rtol=0, atol=1e-4)
 
 
 def test_another_scale_is_kept(tiny_onnx: Path, tmp_path: Path) -> None:
@@ -466,11 +470,11 @@ def test_another_scale_is_kept(tiny_onnx: Path, tmp_path: Path) -> None:
         tensor.CopyFrom(numpy_helper.from_array(np.array(0.1, np.float32), scale))
 
     model = edited(tiny_onnx, tmp_path / "model.onnx", change)
-    done = compile_onnx(model, tmp_path / "compiled.onnx")
-    fused = nodes(done.path, "Attention", "MultiHeadAttention")
+    result = compile_onnx(model, tmp_path / "compiled.onnx")
+    fused = nodes(result.path, "Attention", "MultiHeadAttention")
     assert [attributes(n)["scale"] for n in fused] == [pytest.approx(0.1)] * 2
     feed = random_feed(np.ones((2, 9), np.int64))
-    np.testing.assert_allclose(run(done.path, feed), run(model, feed), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(run(result.path, feed), run(model, feed), rtol=0, atol=1e-4)
 
 
 def array_of(graph: onnx.GraphProto, name: str) -> np.ndarray:
@@ -527,11 +531,11 @@ def test_an_attention_that_does_not_fit_is_left_alone(
     tiny_onnx: Path, tmp_path: Path, change: Change, reason: str
 ) -> None:
     model = edited(tiny_onnx, tmp_path / "model.onnx", change)
-    done = compile_onnx(model, tmp_path / "compiled.onnx")
-    assert done.left == (f"bert.encoder.layer.0.attention.self: attention is not fused: {reason}",)
-    assert (done.done["attention"], done.done["row_attention"]) == (1, 1), "the other one is"
+    result = compile_onnx(model, tmp_path / "compiled.onnx")
+    assert result.left == (f"bert.encoder.layer.0.attention.self: attention is not fused: {reason}",)
+    assert (result.done["attention"], result.done["row_attention"]) == (1, 1), "the other one is"
     feed = random_feed(np.array([[1] * 9, [1] * 4 + [0] * 5]))
-    np.testing.assert_allclose(run(done.path, feed), run(model, feed), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(run(result.path, feed), run(model, feed), rtol=0, atol=1e-4)
 
 
 def test_another_formula_of_a_norm_is_left_alone(tiny_onnx: Path, tmp_path: Path) -> None:
@@ -542,11 +546,11 @@ def test_another_formula_of_a_norm_is_left_alone(tiny_onnx: Path, tmp_path: Path
         square.op_type, square.input[1] = "Mul", square.input[0]
 
     model = at_opset(tiny_onnx, 13, tmp_path / "13.onnx")
-    done = compile_onnx(edited(model, tmp_path / "model.onnx", change), tmp_path / "compiled.onnx")
-    assert done.left == (
+    result = compile_onnx(edited(model, tmp_path / "model.onnx", change), tmp_path / "compiled.onnx")
+    assert result.left == (
         f"{name}/deviation: Sqrt is not part of a LayerNormalization as it is known: not fused",
     )
-    assert done.done["layer_normalization"] == 4
+    assert result.done["layer_normalization"] == 4
 
 
 def test_equal_constants_are_merged(tiny_onnx: Path, tmp_path: Path) -> None:
@@ -560,30 +564,30 @@ def test_equal_constants_are_merged(tiny_onnx: Path, tmp_path: Path) -> None:
 
     plain = compile_onnx(tiny_onnx, tmp_path / "plain.onnx")
     model = edited(tiny_onnx, tmp_path / "model.onnx", change)
-    done = compile_onnx(model, tmp_path / "compiled.onnx")
-    assert done.done["merged_constants"] == plain.done["merged_constants"] + 1
-    held = [tensor.name for tensor in onnx.load(done.path).graph.initializer]
-    assert [name for name in names if name in held] == names[:1]
-    used = {name for n in onnx.load(done.path).graph.node for name in n.input}
-    assert set(held) <= used, "nothing is held that no node takes"
+    result = compile_onnx(model, tmp_path / "compiled.onnx")
+    assert result.done["merged_constants"] == plain.done["merged_constants"] + 1
+    initializers = [tensor.name for tensor in onnx.load(result.path).graph.initializer]
+    assert [name for name in names if name in initializers] == names[:1]
+    used = {name for n in onnx.load(result.path).graph.node for name in n.input}
+    assert set(initializers) <= used, "nothing is held that no node takes"
 
 
 def test_a_model_without_a_mask(tiny_onnx: Path, tmp_path: Path) -> None:
     def change(graph: onnx.GraphProto) -> None:
         (mask,) = (value for value in graph.input if value.name == "attention_mask")
         graph.input.remove(mask)
-        one = helper.make_tensor("value", TensorProto.INT64, [1], [1])
+        value = helper.make_tensor("value", TensorProto.INT64, [1], [1])
         shape = node("Shape", ["input_ids"], ["size"], name="size")
-        insert(graph, [node("ConstantOfShape", ["size"], ["attention_mask"], value=one)], graph.node[0])
+        insert(graph, [node("ConstantOfShape", ["size"], ["attention_mask"], value=value)], graph.node[0])
         graph.node.insert(0, shape)
 
     model = edited(tiny_onnx, tmp_path / "model.onnx", change)
-    done = compile_onnx(model, tmp_path / "compiled.onnx")
-    assert [line.partition(": ")[2] for line in done.left] == [
+    result = compile_onnx(model, tmp_path / "compiled.onnx")
+    assert [line.partition(": ")[2] for line in result.left] == [
         "attention is not fused: the model has no input attention_mask"
     ] * 2
     feed = random_feed(np.ones((2, 9), np.int64))
-    np.testing.assert_allclose(run(done.path, feed), run(model, feed), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(run(result.path, feed), run(model, feed), rtol=0, atol=1e-4)
 
 
 def mean_pooling(graph: onnx.GraphProto) -> None:
@@ -634,11 +638,11 @@ def test_a_last_layer_that_is_wanted_whole(
     tiny_onnx: Path, tmp_path: Path, change: Change, reason: str
 ) -> None:
     model = edited(tiny_onnx, tmp_path / "model.onnx", change)
-    done = compile_onnx(model, tmp_path / "compiled.onnx")
-    assert done.left == (f"the last layer is not cut: {reason}",)
-    assert (done.done["attention"], done.done["row"], done.done["row_attention"]) == (2, 0, 0)
+    result = compile_onnx(model, tmp_path / "compiled.onnx")
+    assert result.left == (f"the last layer is not cut: {reason}",)
+    assert (result.done["attention"], result.done["row"], result.done["row_attention"]) == (2, 0, 0)
     feed = random_feed(np.array([[1] * 9, [1] * 4 + [0] * 5]))
-    np.testing.assert_allclose(run(done.path, feed), run(model, feed), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(run(result.path, feed), run(model, feed), rtol=0, atol=1e-4)
 
 
 def test_another_row_than_the_first(tiny_onnx: Path, tmp_path: Path) -> None:
@@ -650,9 +654,9 @@ def test_another_row_than_the_first(tiny_onnx: Path, tmp_path: Path) -> None:
     feed = random_feed(np.array([[1] * 9, [1] * 4 + [0] * 5]))
     assert np.abs(run(model, feed) - run(tiny_onnx, feed)).max() > 0.01
     for form in FORMS:
-        done = compile_onnx(model, tmp_path / "compiled.onnx", last_attention=form)
-        assert done.done["row"] == 11
-        np.testing.assert_allclose(run(done.path, feed), run(model, feed), rtol=0, atol=1e-4)
+        result = compile_onnx(model, tmp_path / "compiled.onnx", last_attention=form)
+        assert result.done["row"] == 11
+        np.testing.assert_allclose(run(result.path, feed), run(model, feed), rtol=0, atol=1e-4)
 
 
 # Files
@@ -693,7 +697,7 @@ def test_a_model_that_cannot_be_run(tiny_onnx: Path, tmp_path: Path) -> None:
 
 
 def test_other_logits_are_an_error(tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A mask that is taken for another one is found out, and nothing is written."""
+    """A mask that is mistaken for another one is detected, and nothing is written."""
     monkeypatch.setattr(quantlib.onnx_model.compile.attention, "padding_value", lambda *_: 0.0)
     with pytest.raises(
         RuntimeError, match=r"model\.onnx: compiled, its logits differ by [\d.]+ at batch 2, "
@@ -730,22 +734,22 @@ def test_no_torch_and_no_noise(tiny_onnx: Path, tmp_path: Path) -> None:
         print(*sys.modules)
     """
     root = Path(quantlib.onnx_model.compile.__file__).parents[2]
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", code, str(tiny_onnx), str(tmp_path / "compiled.onnx")],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(root)},
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "onnxscript.rewriter" in done.stdout.split()
-    assert not {"torch", "transformers", "pytest"} & set(done.stdout.split())
+    assert (process.returncode, process.stderr) == (0, "")
+    assert "onnxscript.rewriter" in process.stdout.split()
+    assert not {"torch", "transformers", "pytest"} & set(process.stdout.split())
 
 
 def test_rows_of_text(compiled: dict[tuple[int, str], Compiled], exported: tiny.Exported) -> None:
     """A session that fuses nothing computes the same: calibration runs in one."""
     rows: list[Feature] = exported.rows[:6]
     feed = next(iter(CalibrationReader(rows, 6)))
-    done = compiled[17, "row"]
-    session = open_session(done.path, threads=1, optimize=False)
-    got = session.run(None, feed_for(session, feed))[0]
-    np.testing.assert_allclose(got, run(done.path, feed), rtol=0, atol=1e-5)
+    result = compiled[17, "row"]
+    session = open_session(result.path, threads=1, optimize=False)
+    logits = session.run(None, feed_for(session, feed))[0]
+    np.testing.assert_allclose(logits, run(result.path, feed), rtol=0, atol=1e-5)

@@ -111,8 +111,8 @@ def test_weights_are_symmetric_and_use_the_whole_grid(
         if np.abs(column).max() > 1e-30:
             used = values[:, channel] if per_channel else values
             assert np.abs(used.astype(int)).max() == top
-            one = scale[channel] if per_channel else scale
-            assert float(one) == pytest.approx(float(np.abs(column).max()) / top, rel=1e-6)
+            column_scale = scale[channel] if per_channel else scale
+            assert float(column_scale) == pytest.approx(float(np.abs(column).max()) / top, rel=1e-6)
 
 
 def test_a_channel_of_zeros_has_a_scale() -> None:
@@ -126,10 +126,10 @@ def test_a_channel_of_zeros_has_a_scale() -> None:
 @given(WEIGHTS)
 @settings(deadline=None)
 def test_a_scale_for_all_is_the_widest_of_those_for_each(weight: np.ndarray) -> None:
-    (_, each), (_, whole) = (
+    (_, row_scales), (_, tensor_scale) = (
         quantize_weight(weight, per_channel=per_channel) for per_channel in (True, False)
     )
-    assert whole == each.max()
+    assert tensor_scale == row_scales.max()
 
 
 @given(WEIGHTS)
@@ -139,9 +139,9 @@ def test_rows_have_scales_of_their_own(table: np.ndarray) -> None:
     assert (values.shape, scales.shape) == (table.shape, (len(table), 1))
     assert values.flags.c_contiguous
     for row, kept, scale in zip(table, values, scales, strict=True):
-        one, own = quantize_weight(row[:, None])
-        np.testing.assert_array_equal(kept, one[:, 0])
-        assert scale == own
+        quantized_column, column_scale = quantize_weight(row[:, None])
+        np.testing.assert_array_equal(kept, quantized_column[:, 0])
+        assert scale == column_scale
     assert (np.abs(values * scales - table) <= HALF * scales).all()
 
 
@@ -206,8 +206,8 @@ def test_rows_in_blocks_of_4_bits_round_trip(table: np.ndarray, block_size: int)
         np.stack([packed & 15, packed >> 4], 2).reshape(entries, -1) for packed in (values, zeros)
     )
     steps, middle = (
-        np.repeat(each[:, :blocks], block_size, axis=1)[:, :width].astype(np.float64)
-        for each in (scales, points)
+        np.repeat(array[:, :blocks], block_size, axis=1)[:, :width].astype(np.float64)
+        for array in (scales, points)
     )
     back = (numbers - middle) * steps
     assert (np.abs(back - table) <= HALF * steps).all()

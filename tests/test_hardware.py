@@ -25,12 +25,12 @@ def machine(*sets: str, **changes: Any) -> Hardware:
 
 
 def test_describe_this_machine() -> None:
-    here = describe()
-    assert 1 <= here.physical_cores <= here.usable_cores <= (os.cpu_count() or 1)
-    assert here.memory_bytes > 2**28
-    assert here.cpu_model
-    assert describe() is here
-    assert json.loads(json.dumps(dataclasses.asdict(here)))["architecture"] == here.architecture
+    machine = describe()
+    assert 1 <= machine.physical_cores <= machine.usable_cores <= (os.cpu_count() or 1)
+    assert machine.memory_bytes > 2**28
+    assert machine.cpu_model
+    assert describe() is machine
+    assert json.loads(json.dumps(dataclasses.asdict(machine)))["architecture"] == machine.architecture
 
 
 def test_flags_are_filtered_sorted_and_spelled_as_on_linux() -> None:
@@ -118,15 +118,15 @@ def test_hyper_threads_of_one_core_are_one_core(
     assert hardware.physical_cores() == cores
 
 
-@pytest.mark.parametrize("told", [3, None], ids=["by_psutil", "by_nobody"])
+@pytest.mark.parametrize("psutil_cores", [3, None], ids=["by_psutil", "by_nobody"])
 def test_without_a_topology_psutil_counts_the_cores(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: int | None
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, psutil_cores: int | None
 ) -> None:
     monkeypatch.setattr(hardware, "_CPUS", tmp_path)
     monkeypatch.setattr(hardware, "_CGROUP_QUOTA", tmp_path / "no quota")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
-    monkeypatch.setattr("psutil.cpu_count", lambda logical: told)
-    assert hardware.physical_cores() == (told or 4)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: psutil_cores)
+    assert hardware.physical_cores() == (psutil_cores or 4)
 
 
 def test_physical_cores_stay_within_the_affinity_mask(monkeypatch: pytest.MonkeyPatch) -> None:

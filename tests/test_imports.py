@@ -22,16 +22,16 @@ HEAVY = {"torch", "onnx", "onnxruntime", "numpy", "transformers", "scipy", "skle
 
 
 def run(code: str, *arguments: object) -> list[str]:
-    """What a fresh process prints, in words."""
-    done = subprocess.run(
+    """The words that a fresh process prints."""
+    process = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return done.stdout.split()
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    return process.stdout.split()
 
 
 def test_import_quantlib_is_light() -> None:

@@ -74,9 +74,9 @@ def test_thirty_runs_are_spread_over_the_turns_of_two_launches() -> None:
 
 
 def test_what_is_wide_goes_on_beside_the_reference_until_the_budget_is_spent() -> None:
-    wild: Callable[[int], float] = lambda turn: 5.0 if turn % 2 else 10.0  # noqa: E731
+    noisy_ms: Callable[[int], float] = lambda turn: 5.0 if turn % 2 else 10.0  # noqa: E731
     machine, options = Machine(), TurnOptions(seconds=40)
-    turns = machine.run(QUIET | {"a": wild}, options)
+    turns = machine.run(QUIET | {"a": noisy_ms}, options)
     assert {tuple(turn.times_ms) for turn in turns if turn.place[0] > 1} <= {
         ("teacher", "a"),
         ("a", "teacher"),
@@ -112,9 +112,9 @@ def test_a_machine_that_is_never_quiet_is_said_to_be_disturbed() -> None:
 
 
 def test_what_is_beside_takes_every_turn_and_is_compared_with_nothing() -> None:
-    wild: Callable[[int], float] = lambda turn: 5.0 if turn % 2 else 10.0  # noqa: E731
+    noisy_ms: Callable[[int], float] = lambda turn: 5.0 if turn % 2 else 10.0  # noqa: E731
     machine = Machine()
-    turns = machine.run(QUIET | {"a": wild, "probe": wild}, TurnOptions(seconds=60), beside=["probe"])
+    turns = machine.run(QUIET | {"a": noisy_ms, "probe": noisy_ms}, TurnOptions(seconds=60), beside=["probe"])
     assert all("probe" in turn.times_ms for turn in turns)
     assert any("b" not in turn.times_ms for turn in turns)
 

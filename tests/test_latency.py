@@ -141,12 +141,12 @@ def test_ratio_interval_contains_the_ratio_and_follows_scale(
     pairs: list[tuple[float, float]], scale: float
 ) -> None:
     numerator, denominator = np.array(pairs).T
-    found = ratio_interval(numerator, denominator, resamples=200)
-    assert found.low <= found.ratio <= found.high
-    assert min(numerator / denominator) <= found.low * (1 + 1e-9)
-    assert found.high <= max(numerator / denominator) * (1 + 1e-9)
+    interval = ratio_interval(numerator, denominator, resamples=200)
+    assert interval.low <= interval.ratio <= interval.high
+    assert min(numerator / denominator) <= interval.low * (1 + 1e-9)
+    assert interval.high <= max(numerator / denominator) * (1 + 1e-9)
     scaled = ratio_interval(scale * numerator, denominator, resamples=200)
-    expected = (scale * found.ratio, scale * found.low, scale * found.high)
+    expected = (scale * interval.ratio, scale * interval.low, scale * interval.high)
     assert (scaled.ratio, scaled.low, scaled.high) == pytest.approx(expected)
 
 
@@ -154,18 +154,18 @@ def test_ratio_interval_contains_the_ratio_and_follows_scale(
 @given(PAIRS)
 def test_the_inverse_ratio_has_the_inverse_interval(pairs: list[tuple[float, float]]) -> None:
     numerator, denominator = np.array(pairs).T
-    found = ratio_interval(numerator, denominator, resamples=200)
+    interval = ratio_interval(numerator, denominator, resamples=200)
     inverse = ratio_interval(denominator, numerator, resamples=200)
     assert (1 / inverse.ratio, 1 / inverse.high, 1 / inverse.low) == pytest.approx(
-        (found.ratio, found.low, found.high)
+        (interval.ratio, interval.low, interval.high)
     )
 
 
 @settings(deadline=None)
 @given(st.lists(POSITIVE, min_size=2, max_size=30))
 def test_identical_series_have_ratio_one(times: list[float]) -> None:
-    found = ratio_interval(times, times)
-    assert (found.ratio, found.low, found.high, found.turns) == (1.0, 1.0, 1.0, len(times))
+    interval = ratio_interval(times, times)
+    assert (interval.ratio, interval.low, interval.high, interval.turns) == (1.0, 1.0, 1.0, len(times))
 
 
 def test_the_same_input_gives_the_same_interval() -> None:
@@ -216,10 +216,10 @@ def test_confidence_is_checked(confidence: float) -> None:
     ids=str,
 )
 def test_paired_ratio_is_checked(values: dict[str, Any]) -> None:
-    good = {"ratio": 1.0, "low": 0.9, "high": 1.1, "turns": 4, "confidence": 0.95}
-    PairedRatio(**good)  # type: ignore[arg-type]
+    fields = {"ratio": 1.0, "low": 0.9, "high": 1.1, "turns": 4, "confidence": 0.95}
+    PairedRatio(**fields)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"must lie|needs at least"):
-        PairedRatio(**(good | values))
+        PairedRatio(**(fields | values))
 
 
 class DriftingMachine:
@@ -267,8 +267,8 @@ def test_intervals_cover_the_truth_at_their_rate(
     for seed in range(trials):
         machine = DriftingMachine(seed, drift, wander)
         times = take_turns([machine.process(15.0), machine.process(10.0)], turns, block=1)
-        found = ratio_interval(times[0], times[1], resamples=500, seed=seed)
-        covered += found.low <= 1.5 <= found.high
+        interval = ratio_interval(times[0], times[1], resamples=500, seed=seed)
+        covered += interval.low <= 1.5 <= interval.high
     # 300 trials at 95 % have a standard deviation of 1.3 %: at least 91 % is three of them. A steady drift
     # makes the interval wider than it need be, never narrower, and so do few turns.
     assert 0.91 <= covered / trials <= most
@@ -295,11 +295,11 @@ class Recorder:
 
 def test_turns_are_reversed_woken_and_reduced_to_medians() -> None:
     log: list[tuple[str, int, float]] = []
-    found = take_turns([Recorder(name, log) for name in "ABC"], turns=3, block=3, wake_seconds=0.5)
+    medians = take_turns([Recorder(name, log) for name in "ABC"], turns=3, block=3, wake_seconds=0.5)
     assert "".join(name for name, _, _ in log) == "ABCCBAABC"
     assert {entry[1:] for entry in log} == {(3, 0.5)}
     # The median of n, 100 and 2n is 2n for the n-th block.
-    np.testing.assert_array_equal(found, 2.0 * np.array([[1, 6, 7], [2, 5, 8], [3, 4, 9]]))
+    np.testing.assert_array_equal(medians, 2.0 * np.array([[1, 6, 7], [2, 5, 8], [3, 4, 9]]))
 
 
 @pytest.mark.parametrize(("turns", "block"), [(0, 1), (1, 0)])
@@ -501,7 +501,7 @@ def test_what_the_worker_prints_stays_out_of_the_answers(model: Path) -> None:
         "w.open_session = lambda *a, **k: (print('noise'), os.system('echo more noise'));"
         "w.main()"
     )
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code],
         input=json.dumps(load | {"providers": ["CPUExecutionProvider"]}) + "\n",
         capture_output=True,
@@ -509,25 +509,25 @@ def test_what_the_worker_prints_stays_out_of_the_answers(model: Path) -> None:
         check=True,
         env=process._environment(),
     )
-    assert found.stdout == '{"result": null}\n'
-    assert "noise" in found.stderr
+    assert result.stdout == '{"result": null}\n'
+    assert "noise" in result.stderr
 
 
 def test_the_worker_starts_light() -> None:
     heavy = {"torch", "transformers", "sklearn", "scipy", "onnx", "psutil", "cpuinfo", "rich"}
     code = "import sys, onnxruntime, quantlib.measuring.latency.worker; print(*sys.modules)"
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=process._environment()
     )
-    assert not heavy & set(found.stdout.split())
+    assert not heavy & set(result.stdout.split())
 
 
 class CountingSession:
     def __init__(self) -> None:
         self.seen: list[int] = []
 
-    def run(self, _outputs: None, given: int) -> None:
-        self.seen.append(given)
+    def run(self, _outputs: None, number: int) -> None:
+        self.seen.append(number)
 
 
 def test_timed_runs_cycle_through_the_feeds_whatever_ran_untimed(

@@ -57,83 +57,83 @@ def always(*_: Any) -> bool:
 
 
 def test_ratios_are_the_teacher_over_the_variant():
-    found = sample_ratios(
+    samples = sample_ratios(
         Starts(10.0), {"a": Starts(5.0), "b": Starts(20.0)}, Sampling(turns=4), always, watch=quiet
     )
-    assert np.allclose(found["a"].log_ratios, math.log(2))
-    assert np.allclose(found["b"].log_ratios, -math.log(2))
-    assert [len(launch) for launch in found["a"].log_ratios] == [4, 4, 4]
-    assert (found["a"].teacher_ms, found["a"].variant_ms) == (10.0, 5.0)
+    assert np.allclose(samples["a"].log_ratios, math.log(2))
+    assert np.allclose(samples["b"].log_ratios, -math.log(2))
+    assert [len(launch) for launch in samples["a"].log_ratios] == [4, 4, 4]
+    assert (samples["a"].teacher_ms, samples["a"].variant_ms) == (10.0, 5.0)
 
 
 def test_what_is_decided_is_not_launched_again():
     slow, fast = Starts(5.0), Starts(2.0)
     sampling = Sampling(min_launches=2, max_launches=5)
-    found = sample_ratios(
+    samples = sample_ratios(
         Starts(10.0), {"slow": slow, "fast": fast}, sampling, lambda name, _: name == "fast", watch=quiet
     )
     assert (slow.launches, fast.launches) == (5, 2)
-    assert len(found["slow"].log_ratios) == 5
+    assert len(samples["slow"].log_ratios) == 5
 
 
 def test_budget_ends_the_sampling_but_not_before_the_least_launches():
-    now = iter(np.arange(0, 1000, 7.0))
+    times_s = iter(np.arange(0, 1000, 7.0))
     start = Starts(5.0)
     sampling = Sampling(min_launches=2, max_launches=50, seconds=20.0)
-    sample_ratios(Starts(1.0), {"a": start}, sampling, never, watch=quiet, clock=lambda: float(next(now)))
+    sample_ratios(Starts(1.0), {"a": start}, sampling, never, watch=quiet, clock=lambda: float(next(times_s)))
     assert start.launches == 2
 
 
 def test_disturbed_turns_are_set_aside_and_made_up_for():
     start = Starts(5.0)
     sampling = Sampling(turns=3, min_launches=2, max_launches=3, max_others=0.1)
-    found = sample_ratios(Starts(1.0), {"a": start}, sampling, never, watch=shares(0.5, 0.0, 0.4, 0.05))
+    samples = sample_ratios(Starts(1.0), {"a": start}, sampling, never, watch=shares(0.5, 0.0, 0.4, 0.05))
     assert start.launches == 3
-    assert [len(launch) for launch in found["a"].log_ratios] == [3, 3, 3]
-    assert not found["a"].disturbed
-    assert found["a"].others == pytest.approx(0.05)
+    assert [len(launch) for launch in samples["a"].log_ratios] == [3, 3, 3]
+    assert not samples["a"].disturbed
+    assert samples["a"].others == pytest.approx(0.05)
 
 
 def test_a_launch_without_a_quiet_turn_does_not_count():
     start = Starts(5.0)
     sampling = Sampling(turns=2, min_launches=2, max_launches=2, max_others=0.1)
     busy = [0.5] * 2 * MOST_TURNS
-    found = sample_ratios(Starts(1.0), {"a": start}, sampling, never, watch=shares(*busy, 0.0))
+    samples = sample_ratios(Starts(1.0), {"a": start}, sampling, never, watch=shares(*busy, 0.0))
     assert start.launches == 3
-    assert [len(launch) for launch in found["a"].log_ratios] == [2, 2]
+    assert [len(launch) for launch in samples["a"].log_ratios] == [2, 2]
 
 
 def test_times_belong_to_their_models_whoever_starts_and_begins():
-    found = sample_ratios(
+    samples = sample_ratios(
         Starts(8.0), {"a": Starts(4.0), "b": Starts(2.0)}, Sampling(turns=3), always, watch=quiet
     )
-    assert np.allclose(found["a"].log_ratios, math.log(2))
-    assert np.allclose(found["b"].log_ratios, math.log(4))
+    assert np.allclose(samples["a"].log_ratios, math.log(2))
+    assert np.allclose(samples["b"].log_ratios, math.log(4))
 
 
 def test_a_machine_that_is_never_quiet_is_told():
-    now = iter(np.arange(0, 1000, 10.0))
-    found = sample_ratios(
+    times_s = iter(np.arange(0, 1000, 10.0))
+    samples = sample_ratios(
         Starts(1.0),
         {"a": Starts(5.0)},
         Sampling(min_launches=2, max_launches=4, seconds=15.0),
         always,
         watch=shares(0.6),
-        clock=lambda: float(next(now)),
+        clock=lambda: float(next(times_s)),
     )
-    assert found["a"].disturbed
-    assert found["a"].others == pytest.approx(0.6)
+    assert samples["a"].disturbed
+    assert samples["a"].others == pytest.approx(0.6)
 
 
 def test_a_machine_that_is_never_quiet_gets_twice_the_time():
-    start, now = Starts(5.0), iter(np.arange(0, 1000, 10.0))
+    start, times_s = Starts(5.0), iter(np.arange(0, 1000, 10.0))
     sample_ratios(
         Starts(1.0),
         {"a": start},
         Sampling(min_launches=2, max_launches=50, seconds=25.0),
         always,
         watch=shares(0.6),
-        clock=lambda: float(next(now)),
+        clock=lambda: float(next(times_s)),
     )
     # The clock says 0 at the start, then 10, 20, ...: 50 is not yet more than twice 25.
     assert start.launches == 5

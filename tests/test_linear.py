@@ -27,17 +27,17 @@ def weight(*shape: int) -> np.ndarray:
 
 
 def test_the_products_of_every_architecture(exported: tiny.Exported) -> None:
-    """Names of modules differ; what they are called in a table or in a recipe does not."""
+    """Module names differ between architectures; their labels in tables and recipes do not."""
     names = [layer.name for layer in find_linears(load_ir(exported.model))]
-    before = ["embeddings projection"] if exported.kind == "electra" else []
-    assert [layers.label(name) for name in names] == [*before, *LAYERS, "pooler", "classifier"]
+    first_labels = ["embeddings projection"] if exported.kind == "electra" else []
+    assert [layers.label(name) for name in names] == [*first_labels, *LAYERS, "pooler", "classifier"]
     roles = Counter(layers.role(name) for name in names)
     assert roles == Counter(qkv=6, attention_output=2, ffn_in=2, ffn_out=2, pooler=1, classifier=1) + Counter(
-        projection=len(before)
+        projection=len(first_labels)
     )
     assert set(roles) <= set(ROLES)
     assert list(layers.groups(names)) == [
-        *(["projection"] if before else []),
+        *(["projection"] if first_labels else []),
         *GROUPS,
         "pooler",
         "classifier",
@@ -47,12 +47,12 @@ def test_the_products_of_every_architecture(exported: tiny.Exported) -> None:
 
 def test_the_tables_of_every_architecture(exported: tiny.Exported) -> None:
     model = load_ir(exported.model)
-    found = find_embeddings(model)
+    tables = find_embeddings(model)
     kinds = ["word", "position"] if exported.kind == "distilbert" else ["word", "token type", "position"]
-    assert [layers.label(e.name) for e in found] == [f"{kind} embeddings" for kind in kinds]
-    assert {layers.group(e.name) for e in found} == {layers.role(e.name) for e in found} == {"embeddings"}
-    assert layers.names(model)[: len(found)] == [e.name for e in found]
-    assert layers.names(model)[len(found) :] == [layer.name for layer in find_linears(model)]
+    assert [layers.label(e.name) for e in tables] == [f"{kind} embeddings" for kind in kinds]
+    assert {layers.group(e.name) for e in tables} == {layers.role(e.name) for e in tables} == {"embeddings"}
+    assert layers.names(model)[: len(tables)] == [e.name for e in tables]
+    assert layers.names(model)[len(tables) :] == [layer.name for layer in find_linears(model)]
 
 
 def test_weights_and_biases_are_those_of_the_checkpoint(exported: tiny.Exported) -> None:
@@ -73,8 +73,8 @@ def test_weights_and_biases_are_those_of_the_checkpoint(exported: tiny.Exported)
 
 
 def test_a_fused_attention_is_a_layer(tmp_path: Path) -> None:
-    given = node("Attention", ["x", "w", "b"], ["y"], name="q", num_heads=2, domain="com.microsoft")
-    path = tiny.save_graph(tmp_path / "model.onnx", [given], {"w": weight(4, 12), "b": weight(12)})
+    attention = node("Attention", ["x", "w", "b"], ["y"], name="q", num_heads=2, domain="com.microsoft")
+    path = tiny.save_graph(tmp_path / "model.onnx", [attention], {"w": weight(4, 12), "b": weight(12)})
     (layer,) = find_linears(load_ir(path))
     assert (layer.name, layer.weight_name, layer.transposed) == ("q", "w", False)
     assert layer.node is layer.last

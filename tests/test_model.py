@@ -1,4 +1,4 @@
-"""A model file as a value: what is asked of it is read once, and nobody sees another's edits."""
+"""A model file as a value: it is read once, and a caller's edits are seen by no other caller."""
 
 from __future__ import annotations
 

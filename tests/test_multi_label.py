@@ -156,10 +156,10 @@ def test_a_label_is_predicted_from_the_threshold_on(logits: Array, threshold: fl
 
     logits = logits[np.abs(logits - logit(threshold)).min(axis=1) > 1e-3]
     task = replace(TASK, threshold=threshold)
-    found = predictions_of(task, logits)
-    assert found.dtype == np.int8
-    np.testing.assert_array_equal(found, expit(logits.astype(np.float64)) >= threshold)
-    np.testing.assert_array_equal(predictions_of(task.scoring, logits), found)
+    predictions = predictions_of(task, logits)
+    assert predictions.dtype == np.int8
+    np.testing.assert_array_equal(predictions, expit(logits.astype(np.float64)) >= threshold)
+    np.testing.assert_array_equal(predictions_of(task.scoring, logits), predictions)
 
 
 def test_a_logit_of_0_is_half_a_probability() -> None:
@@ -172,8 +172,10 @@ def test_a_logit_of_0_is_half_a_probability() -> None:
 def test_the_loss_is_that_of_torch(logits: Array, sets: Array) -> None:
     import torch
 
-    want = torch.nn.BCEWithLogitsLoss()(torch.from_numpy(logits).double(), torch.from_numpy(sets).double())
-    assert mean_loss(TASK, logits, sets) == pytest.approx(float(want), rel=1e-9, abs=1e-12)
+    expected = torch.nn.BCEWithLogitsLoss()(
+        torch.from_numpy(logits).double(), torch.from_numpy(sets).double()
+    )
+    assert mean_loss(TASK, logits, sets) == pytest.approx(float(expected), rel=1e-9, abs=1e-12)
 
 
 def test_the_loss_is_stable_for_large_logits() -> None:
@@ -266,11 +268,11 @@ def test_checkpoints_of_another_kind_of_task(tmp_path: Path, problem: Any, task:
     tiny.edit_config(checkpoint, problem_type=problem)
     with pytest.raises(InputError) as caught:
         check_for_task(checkpoint, task)
-    wanted = "single_label_classification" if task.name == "SST-2" else "multi_label_classification"
+    expected = "single_label_classification" if task.name == "SST-2" else "multi_label_classification"
     place = checkpoint / "config.json"
     known = isinstance(problem, str) and problem in PROBLEM_TYPES.values()
     words = (
-        f"is {problem!r}, but {task.name} needs {wanted!r}" if known else f"{problem!r} is unknown; known: "
+        f"is {problem!r}, but {task.name} needs {expected!r}" if known else f"{problem!r} is unknown; known: "
     )
     assert str(caught.value).startswith(f"{place}: problem_type {words}")
 
@@ -298,9 +300,9 @@ def test_the_losses_of_a_student_against_numpy(temperature: float) -> None:
     sets = np.array([[0, 1, 1], [0, 0, 0], [NO_LABEL] * 3, [1, 1, 1]], dtype=np.int8)
     for weight in (0.0, 0.3, 1.0):
         share = np.where(sets == NO_LABEL, 0.0, weight)
-        want = ((1 - share) * temperature**2 * soft + share * bce(student, np.maximum(sets, 0))).mean()
-        found = mixed_binary_cross_entropy(*tensors, torch.from_numpy(sets), weight, temperature)
-        assert float(found) == pytest.approx(want, rel=1e-12)
+        expected = ((1 - share) * temperature**2 * soft + share * bce(student, np.maximum(sets, 0))).mean()
+        loss = mixed_binary_cross_entropy(*tensors, torch.from_numpy(sets), weight, temperature)
+        assert float(loss) == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -339,8 +341,8 @@ def test_a_student_learns_its_sets(trained: tuple[Path, list[float]], tmp_path: 
         out = tmp_path / str(weight)
         distil(teacher, TASK, rows, out, replace(options, label_weight=weight))
         logits[weight] = predict_logits(load_classifier(out), rows).numpy()
-        wanted = predict_logits(load_classifier(teacher), rows).numpy()
-        assert agreement(TASK, logits[weight], wanted) > 0.7
+        teacher_logits = predict_logits(load_classifier(teacher), rows).numpy()
+        assert agreement(TASK, logits[weight], teacher_logits) > 0.7
         assert check_for_task(out, TASK) == [0, 1, 2]
     assert not np.array_equal(logits[0.0], logits[0.5]), "labels count"
 
@@ -361,8 +363,8 @@ LABELS = ((0,), (0, 1), (), (2,)) * 10
 
 def variant_record(predictions: Any, truth: Any = LABELS, **changes: Any) -> VariantRecord:
     arrays = (recorded_array(SCORING, rows) for rows in (predictions, truth))
-    ours, labels = arrays
-    logits = np.where(ours, 1.0, -1.0)
+    predicted, labels = arrays
+    logits = np.where(predicted, 1.0, -1.0)
     metrics = compute_metrics(SCORING, logits, labels)
     values: dict[str, Any] = {
         "metrics": metrics,
@@ -379,15 +381,15 @@ def variant_record(predictions: Any, truth: Any = LABELS, **changes: Any) -> Var
 
 def gate_record(predictions: Any = LABELS, **changes: Any) -> GateRecord:
     teacher = variant_record(LABELS)
-    ours = variant_record(predictions)
-    ours = replace(ours, accuracy_drop=teacher.score - ours.score)
+    variant = variant_record(predictions)
+    variant = replace(variant, accuracy_drop=teacher.score - variant.score)
     values: dict[str, Any] = {
         "task": "Topics",
         "data_hash": "d",
         "labels": LABELS,
         "machine": {},
         "settings": {},
-        "variants": {"teacher": teacher, "quant_2": ours},
+        "variants": {"teacher": teacher, "quant_2": variant},
         "scoring": SCORING,
     }
     return GateRecord(**(values | changes))
@@ -518,10 +520,10 @@ def test_models_are_built_judged_checked_and_recorded(
         result = checks.get(Invariance)
         assert result is not None, name
         assert result.labels_changed is not None
-    made = len(list((tmp_path / "cache" / "checks").iterdir()))
+    check_entries = len(list((tmp_path / "cache" / "checks").iterdir()))
     check(replace(built, task=replace(TASK, threshold=0.9)), options)
     again = len(list((tmp_path / "cache" / "checks").iterdir()))
-    assert again == 2 * made, "labels that change depend on the threshold"
+    assert again == 2 * check_entries, "labels that change depend on the threshold"
     record = gating.record(built, evaluations, options)
     assert record.scoring == TASK.scoring
     assert recorded_array(SCORING, record.labels).tolist() == teacher.truth.tolist()

@@ -124,18 +124,18 @@ def test_a_baseline_without_a_revision(origin: gate.Origin, checkout: Path, cach
 
 
 def test_arguments_are_those_that_decide_models(tmp_path: Path) -> None:
-    mine = tmp_path / "recipes" / "mine.toml"
-    mine.parent.mkdir()
-    write_recipe(mine, replace(RECIPES["quant_2"], name="mine"))
+    recipe = tmp_path / "recipes" / "mine.toml"
+    recipe.parent.mkdir()
+    write_recipe(recipe, replace(RECIPES["quant_2"], name="mine"))
     run = ExperimentOptions(
-        no_student=True, seed=7, recipes=("quant_2", str(mine)), num_runs=3, threads=1, data_dir=tmp_path
+        no_student=True, seed=7, recipes=("quant_2", str(recipe)), num_runs=3, threads=1, data_dir=tmp_path
     )
     assert arguments_of(run, tmp_path) == {
         "no_student": True,
         "recipes": ["quant_2", "recipes/mine.toml"],
         "seed": 7,
     }
-    assert arguments_of(run, tmp_path / "recipes" / "elsewhere")["recipes"] == ["quant_2", str(mine)]
+    assert arguments_of(run, tmp_path / "recipes" / "elsewhere")["recipes"] == ["quant_2", str(recipe)]
     assert json.loads(json.dumps(arguments_of(run, tmp_path)))["seed"] == 7
 
 

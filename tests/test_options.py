@@ -62,8 +62,8 @@ class Sample:
 
 
 def test_names_types_and_flags_come_from_the_fields() -> None:
-    found = {item.name: (item.flag, item.kind, item.many, item.default) for item in options_of(Sample)}
-    assert found == {
+    options = {item.name: (item.flag, item.kind, item.many, item.default) for item in options_of(Sample)}
+    assert options == {
         "count": ("--count", int, False, 3),
         "names": ("--name", str, True, ()),
         "kinds": ("--kinds", str, True, ("a", "b")),
@@ -76,9 +76,9 @@ def test_names_types_and_flags_come_from_the_fields() -> None:
 
 def test_flags_become_values() -> None:
     assert from_flags(Sample, {}, COMMAND) == Sample()
-    given = {"count": 5, "names": ["x", "y"], "kinds": "c, d", "place": Path("p"), "fast": True, "threads": 2}
-    assert from_flags(Sample, given, COMMAND) == Sample(5, ("x", "y"), ("c", "d"), Path("p"), False, 2)
-    assert from_flags(Sample, given, PYTEST).place is None, "it is not offered there"
+    flags = {"count": 5, "names": ["x", "y"], "kinds": "c, d", "place": Path("p"), "fast": True, "threads": 2}
+    assert from_flags(Sample, flags, COMMAND) == Sample(5, ("x", "y"), ("c", "d"), Path("p"), False, 2)
+    assert from_flags(Sample, flags, PYTEST).place is None, "it is not offered there"
     assert from_flags(Sample, {"fast": False}, COMMAND).fast
 
 
@@ -135,15 +135,17 @@ def test_baselines_with_other_models_are_told() -> None:
     def record(settings: dict[str, object]) -> GateRecord:
         return GateRecord("SST-2", "data", labels=(), machine={}, settings=settings, variants={})
 
-    ours = ExperimentOptions().settings
+    settings = ExperimentOptions().settings
     other = ExperimentOptions(student_config="tinybert-4-312", augment=2, train_rows=100).settings
-    assert settings_differences(record(other), record(ours)) == [
+    assert settings_differences(record(other), record(settings)) == [
         "student_config: tinybert-4-312, baseline half",
         "augment: 2, baseline 0",
         "train_rows: 100, baseline not given",
     ]
-    older = {name: value for name, value in ours.items() if name not in ("train_rows", "calibration_samples")}
-    assert settings_differences(record(ours), record(older)) == [
+    older = {
+        name: value for name, value in settings.items() if name not in ("train_rows", "calibration_samples")
+    }
+    assert settings_differences(record(settings), record(older)) == [
         "calibration_samples: 512, baseline not recorded",
         "train_rows: not given, baseline not recorded",
     ]
@@ -196,16 +198,16 @@ def pytest_without_benchmarks(root: Path, *arguments: str) -> subprocess.Complet
 
 
 def test_the_plugin_is_light_and_silent_without_benchmarks(tmp_path: Path) -> None:
-    done = pytest_without_benchmarks(tmp_path, "--task=unknown")
-    assert done.returncode == 0, done.stdout
-    assert "quantlib:" not in done.stdout
+    process = pytest_without_benchmarks(tmp_path, "--task=unknown")
+    assert process.returncode == 0, process.stdout
+    assert "quantlib:" not in process.stdout
 
 
 def test_a_gate_without_benchmarks_fails(tmp_path: Path) -> None:
     limits = f"--limits={ROOT / 'bench' / 'limits.toml'}"
-    done = pytest_without_benchmarks(tmp_path, "--gate-update", limits, "-k", "nothing")
-    assert done.returncode == 1, done.stdout
-    assert "gate: accuracy, latency, presence, size not gated: tests were left out" in done.stdout
+    process = pytest_without_benchmarks(tmp_path, "--gate-update", limits, "-k", "nothing")
+    assert process.returncode == 1, process.stdout
+    assert "gate: accuracy, latency, presence, size not gated: tests were left out" in process.stdout
     assert not (tmp_path / "bench").exists()
 
 

@@ -37,14 +37,14 @@ def field(*, sure: bool = True, **scores: Score) -> Field:
 
 
 def test_a_variant_that_is_worse_in_all_three_is_beaten() -> None:
-    found = field(
+    beaten = field(
         teacher=score(0.90, 1.0, 90),
         compiled=score(0.90, 1.4, 90),
         quant=score(0.89, 3.7, 23),
         slow_quant=score(0.88, 2.5, 24),
         student=score(0.85, 7.0, 60),
     ).beaten_by()
-    assert found == {
+    assert beaten == {
         "teacher": "compiled",
         "compiled": None,
         "quant": None,

@@ -13,13 +13,13 @@ def feed(rows: int, tokens: int) -> Feed:
     return {"input_ids": np.arange(rows * tokens).reshape(rows, tokens)}
 
 
-def summed(given: Feed) -> np.ndarray:
-    return given["input_ids"].sum(axis=1, keepdims=True).astype(np.float32)
+def summed(feed: Feed) -> np.ndarray:
+    return feed["input_ids"].sum(axis=1, keepdims=True).astype(np.float32)
 
 
 def test_the_largest_difference_of_all_feeds() -> None:
-    def longer_is_worse(given: Feed) -> np.ndarray:
-        return summed(given) - given["input_ids"].shape[1] / 16
+    def longer_is_worse(feed: Feed) -> np.ndarray:
+        return summed(feed) - feed["input_ids"].shape[1] / 16
 
     feeds = [feed(1, 2), feed(2, 4), feed(1, 3)]
     assert largest_difference(summed, longer_is_worse, feeds, 0.25, "m: logits differ") == 0.25
@@ -30,8 +30,8 @@ def test_the_largest_difference_of_all_feeds() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_logits_that_are_not_finite_are_no_parity(value: float) -> None:
-    def broken(given: Feed) -> np.ndarray:
-        logits = summed(given)
+    def broken(feed: Feed) -> np.ndarray:
+        logits = summed(feed)
         logits[0, 0] = value
         return logits
 

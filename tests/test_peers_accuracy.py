@@ -38,7 +38,7 @@ FAILING = "import sys; print('loading'); sys.exit('first line\\nno such operatio
 
 
 def arguments(options: ExperimentOptions, *more: str | Path) -> list[str]:
-    given = {
+    flags = {
         "--task": options.task,
         "--data-dir": options.data_dir,
         "--teacher": options.teacher,
@@ -48,7 +48,7 @@ def arguments(options: ExperimentOptions, *more: str | Path) -> list[str]:
         "--cache-dir": options.cache_dir,
         "--recipes": "dynamic_u8s8",
     }
-    return [*(str(word) for pair in given.items() for word in pair), *map(str, more)]
+    return [*(str(word) for pair in flags.items() for word in pair), *map(str, more)]
 
 
 def use_worker(monkeypatch: pytest.MonkeyPatch, directory: Path, source: str) -> None:
@@ -102,8 +102,8 @@ def test_a_peer_is_judged_on_the_same_rows_in_their_order(
     with np.load(keep / "logits.npz") as logits:
         assert set(logits.files) == {"labels", *written["results"]}
         task = get_task("SST-2")
-        found = scores.compute_metrics(task, logits["stock_dynamic"], logits["labels"])
-    assert found == written["results"]["stock_dynamic"]["metrics"]
+        metrics = scores.compute_metrics(task, logits["stock_dynamic"], logits["labels"])
+    assert metrics == written["results"]["stock_dynamic"]["metrics"]
 
 
 def test_a_peer_that_fails_is_one_line_and_leaves_nothing(

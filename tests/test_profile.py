@@ -60,13 +60,13 @@ def run_here(path: Path, feed: dict[str, np.ndarray], directory: Path, runs: int
     for _ in range(runs):
         session.run(None, feed_for(session, feed))
     file = Path(session.end_profiling())
-    found = read_trace(file, runs)
+    trace_read = read_trace(file, runs)
     file.unlink()
-    return found
+    return trace_read
 
 
-def total(found: Trace | Profile) -> Operations:
-    return sum((node.operations for node in found.nodes), Operations())
+def total(trace_or_profile: Trace | Profile) -> Operations:
+    return sum((node.operations for node in trace_or_profile.nodes), Operations())
 
 
 # Operations
@@ -154,8 +154,8 @@ def test_operations_of_a_real_product(
         "f": helper.make_node("FusedMatMul", ["a", "b"], ["y"], domain=MICROSOFT, transA=int(transposed)),
     }[kind]
     path = save(directory, [node], {"b": second} if constant else {}, {"a": first, "b": second})
-    found = run_here(path, {"a": first, "b": second}, directory)
-    assert total(found) == Operations(float_ops=2 * math.prod(batch) * m * n * k)
+    trace_read = run_here(path, {"a": first, "b": second}, directory)
+    assert total(trace_read) == Operations(float_ops=2 * math.prod(batch) * m * n * k)
 
 
 def save(
@@ -198,8 +198,8 @@ def test_operations_of_a_bert_are_the_textbooks(
 ) -> None:
     ones = np.ones((batch, tokens), np.int64)
     feed = dict.fromkeys(("input_ids", "attention_mask", "token_type_ids"), ones)
-    found = run_here(tiny_onnx, feed, tmp_path_factory.mktemp("bert"))
-    assert total(found) == Operations(float_ops=sum(textbook(batch, tokens)))
+    trace_read = run_here(tiny_onnx, feed, tmp_path_factory.mktemp("bert"))
+    assert total(trace_read) == Operations(float_ops=sum(textbook(batch, tokens)))
 
 
 @pytest.fixture(scope="module")
@@ -215,26 +215,26 @@ def feeds(tiny_rows: list[Feature]) -> list[Any]:
 
 def test_operations_of_a_variant_are_as_many_in_integers(dynamic: Path, feeds: list[Any]) -> None:
     with_weights, of_activations = textbook(2, 12)
-    found = trace(dynamic, feeds, ONE, num_runs=2, wake_seconds=0)
-    assert total(found) == Operations(of_activations, with_weights)
+    traced = trace(dynamic, feeds, ONE, num_runs=2, wake_seconds=0)
+    assert total(traced) == Operations(of_activations, with_weights)
 
 
 # Traces
 
 
 def test_a_trace_holds_every_node_of_the_graph_that_runs(tiny_onnx: Path, feeds: list[Any]) -> None:
-    found = trace(tiny_onnx, feeds, ONE, warmup_runs=1, num_runs=3, wake_seconds=0)
-    operators = [node.operator for node in found.nodes]
+    traced = trace(tiny_onnx, feeds, ONE, warmup_runs=1, num_runs=3, wake_seconds=0)
+    operators = [node.operator for node in traced.nodes]
     assert operators.count("LayerNormalization") == 5
     assert "SkipLayerNormalization" not in operators, "the options are those of every variant"
-    products = [node for node in found.nodes if node.operations.total]
+    products = [node for node in traced.nodes if node.operations.total]
     assert {node.role for node in products} == {
         "qkv", "attention_output", "ffn_in", "ffn_out", "attention", "pooler", "classifier",
     }  # fmt: skip
     assert {node.layer for node in products} == {0, 1, None}
-    assert len({node.name for node in found.nodes}) == len(found.nodes)
-    assert all(node.ms >= 0 for node in found.nodes)
-    assert 0 <= found.outside_ms <= found.wall_ms
+    assert len({node.name for node in traced.nodes}) == len(traced.nodes)
+    assert all(node.ms >= 0 for node in traced.nodes)
+    assert 0 <= traced.outside_ms <= traced.wall_ms
 
 
 def test_optimizers_stay_off_that_are_off_elsewhere(tmp_path: Path) -> None:
@@ -246,8 +246,8 @@ def test_optimizers_stay_off_that_are_off_elsewhere(tmp_path: Path) -> None:
     constants = {"gamma": np.ones(4, np.float32), "beta": np.zeros(4, np.float32)}
     path = tiny.save_graph(tmp_path / "model.onnx", nodes, constants)
     feed = {"x": np.ones((1, 2, 4), np.float32)}
-    found = trace(path, [feed], ONE, num_runs=2, wake_seconds=0)
-    assert [node.operator for node in found.nodes] == ["Tanh", "Add", "LayerNormalization"]
+    traced = trace(path, [feed], ONE, num_runs=2, wake_seconds=0)
+    assert [node.operator for node in traced.nodes] == ["Tanh", "Add", "LayerNormalization"]
     fused = trace(path, [feed], replace(ONE, disabled_optimizers=()), num_runs=2, wake_seconds=0)
     assert [node.operator for node in fused.nodes] == ["Tanh", "SkipLayerNormalization"]
 
@@ -259,10 +259,10 @@ def test_names_of_any_kind(tmp_path: Path) -> None:
         helper.make_node("MatMul", ["e", "w"], ["y"], name="_kernel_time"),
     ]
     path = tiny.save_graph(tmp_path / "model.onnx", nodes, {"w": np.ones((4, 4), np.float32)})
-    found = trace(path, [{"x": np.ones((1, 2, 4), np.float32)}], ONE, num_runs=2, wake_seconds=0)
-    assert [node.name for node in found.nodes][0::2] == ['a "[b]"\\ ü_kernel_time', "_kernel_time"]
-    assert found.nodes[1].name
-    assert {node.layer for node in found.nodes} == {None}
+    traced = trace(path, [{"x": np.ones((1, 2, 4), np.float32)}], ONE, num_runs=2, wake_seconds=0)
+    assert [node.name for node in traced.nodes][0::2] == ['a "[b]"\\ ü_kernel_time', "_kernel_time"]
+    assert traced.nodes[1].name
+    assert {node.layer for node in traced.nodes} == {None}
 
 
 def test_nothing_is_left_behind(
@@ -298,12 +298,12 @@ def test_a_trace_by_hand(tmp_path: Path) -> None:
         events += [kernel(1, start + first, second, "MatMul"), whole(start, wall)]
     path = tmp_path / "trace.json"
     path.write_text(json.dumps(events[::-1]), encoding="utf-8")
-    found = read_trace(path, 3)
-    assert found.nodes == (
+    traced = read_trace(path, 3)
+    assert traced.nodes == (
         Node("n0", "If", 0.02, Operations()),
         Node("n1", "MatMul", 0.04, Operations(float_ops=120)),
     )
-    assert (found.wall_ms, found.outside_ms) == (0.08, 0.01)  # the medians of 60, 80, 90 and of 10, 30, 10
+    assert (traced.wall_ms, traced.outside_ms) == (0.08, 0.01)  # the medians of 60, 80, 90 and of 10, 30, 10
 
 
 @pytest.mark.parametrize(
@@ -330,10 +330,10 @@ def test_a_trace_that_is_none(tmp_path: Path, text: str | None, words: str) -> N
 
 
 def test_the_peak_is_measured() -> None:
-    found = measure_peak(ONE, seconds=0.001)
-    assert found.threads == 1
-    assert found.float_gops > 0.1
-    assert found.integer_gops > 0.1
+    peak = measure_peak(ONE, seconds=0.001)
+    assert peak.threads == 1
+    assert peak.float_gops > 0.1
+    assert peak.integer_gops > 0.1
 
 
 def test_the_limit_adds_both_kinds() -> None:
@@ -410,11 +410,11 @@ def test_a_busy_machine_is_said() -> None:
 
 
 def test_a_real_profile(dynamic: Path, feeds: list[Any]) -> None:
-    found = profile_onnx(dynamic, feeds, PEAK, warmup_runs=0, num_runs=3)
-    assert (found.variant, found.shape) == ("dynamic_u8s8", (2, 12))
-    assert sum(found.operations.__dict__.values()) == sum(textbook(2, 12))
-    assert found.limit_ms > 0
-    assert found.median_ms > 0
+    profile = profile_onnx(dynamic, feeds, PEAK, warmup_runs=0, num_runs=3)
+    assert (profile.variant, profile.shape) == ("dynamic_u8s8", (2, 12))
+    assert sum(profile.operations.__dict__.values()) == sum(textbook(2, 12))
+    assert profile.limit_ms > 0
+    assert profile.median_ms > 0
 
 
 def lines_of(profile: Profile, width: int = 80) -> list[str]:
@@ -509,12 +509,12 @@ def test_a_run_profiles_what_is_named(options: ExperimentOptions, tmp_path: Path
     assert {path.name for path in directory.glob("profile_*")} == {
         file_name(name, kind) for name in named for kind in ("json", "csv", "png")
     }
-    found = {name: read_profile(directory / file_name(name)) for name in named}
-    assert {profile.shape for profile in found.values()} == {(1, options.seq_len)}
-    assert found["teacher"].operations == Operations(float_ops=sum(textbook(1, 32)))
+    profiles = {name: read_profile(directory / file_name(name)) for name in named}
+    assert {profile.shape for profile in profiles.values()} == {(1, options.seq_len)}
+    assert profiles["teacher"].operations == Operations(float_ops=sum(textbook(1, 32)))
     # Of the last layer of two, 32 rows of keys and values are left, and one row of all else.
     dead = 2 * 31 * (2 * 32**2 + 2 * 32 * 64)
-    assert found["dynamic_u8s8"].operations.integer_ops == textbook(1, 32)[0] - dead
+    assert profiles["dynamic_u8s8"].operations.integer_ops == textbook(1, 32)[0] - dead
     assert json.loads((directory / "run.json").read_text(encoding="utf-8"))["arguments"]["profile"] == list(
         named
     )

@@ -105,10 +105,10 @@ def ranges_for(model: Path, rows: list[Feature], recipe: Recipe) -> Ranges | Non
     if recipe.mode != "static":
         return None
     reader = CalibrationReader(rows, 8, 64 if recipe.pad_calibration else None)
-    found = collect(
+    statistics = collect(
         model, reader, tensors_to_calibrate(model, recipe), skip_padding=not recipe.pad_calibration
     )
-    return derive(found, recipe.calibration_method or "")
+    return derive(statistics, recipe.calibration_method or "")
 
 
 @pytest.fixture(scope="module")
@@ -143,11 +143,11 @@ def models(
 ) -> dict[str, Path]:
     """The model of each recipe, and the FP32 one."""
     directory = tmp_path_factory.mktemp("quantized")
-    made = {
+    quantized_models = {
         name: quantize_onnx(sources[recipe.smooth], directory / f"model_{name}.onnx", recipe, ranges[name])
         for name, recipe in RECIPES.items()
     }
-    return {"fp32": sources[False], **made}
+    return {"fp32": sources[False], **quantized_models}
 
 
 def tensors(path: Path) -> dict[str, np.ndarray]:
@@ -173,28 +173,28 @@ def test_golden_op_counts(models: dict[str, Path], name: str) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_interface_and_opset_stay(models: dict[str, Path], name: str) -> None:
-    ours, fp32 = onnx.load(models[name]), onnx.load(models["fp32"])
-    assert [(v.name, v.type) for v in ours.graph.input] == [(v.name, v.type) for v in fp32.graph.input]
-    assert [(v.name, v.type) for v in ours.graph.output] == [(v.name, v.type) for v in fp32.graph.output]
-    assert {e.version for e in ours.opset_import if e.domain == ""} == {17}
-    onnx.checker.check_model(ours)
+    model, fp32 = onnx.load(models[name]), onnx.load(models["fp32"])
+    assert [(v.name, v.type) for v in model.graph.input] == [(v.name, v.type) for v in fp32.graph.input]
+    assert [(v.name, v.type) for v in model.graph.output] == [(v.name, v.type) for v in fp32.graph.output]
+    assert {e.version for e in model.opset_import if e.domain == ""} == {17}
+    onnx.checker.check_model(model)
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_nodes_keep_the_names_they_have_in_fp32(models: dict[str, Path], name: str) -> None:
     """So that a profile, a table of layers or a recipe file speaks of the same thing in every variant."""
     before = {n.name: n.op_type for n in onnx.load(models["fp32"]).graph.node}
-    ours = onnx.load(models[name]).graph.node
-    after = {n.name: n.op_type for n in ours}
-    assert len(after) == len(ours), "each name once"
-    gone = {before[n] for n in set(before) - set(after)}
-    assert gone <= {"Add"}, "a bias, which the product adds, or which is added under another name"
+    nodes_after = onnx.load(models[name]).graph.node
+    after = {n.name: n.op_type for n in nodes_after}
+    assert len(after) == len(nodes_after), "each name once"
+    removed = {before[n] for n in set(before) - set(after)}
+    assert removed <= {"Add"}, "a bias, which the product adds, or which is added under another name"
     changed = {(before[n], after[n]) for n in set(before) & set(after) if before[n] != after[n]}
     product = {"QDQ": "MatMul", "QOperator": "MatMulIntegerToFloat"}[RECIPES[name].format]
     product = "MatMulNBits" if RECIPES[name].mode == "weight_only" else product
     lookup = {"int4": {("Gather", "GatherBlockQuantized")}}.get(RECIPES[name].embeddings, set())
     assert changed == {("MatMul", product), ("Gemm", product), *lookup} - {("MatMul", "MatMul")}
-    assert all(n.output[0] for n in ours)
+    assert all(n.output[0] for n in nodes_after)
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -204,23 +204,23 @@ def test_what_layers_give_out_keeps_its_name(
     """What follows a layer is as it was, up to the smoothing."""
     source = onnx.load(sources[RECIPES[name].smooth]).graph
     layers = {layer.last.name for layer in find_linears(load_ir(sources[RECIPES[name].smooth]))}
-    given = {output for n in onnx.load(models[name]).graph.node for output in n.output}
-    assert {n.output[0] for n in source.node if n.name in layers} <= given
-    ours = {n.name: n for n in onnx.load(models[name]).graph.node}
+    outputs = {output for n in onnx.load(models[name]).graph.node for output in n.output}
+    assert {n.output[0] for n in source.node if n.name in layers} <= outputs
+    quantized_nodes = {n.name: n for n in onnx.load(models[name]).graph.node}
     for n in source.node:
         if n.op_type in ("LayerNormalization", "Softmax", "Erf", "Tanh", "Reshape", "Where"):
-            assert list(ours[n.name].input) == list(n.input)
+            assert list(quantized_nodes[n.name].input) == list(n.input)
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_logits_stay_close(models: dict[str, Path], tiny_rows: list[Feature], name: str) -> None:
-    want, found = tiny.logits(models["fp32"], tiny_rows), tiny.logits(models[name], tiny_rows)
-    assert np.isfinite(found).all()
-    assert np.abs(want - found).max() > 1e-4, "it is another model"
+    expected, logits = tiny.logits(models["fp32"], tiny_rows), tiny.logits(models[name], tiny_rows)
+    assert np.isfinite(logits).all()
+    assert np.abs(expected - logits).max() > 1e-4, "it is another model"
     limit = {"weight_only_int4": 0.5}.get(name, 0.1)
     if not RECIPES[name].report_only:
-        assert np.abs(want - found).max() < limit, "logits spread over more than 3"
-        assert np.corrcoef(want[:, 0] - want[:, 1], found[:, 0] - found[:, 1])[0, 1] > 0.9
+        assert np.abs(expected - logits).max() < limit, "logits spread over more than 3"
+        assert np.corrcoef(expected[:, 0] - expected[:, 1], logits[:, 0] - logits[:, 1])[0, 1] > 0.9
 
 
 @pytest.mark.parametrize("name", ["quant_1", "quant_2", "dynamic_u8s8", "static_u8s7_smooth"])
@@ -233,8 +233,8 @@ def test_products_saturate_only_without_vnni(
 
 
 def test_more_bits_are_closer(models: dict[str, Path], tiny_rows: list[Feature]) -> None:
-    want = tiny.logits(models["fp32"], tiny_rows)
-    error = {name: np.abs(tiny.logits(path, tiny_rows) - want).mean() for name, path in models.items()}
+    expected = tiny.logits(models["fp32"], tiny_rows)
+    error = {name: np.abs(tiny.logits(path, tiny_rows) - expected).mean() for name, path in models.items()}
     assert error["static_u16s8"] < error["quant_2"]
     assert error["dynamic_u16s8"] < error["dynamic_u8s8"] < error["dynamic_per_tensor"]
     assert error["static_u8s8_smooth"] < error["static_u8s7_smooth"]
@@ -275,8 +275,8 @@ def test_every_architecture(exported: tiny.Exported, name: str, tmp_path: Path) 
     if recipe.smooth:
         source = smoothed_model(source, exported.rows, tmp_path / "smooth.onnx")
     path = quantize_onnx(source, tmp_path / "q.onnx", recipe, ranges_for(source, exported.rows, recipe))
-    want, found = tiny.logits(exported.model, exported.rows), tiny.logits(path, exported.rows)
-    assert 1e-4 < np.abs(want - found).max() < 0.2
+    expected, logits = tiny.logits(exported.model, exported.rows), tiny.logits(path, exported.rows)
+    assert 1e-4 < np.abs(expected - logits).max() < 0.2
     assert find_linears(load_ir(path)) == [], "no layer is left in float"
 
 
@@ -378,14 +378,14 @@ def test_every_weight_of_7_bits_is_within_63(models: dict[str, Path]) -> None:
 def test_scales_of_activations_come_from_the_ranges(
     models: dict[str, Path], ranges: dict[str, Ranges], name: str, signed: bool
 ) -> None:
-    values, seen = tensors(models[name]), 0
+    values, count = tensors(models[name]), 0
     for n in nodes(models[name], "QuantizeLinear"):
         low, high = ranges[name].of[n.input[0]]
         assert low < 0 < high
         assert float(values[n.input[1]]) == pytest.approx((high - low) / 255, rel=1e-5)
         assert int(values[n.input[2]]) == round(-low / ((high - low) / 255)) - 128 * signed
-        seen += 1
-    assert seen == 10
+        count += 1
+    assert count == 10
 
 
 def test_embeddings_have_a_scale_for_each_row(models: dict[str, Path], tiny_onnx: Path) -> None:
@@ -440,9 +440,9 @@ def test_the_runtime_reads_blocks_of_4_bits_as_they_were_written(width: int) -> 
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"row": np.arange(50).reshape(2, 25)})
+    (rows_read,) = session.run(None, {"row": np.arange(50).reshape(2, 25)})
     steps = np.repeat(scales, 64, axis=1)[:, :width]
-    assert (np.abs(found.reshape(50, width) - table) <= 0.501 * steps).all()
+    assert (np.abs(rows_read.reshape(50, width) - table) <= 0.501 * steps).all()
 
 
 # Ranges
@@ -453,30 +453,34 @@ def test_only_the_ranges_of_layers_matter(
     tiny_onnx: Path, tiny_rows: list[Feature], models: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
     """The plain extremes of every activation, with or without zero, give the same bytes."""
-    every = calibrate_min_max(tiny_onnx, CalibrationReader(tiny_rows, 8))
-    wanted = tensors_to_calibrate(tiny_onnx, RECIPES[name])
-    few = derive(collect(tiny_onnx, CalibrationReader(tiny_rows, 8), wanted, histograms=False), "MinMax")
-    assert len(few.of) == 10
-    for number, found in enumerate((every, few)):
-        path = quantize_onnx(tiny_onnx, tmp_path / f"{number}.onnx", RECIPES[name], found)
+    all_ranges = calibrate_min_max(tiny_onnx, CalibrationReader(tiny_rows, 8))
+    names = tensors_to_calibrate(tiny_onnx, RECIPES[name])
+    needed_ranges = derive(
+        collect(tiny_onnx, CalibrationReader(tiny_rows, 8), names, histograms=False), "MinMax"
+    )
+    assert len(needed_ranges.of) == 10
+    for number, ranges_given in enumerate((all_ranges, needed_ranges)):
+        path = quantize_onnx(tiny_onnx, tmp_path / f"{number}.onnx", RECIPES[name], ranges_given)
         assert sha256_file(path) == sha256_file(models[name])
 
 
 def test_tensors_to_calibrate(tiny_onnx: Path) -> None:
     """Those that get 8 bits, in the order of the graph."""
-    every = tensors_to_calibrate(tiny_onnx, RECIPES["quant_2"])
-    assert len(every) == 10
-    assert every[0] == "bert.embeddings.LayerNorm/LayerNormalization:0"
-    assert every == list(dict.fromkeys(str(layer.input.name) for layer in find_linears(load_ir(tiny_onnx))))
+    all_names = tensors_to_calibrate(tiny_onnx, RECIPES["quant_2"])
+    assert len(all_names) == 10
+    assert all_names[0] == "bert.embeddings.LayerNorm/LayerNormalization:0"
+    assert all_names == list(
+        dict.fromkeys(str(layer.input.name) for layer in find_linears(load_ir(tiny_onnx)))
+    )
     for precision, fewer in (("int16", 0), ("float", 2), ("weight_only", 2)):
         recipe = replace(RECIPES["quant_2"], nodes=(("ffn_out", precision),))
-        found = tensors_to_calibrate(tiny_onnx, recipe)
-        assert found == [name for name in every if "intermediate" not in name or not fewer]
-        assert len(found) == 10 - fewer
+        names = tensors_to_calibrate(tiny_onnx, recipe)
+        assert names == [name for name in all_names if "intermediate" not in name or not fewer]
+        assert len(names) == 10 - fewer
     one_of_three = replace(
         RECIPES["quant_2"], nodes=(("bert.encoder.layer.0.attention.self.key/MatMul", "float"),)
     )
-    assert tensors_to_calibrate(tiny_onnx, one_of_three) == every, "query and value take it too"
+    assert tensors_to_calibrate(tiny_onnx, one_of_three) == all_names, "query and value take it too"
     assert tensors_to_calibrate(tiny_onnx, RECIPES["dynamic_u8s8"]) == []
     assert tensors_to_calibrate(tiny_onnx, RECIPES["weight_only_int4"]) == []
     assert len(tensors_to_calibrate(tiny_onnx, RECIPES["quant_2_defaults"])) > 70
@@ -489,9 +493,9 @@ def test_the_same_bytes_in_other_processes(
     sources: dict[bool, Path], ranges: dict[str, Ranges], models: dict[str, Path], tmp_path: Path
 ) -> None:
     """Whatever the hash seed: the library keeps operator types in a set."""
-    for name, found in ranges.items():
-        if found is not None:
-            write_ranges(tmp_path / f"{name}.json", found)
+    for name, variant_ranges in ranges.items():
+        if variant_ranges is not None:
+            write_ranges(tmp_path / f"{name}.json", variant_ranges)
     code = """if True:
         import sys
         from pathlib import Path
@@ -504,13 +508,13 @@ def test_the_same_bytes_in_other_processes(
             quantize_onnx(smooth if recipe.smooth else model, here / f"{name}.onnx", recipe, ranges)
     """
     for seed in ("1", "2"):
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", code, str(sources[False]), str(sources[True]), str(tmp_path)],
             env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
             capture_output=True,
             text=True,
         )
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", ""), "it says nothing"
+        assert (process.returncode, process.stdout, process.stderr) == (0, "", ""), "it says nothing"
         for name in RECIPES:
             assert sha256_file(tmp_path / f"{name}.onnx") == sha256_file(models[name]), name
 
@@ -522,13 +526,13 @@ def test_the_model_and_its_directory_are_left_alone(
     source.parent.mkdir()
     source.write_bytes(tiny_onnx.read_bytes())
     names = ["quant_1", "dynamic_u8s8", "quant_1_defaults"]
-    monkeypatch.setattr("pathlib.Path.unlink", lambda *_, **__: None)  # what was made would stay
+    monkeypatch.setattr("pathlib.Path.unlink", lambda *_, **__: None)  # temporary files would stay
     for name in names:
         quantize_onnx(source, tmp_path / "out" / f"{name}.onnx", RECIPES[name], ranges.get(name))
     assert source.read_bytes() == tiny_onnx.read_bytes()
     assert [path.name for path in source.parent.iterdir()] == ["model.onnx"], "not even for a moment"
-    made = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {name for name in made if not name.endswith(".lock")} == {f"{name}.onnx" for name in names}
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {name for name in written if not name.endswith(".lock")} == {f"{name}.onnx" for name in names}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -543,9 +547,9 @@ def test_the_file_holds_no_path(models: dict[str, Path], name: str) -> None:
 
 def kinds(path: Path, fp32: Path) -> dict[str, str]:
     """{layer: the operator that it became, or "int16"}."""
-    found = {n.name: n.op_type for n in onnx.load(path).graph.node}
+    op_types = {n.name: n.op_type for n in onnx.load(path).graph.node}
     names = [layer.name for layer in find_linears(load_ir(fp32))]
-    return {name: "int16" if f"{name}/second_term" in found else found[name] for name in names}
+    return {name: "int16" if f"{name}/second_term" in op_types else op_types[name] for name in names}
 
 
 OUT = "bert.encoder.layer.{}.output.dense/MatMul"
@@ -575,9 +579,9 @@ def test_exceptions_by_role_group_and_name(
         "qkv": "int16",
     }
     path = excepted(tiny_onnx, ranges, tmp_path / "model.onnx", RECIPES[name], exceptions)
-    found = kinds(path, tiny_onnx)
-    assert (found[OUT.format(0)], found[OUT.format(1)]) == ("MatMulNBits", "int16")
-    for layer, kind in found.items():
+    kind_of = kinds(path, tiny_onnx)
+    assert (kind_of[OUT.format(0)], kind_of[OUT.format(1)]) == ("MatMulNBits", "int16")
+    for layer, kind in kind_of.items():
         if "self" in layer:
             assert kind == "int16"
         elif layer.startswith("bert.encoder.layer.0.intermediate"):
@@ -586,8 +590,8 @@ def test_exceptions_by_role_group_and_name(
             assert kind == "MatMulNBits"
         elif "output.dense" not in layer or "attention" in layer:
             assert kind == "MatMulIntegerToFloat"
-    want = tiny.logits(tiny_onnx, tiny_rows)
-    assert 1e-4 < np.abs(tiny.logits(path, tiny_rows) - want).max() < 0.1
+    expected = tiny.logits(tiny_onnx, tiny_rows)
+    assert 1e-4 < np.abs(tiny.logits(path, tiny_rows) - expected).max() < 0.1
 
 
 @pytest.mark.parametrize("key", ["embeddings", "bert.embeddings.word_embeddings/Gather"])
@@ -618,13 +622,13 @@ def test_four_bits_but_for_some(tiny_onnx: Path, ranges: dict[str, Ranges], tmp_
     recipe = replace(RECIPES["weight_only_int4"], block_size=32)
     exceptions: dict[str, Precision] = {"classifier": "weight_only", "pooler": "float"}
     path = excepted(tiny_onnx, ranges | {recipe.name: None}, tmp_path / "model.onnx", recipe, exceptions)
-    found = {
+    bits_and_block = {
         n.name: tuple(helper.get_node_attr_value(n, a) for a in ("bits", "block_size"))
         for n in nodes(path, "MatMulNBits")
     }
-    assert found.pop("classifier/Gemm") == (8, 128)
-    assert set(found.values()) == {(4, 32)}
-    assert len(found) == 12
+    assert bits_and_block.pop("classifier/Gemm") == (8, 128)
+    assert set(bits_and_block.values()) == {(4, 32)}
+    assert len(bits_and_block) == 12
     assert [n.name for n in nodes(path, "Gemm")] == ["bert.pooler.dense/Gemm"]
 
 
@@ -730,8 +734,8 @@ def test_a_gemm(tmp_path: Path, recipe: Recipe, bias: list[str], transposed: boo
     graph.append(node("Gemm", ["f", "w", *bias], ["y"], name="layer", transB=int(transposed)))
     constants = {"w": w, "b": b, "flat": np.array([-1, 4])}
     path, (y,) = quantized(tmp_path, graph, constants, recipe, inputs=("f",))
-    want = taken(X.reshape(-1, 4), recipe) @ rounded(w.T if transposed else w, recipe)
-    np.testing.assert_allclose(y, want + (b if bias else 0), atol=1e-5)
+    expected = taken(X.reshape(-1, 4), recipe) @ rounded(w.T if transposed else w, recipe)
+    np.testing.assert_allclose(y, expected + (b if bias else 0), atol=1e-5)
     assert "Gemm" not in op_counts(path)
     assert "layer" in {n.name for n in onnx.load(path).graph.node}
 
@@ -806,7 +810,7 @@ def test_sixteen_bits_round_256_times_finer(tmp_path: Path, mode: str) -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("depth", [16, 40, 64, 7])
 def test_weights_in_blocks(tmp_path: Path, bits: int, depth: int) -> None:
-    """Also a depth that is no multiple of the block: what fills it up multiplies nothing."""
+    """Also a depth that is no multiple of the block: the padding of the last block multiplies nothing."""
     recipe = replace(RECIPES[f"weight_only_int{bits}"], name="mine", block_size=16, embeddings="float")
     w, b, x = normal(depth, 6), normal(6, seed=1), normal(2, 3, depth, seed=2)
     model = tiny.save_graph(tmp_path / "model.onnx", BIASED, {"w": w, "b": b}, width=depth)
@@ -864,15 +868,15 @@ SIXTEEN = {"u16s8": static(activation_type="QUInt16"), "dynamic_u16s8": dynamic(
 
 @pytest.mark.parametrize("recipe", (EVERY | SIXTEEN).values(), ids=list(EVERY | SIXTEEN))
 def test_an_activation_that_is_zero_on_every_row(tmp_path: Path, recipe: Recipe) -> None:
-    """The bias is what is left; and where a row wakes it up, the result is a number."""
+    """Only the bias is left; for another row, in which the activation is not zero, the result is finite."""
     graph = [node("Relu", ["x"], ["o"]), node("MatMul", ["o", "w"], ["p"]), node("Add", ["p", "b"], ["y"])]
     b = normal(5, seed=1)
     model = tiny.save_graph(tmp_path / "model.onnx", graph, {"w": normal(4, 5), "b": b})
-    given: list[Ranges | None] = [None]
+    all_ranges: list[Ranges | None] = [None]
     if recipe.mode == "static":
         feeds: Any = [{"x": -np.abs(X)}]
-        given = [derive(collect(model, feeds, ["o"]), "MinMax"), Ranges({"o": (0.0, 0.0)})]
-    for ranges in given:
+        all_ranges = [derive(collect(model, feeds, ["o"]), "MinMax"), Ranges({"o": (0.0, 0.0)})]
+    for ranges in all_ranges:
         path = quantize_onnx(model, tmp_path / "quantized.onnx", recipe, ranges)
         session = open_session(path, threads=1)
         (y,) = session.run(None, {"x": -np.abs(X)})

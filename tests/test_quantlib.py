@@ -60,10 +60,10 @@ def test_the_list_of_commands_loads_none_of_them() -> None:
         "heavy = {'numpy', 'torch', 'onnx', 'onnxruntime', 'scipy', 'sklearn', 'rich.table', 'pydantic'}; "
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert process.returncode == 0, process.stderr
     for name in SUBCOMMANDS:
-        assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE)
+        assert re.search(rf"^  {name} ", process.stdout, re.MULTILINE)
 
 
 def test_every_option_is_shown_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,9 +144,9 @@ def test_init_finds_columns_by_what_they_hold(call: Call, folder: Path, tmp_path
 def test_init_says_what_to_map(call: Call, folder: Path, tmp_path: Path) -> None:
     checkpoint = tiny.write_checkpoint(tmp_path / "moods", id2label={0: "NEG", 1: "POS"})
     (folder / "test.csv").write_text("text,label\na b,bad\nc d,good\ne f,bad\n", encoding="utf-8")
-    said = call("init", "test.csv", "--teacher", checkpoint)
-    assert "! label 'bad' is not one of the checkpoint's, 'NEG', 'POS'" in said
-    assert "[task.labels] # label of the rows = name in the checkpoint, one of" in said
+    printed = call("init", "test.csv", "--teacher", checkpoint)
+    assert "! label 'bad' is not one of the checkpoint's, 'NEG', 'POS'" in printed
+    assert "[task.labels] # label of the rows = name in the checkpoint, one of" in printed
 
 
 def test_the_whole_job_without_labels_and_without_torch(folder: Path) -> None:
@@ -156,12 +156,12 @@ def test_the_whole_job_without_labels_and_without_torch(folder: Path) -> None:
         "from quantlib.cli.main import quantlib; "
         f"sys.exit(quantlib({[*words, *map(str, SMALL)]!r}))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
     results = json.loads((folder / "runs" / "texts" / "results.json").read_text(encoding="utf-8"))
     assert results["teacher"]["agreement"] == 1.0
     assert results["quant_2"]["eval_loss"] is None
-    assert "no student" in done.stdout
+    assert "no student" in process.stdout
 
 
 def test_what_needs_torch_says_so(folder: Path, tiny_teacher: Path) -> None:
@@ -170,10 +170,10 @@ def test_what_needs_torch_says_so(folder: Path, tiny_teacher: Path) -> None:
         "from quantlib.cli.main import quantlib; "
         f"sys.exit(quantlib(['run', '--evaluation', 'texts.txt', '--teacher', {str(tiny_teacher)!r}]))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "needs torch: pip install 'bert-quantlib[train]'" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 2
+    assert "needs torch: pip install 'bert-quantlib[train]'" in process.stderr
+    assert len(process.stderr.splitlines()) == 1
 
 
 def test_a_model_is_exported_quantized_scored_and_compared(
@@ -272,9 +272,9 @@ TEXTS = "--evaluation texts.txt"
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(words: str, message: str, call: Call) -> None:
-    said = call(*words.split(), code=2)
-    assert message in said
-    assert len(said.splitlines()) == 1
+    printed = call(*words.split(), code=2)
+    assert message in printed
+    assert len(printed.splitlines()) == 1
 
 
 if __name__ == "__main__":

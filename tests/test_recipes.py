@@ -179,9 +179,9 @@ def with_nodes(**nodes: Any) -> Recipe:
 def test_the_narrowest_key_decides() -> None:
     """A name before a group, a group before a role, in whatever order they are written."""
     keys = {"ffn_out": "int16", "layer.1.ffn_out": "weight_only", NAMES[1]: "float"}
-    want = {NAMES[1]: "float", NAMES[3]: "weight_only"}
+    expected = {NAMES[1]: "float", NAMES[3]: "weight_only"}
     for order in itertools.permutations(keys):
-        assert with_nodes(**{key: keys[key] for key in order}).precisions(NAMES) == want
+        assert with_nodes(**{key: keys[key] for key in order}).precisions(NAMES) == expected
     assert with_nodes(ffn_out="int16").precisions(NAMES) == dict.fromkeys((NAMES[1], NAMES[3]), "int16")
     assert with_nodes(embeddings="float", pooler="int16").precisions(NAMES) == {
         NAMES[4]: "int16",

@@ -126,16 +126,16 @@ def test_throughput_is_written_beside_latency() -> None:
 
 
 def test_results_from_before_there_was_throughput_are_read() -> None:
-    found = read_results(GOLDEN / "results_without_throughput.json")
-    assert list(found) == ["teacher", "student", "quant_1"]
-    assert "rows_per_s" not in found["teacher"]
+    results = read_results(GOLDEN / "results_without_throughput.json")
+    assert list(results) == ["teacher", "student", "quant_1"]
+    assert "rows_per_s" not in results["teacher"]
 
 
 def test_model_size_is_mebibytes() -> None:
-    one = VariantResult(
+    result = VariantResult(
         "teacher", metrics={"a": 1.0}, eval_loss=0.0, size_bytes=3 * 2**19, latency=latency(1.0)
     )
-    assert one.values()["model_size"] == 1.5
+    assert result.values()["model_size"] == 1.5
 
 
 def test_checks_are_written_last_and_flat(tmp_path: Path) -> None:
@@ -149,9 +149,9 @@ def test_checks_are_written_last_and_flat(tmp_path: Path) -> None:
     ]
     assert "quantized_share" not in results[-1].values()
     write_results(tmp_path, results)
-    found = read_results(tmp_path / "results.json")
-    assert found["teacher"]["quantized_share"] is found["teacher"]["saturation_max_diff"] is None
-    assert found == {result.name: result.values() for result in results}
+    written = read_results(tmp_path / "results.json")
+    assert written["teacher"]["quantized_share"] is written["teacher"]["saturation_max_diff"] is None
+    assert written == {result.name: result.values() for result in results}
 
 
 def test_a_metric_cannot_hide_a_check() -> None:
@@ -161,20 +161,20 @@ def test_a_metric_cannot_hide_a_check() -> None:
 
 def test_written_results_are_read_back(tmp_path: Path) -> None:
     write_results(tmp_path, some_results())
-    found = read_results(tmp_path / "results.json")
-    assert found == {result.name: result.values() for result in some_results()}
-    assert list(found) == ["teacher", "student", "quant_1"]
+    results = read_results(tmp_path / "results.json")
+    assert results == {result.name: result.values() for result in some_results()}
+    assert list(results) == ["teacher", "student", "quant_1"]
 
 
 def test_numpy_scalars_become_plain_numbers() -> None:
-    one = VariantResult(
+    result = VariantResult(
         "teacher",
         metrics={"a": np.float32(0.5)},  # type: ignore[dict-item]
         eval_loss=np.float32(0.25),  # type: ignore[arg-type]
         size_bytes=np.int64(8),  # type: ignore[arg-type]
         latency=latency(1.0),
     )
-    assert json.loads(json.dumps(one.values()))["a"] == 0.5
+    assert json.loads(json.dumps(result.values()))["a"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -351,8 +351,8 @@ def test_the_table() -> None:
     ids=str,
 )
 def test_many_rows_are_shown_in_thousands(seconds: float, shown: str) -> None:
-    one = replace(teacher(), throughput=throughput(seconds))
-    assert table([one]).columns[-1]._cells == [shown]
+    result = replace(teacher(), throughput=throughput(seconds))
+    assert table([result]).columns[-1]._cells == [shown]
 
 
 def test_a_narrow_place_shows_fewer_columns_rather_than_broken_names() -> None:
@@ -397,7 +397,7 @@ def test_colour_marks_labels_that_change() -> None:
 
 
 def test_a_drop_shown_as_one_point_is_not_coloured() -> None:
-    one = VariantResult(
+    result = VariantResult(
         "v",
         metrics={"f1": 0.89, "accuracy": 0.8},
         eval_loss=0,
@@ -405,5 +405,5 @@ def test_a_drop_shown_as_one_point_is_not_coloured() -> None:
         latency=latency(16.0),
         teacher=teacher(),
     )
-    assert 100 * one.accuracy_drop > 1
-    assert "red" not in str(table([one]).columns[3]._cells)
+    assert 100 * result.accuracy_drop > 1
+    assert "red" not in str(table([result]).columns[3]._cells)

@@ -67,10 +67,10 @@ def test_a_session_runs_and_its_feed_is_cast_and_filtered(model: Path) -> None:
 
 
 def test_a_missing_input_is_named(model: Path) -> None:
-    given = arrays()
-    del given["mask"]
+    feed = arrays()
+    del feed["mask"]
     with pytest.raises(InputError, match="input 'mask'; there are only: ids, labels"):
-        feed_for(open_session(model), given)
+        feed_for(open_session(model), feed)
 
 
 @pytest.mark.parametrize("spinning", [True, False])
@@ -93,11 +93,11 @@ def test_a_residual_sum_and_its_norm_stay_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], fused: bool
 ) -> None:
     """Seen in the graph that ONNX Runtime makes of it."""
-    made = tmp_path / "optimized.onnx"
+    optimized_path = tmp_path / "optimized.onnx"
 
-    def session(path: str, options: Any, **given: Any) -> Any:
-        options.optimized_model_filepath = str(made)
-        return original(path, options, **given)
+    def session(path: str, options: Any, **arguments: Any) -> Any:
+        options.optimized_model_filepath = str(optimized_path)
+        return original(path, options, **arguments)
 
     original = onnxruntime.InferenceSession
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
@@ -108,8 +108,8 @@ def test_a_residual_sum_and_its_norm_stay_apart(
     ]
     constants = {"gamma": np.ones(4, np.float32), "beta": np.zeros(4, np.float32)}
     open_session(tiny.save_graph(tmp_path / "model.onnx", nodes, constants), **changes)
-    found = {node.op_type for node in onnx.load(made).graph.node}
-    assert ("SkipLayerNormalization" in found, "LayerNormalization" in found) == (fused, not fused)
+    op_types = {node.op_type for node in onnx.load(optimized_path).graph.node}
+    assert ("SkipLayerNormalization" in op_types, "LayerNormalization" in op_types) == (fused, not fused)
 
 
 def test_what_is_disabled_is_part_of_the_record() -> None:
@@ -119,10 +119,10 @@ def test_what_is_disabled_is_part_of_the_record() -> None:
 
 def test_a_stock_session_is_told_nothing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen in what ONNX Runtime is given."""
-    given: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
 
     def session(path: str, options: Any, **more: Any) -> Any:
-        given.append({"path": path, "threads": options.intra_op_num_threads, **more})
+        calls.append({"path": path, "threads": options.intra_op_num_threads, **more})
         return original(path, options, **more)
 
     original = onnxruntime.InferenceSession
@@ -130,10 +130,10 @@ def test_a_stock_session_is_told_nothing(model: Path, monkeypatch: pytest.Monkey
     assert SessionConfig.stock(2) == SessionConfig(2, disabled_optimizers=(), unsigned_activations=False)
     for config in (SessionConfig.stock(2), SessionConfig(3)):
         open_configured(model, config)
-    stock, ours = given
+    stock, default = calls
     assert (stock["disabled_optimizers"], stock["threads"]) == ([], 2)
-    assert (ours["disabled_optimizers"], ours["threads"]) == (["SkipLayerNormFusion"], 3)
-    assert stock["path"] == ours["path"] == str(model), "nothing in it is quantized"
+    assert (default["disabled_optimizers"], default["threads"]) == (["SkipLayerNormFusion"], 3)
+    assert stock["path"] == default["path"] == str(model), "nothing in it is quantized"
 
 
 @pytest.mark.parametrize("spinning", [True, False])
@@ -158,23 +158,23 @@ def test_threads_default_to_the_physical_cores(model: Path) -> None:
 
 
 def damage(path: Path, how: str) -> Path:
-    good = two_input_model()
+    model = two_input_model()
     if how == "missing":
         return path
     if how == "directory":
         path.mkdir()
     elif how == "unknown_operator":
-        good.graph.node[0].op_type = "Nonsense"
-        onnx.save(good, path)
+        model.graph.node[0].op_type = "Nonsense"
+        onnx.save(model, path)
     elif how == "dangling_input":
-        good.graph.node[3].input[1] = "nowhere"
-        onnx.save(good, path)
+        model.graph.node[3].input[1] = "nowhere"
+        onnx.save(model, path)
     elif how == "future_opset":
-        good.opset_import[0].version = 999
-        onnx.save(good, path)
+        model.opset_import[0].version = 999
+        onnx.save(model, path)
     else:
-        whole = good.SerializeToString()
-        path.write_bytes({"empty": b"", "garbage": b"garbage" * 30, "cut_off": whole[:150]}[how])
+        data = model.SerializeToString()
+        path.write_bytes({"empty": b"", "garbage": b"garbage" * 30, "cut_off": data[:150]}[how])
     return path
 
 
@@ -239,5 +239,5 @@ def test_importing_is_light() -> None:
     heavy = {"torch", "transformers", "sklearn", "scipy", "onnxruntime", "onnx", "cpuinfo", "rich", "psutil"}
     modules = "quantlib.machine.sessions, quantlib.measuring.latency, quantlib.report.results"
     code = f"import sys, {modules}; print(*sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not heavy & set(found.stdout.split())
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not heavy & set(process.stdout.split())

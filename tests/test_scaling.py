@@ -48,11 +48,11 @@ TERM = st.one_of(st.just(0.0), st.floats(0.05, 50))
 def test_the_fit_finds_the_cost_that_made_the_times(fixed: float, token: float, pair: float) -> None:
     assume(fixed + token + pair > 0)
     cost = Cost(fixed, token, pair, 0.0)
-    found = fit_cost(SHAPES, [cost.ms(*shape) for shape in SHAPES])
-    assert found is not None
-    terms = found.fixed_ms, found.token_us, found.pair_ns
+    fit = fit_cost(SHAPES, [cost.ms(*shape) for shape in SHAPES])
+    assert fit is not None
+    terms = fit.fixed_ms, fit.token_us, fit.pair_ns
     assert terms == pytest.approx((fixed, token, pair), rel=1e-4, abs=1e-6)
-    assert found.error == pytest.approx(0, abs=1e-6)
+    assert fit.error == pytest.approx(0, abs=1e-6)
 
 
 @settings(deadline=None)
@@ -60,10 +60,10 @@ def test_the_fit_finds_the_cost_that_made_the_times(fixed: float, token: float, 
 def test_noise_moves_the_fit_little(seed: int) -> None:
     cost = Cost(1.0, 20.0, 100.0, 0.0)
     noise = 1 + np.random.default_rng(seed).uniform(-0.05, 0.05, len(SHAPES))
-    found = fit_cost(SHAPES, [cost.ms(*shape) * n for shape, n in zip(SHAPES, noise, strict=True)])
-    assert found is not None
-    assert found.error <= 0.06
-    assert found.ms(8, 128) == pytest.approx(cost.ms(8, 128), rel=0.1)
+    fit = fit_cost(SHAPES, [cost.ms(*shape) * n for shape, n in zip(SHAPES, noise, strict=True)])
+    assert fit is not None
+    assert fit.error <= 0.06
+    assert fit.ms(8, 128) == pytest.approx(cost.ms(8, 128), rel=0.1)
 
 
 def test_shapes_that_tell_nothing_apart() -> None:
@@ -80,16 +80,16 @@ def test_what_attention_takes() -> None:
 @given(st.floats(0.1, 3.0), st.floats(0.01, 100.0))
 def test_exponents_of_a_power_law(power: float, factor: float) -> None:
     lengths = [16, 32, 100, 512]
-    found = exponents(lengths, [factor * length**power for length in lengths])
-    assert found == pytest.approx([power] * 3)
+    fitted = exponents(lengths, [factor * length**power for length in lengths])
+    assert fitted == pytest.approx([power] * 3)
 
 
 def test_threads_are_compared_shape_by_shape() -> None:
     cost = Cost(1.0, 20.0, 100.0, 0.0)
     points = points_of(cost) + points_of(cost, threads=2, faster=1.6) + points_of(cost, "student")
-    found = thread_speedups(points)
-    assert list(found) == [("teacher", 2)]
-    assert found["teacher", 2] == pytest.approx({f"{b}x{n}": 1.6 for b, n in SHAPES})
+    speedups = thread_speedups(points)
+    assert list(speedups) == [("teacher", 2)]
+    assert speedups["teacher", 2] == pytest.approx({f"{b}x{n}": 1.6 for b, n in SHAPES})
     assert costs(points)["teacher", 2].token_us == pytest.approx(20 / 1.6)
 
 
@@ -121,14 +121,14 @@ def test_tokens_are_in_any_vocabulary() -> None:
 
 
 def test_every_shape_that_fits_is_timed(tiny_onnx: Path) -> None:
-    found = sweep({"a": tiny_onnx, "b": tiny_onnx}, GRID)
-    assert {(p.model, p.batch, p.length) for p in found.points} == {
+    result = sweep({"a": tiny_onnx, "b": tiny_onnx}, GRID)
+    assert {(p.model, p.batch, p.length) for p in result.points} == {
         (name, batch, length) for name in "ab" for batch in (1, 2) for length in (8, 16)
     }
-    assert all(0 < p.ms <= p.median_ms <= p.max_ms for p in found.points)
+    assert all(0 < p.ms <= p.median_ms <= p.max_ms for p in result.points)
     # The model has 64 positions.
-    assert list(found.left_out) == ["a from 100 tokens a row", "b from 100 tokens a row"]
-    assert all("\n" not in reason and str(tiny_onnx) in reason for reason in found.left_out.values())
+    assert list(result.left_out) == ["a from 100 tokens a row", "b from 100 tokens a row"]
+    assert all("\n" not in reason and str(tiny_onnx) in reason for reason in result.left_out.values())
 
 
 def test_what_the_budget_does_not_reach_is_named(tiny_onnx: Path) -> None:
@@ -139,9 +139,9 @@ def test_what_the_budget_does_not_reach_is_named(tiny_onnx: Path) -> None:
             self.now += 1.0
             return self.now
 
-    found = sweep({"a": tiny_onnx}, Grid((1,), (8, 16, 32), seconds=5, turns=1), clock=Seconds())
-    assert [p.length for p in found.points] == [8, 16]
-    assert found.left_out == {"1x32": "the time budget of 5 s is spent"}
+    result = sweep({"a": tiny_onnx}, Grid((1,), (8, 16, 32), seconds=5, turns=1), clock=Seconds())
+    assert [p.length for p in result.points] == [8, 16]
+    assert result.left_out == {"1x32": "the time budget of 5 s is spent"}
 
 
 def test_the_command_writes_tables_files_and_a_plot(
@@ -152,12 +152,12 @@ def test_the_command_writes_tables_files_and_a_plot(
     out = capsys.readouterr().out
     assert "mine, 2 threads" in out
     assert "…" not in out, "a number that is cut off tells nothing"
-    found = json.loads((tmp_path / "scaling.json").read_text())
-    assert len(found["points"]) == 12
-    assert [len(series["exponents"]) for series in found["series"]] == [2, 2]
-    assert set(found["series"][1]["speedup_of_threads"]) == {"1x8", "1x16", "1x32", "2x8", "2x16", "2x32"}
+    written = json.loads((tmp_path / "scaling.json").read_text())
+    assert len(written["points"]) == 12
+    assert [len(series["exponents"]) for series in written["series"]] == [2, 2]
+    assert set(written["series"][1]["speedup_of_threads"]) == {"1x8", "1x16", "1x32", "2x8", "2x16", "2x32"}
     rows = list(csv.DictReader((tmp_path / "scaling.csv").read_text().splitlines()))
-    assert [float(row["ms"]) for row in rows] == [point["ms"] for point in found["points"]]
+    assert [float(row["ms"]) for row in rows] == [point["ms"] for point in written["points"]]
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in tmp_path.iterdir()} == {"scaling.json", "scaling.csv", "scaling.png"}
 

@@ -49,8 +49,8 @@ def logits(path: Path, rows: list[Feature]) -> np.ndarray:
 
 
 def test_every_layer_is_in_one_group(problem: Problem, costs: list[GroupCost]) -> None:
-    found = [node for cost in costs for node in cost.nodes]
-    assert sorted(found) == sorted(names(load_ir(problem.onnx_path)))
+    nodes = [node for cost in costs for node in cost.nodes]
+    assert sorted(nodes) == sorted(names(load_ir(problem.onnx_path)))
     assert {cost.group for cost in costs} == {
         "embeddings", "pooler", "classifier",
         *(f"layer.{i}.{role}" for i in (0, 1) for role in ("qkv", "attention_output", "ffn_in", "ffn_out")),
@@ -63,9 +63,9 @@ def test_costs_are_measured_one_group_at_a_time(
     """The same by hand: every other node in float, by its own name."""
     assert [c.logit_error for c in costs] == sorted((c.logit_error for c in costs), reverse=True)
     exact = logits(problem.onnx_path, problem.calibration)
-    every = [node for cost in costs for node in cost.nodes]
+    all_nodes = [node for cost in costs for node in cost.nodes]
     for cost in (costs[0], costs[-1]):
-        others = tuple((node, "float") for node in every if node not in cost.nodes)
+        others = tuple((node, "float") for node in all_nodes if node not in cost.nodes)
         recipe = replace(problem.recipe, nodes=others)
         path = quantize_onnx(problem.onnx_path, tmp_path / "one.onnx", recipe, problem.ranges)
         assert cost.logit_error == pytest.approx(logit_error(logits(path, problem.calibration), exact))
@@ -73,9 +73,9 @@ def test_costs_are_measured_one_group_at_a_time(
 
 
 def test_costs_report_progress(problem: Problem) -> None:
-    seen: list[int] = []
-    measure_costs(replace(problem, calibration=problem.calibration[:2]), seen.append)
-    assert seen == [1] * 11
+    progress: list[int] = []
+    measure_costs(replace(problem, calibration=problem.calibration[:2]), progress.append)
+    assert progress == [1] * 11
 
 
 def test_tables_in_float_have_no_cost(problem: Problem) -> None:
@@ -130,9 +130,9 @@ def test_a_choice_meets_its_budget_on_held_out_rows(
     choice = choose(problem, 0.03, costs)
     assert choice.best in choice.trials
     path = quantize_onnx(problem.onnx_path, tmp_path / "best.onnx", choice.best.recipe, problem.ranges)
-    ours, exact = (evaluate_onnx(p, problem.heldout, SST2, threads=1) for p in (path, problem.onnx_path))
-    drop = exact.metrics["accuracy"] - ours.metrics["accuracy"]
-    _, high = drop_interval(SST2, ours.logits, exact.logits, exact.truth, confidence=0.8)
+    chosen, teacher = (evaluate_onnx(p, problem.heldout, SST2, threads=1) for p in (path, problem.onnx_path))
+    drop = teacher.metrics["accuracy"] - chosen.metrics["accuracy"]
+    _, high = drop_interval(SST2, chosen.logits, teacher.logits, teacher.truth, confidence=0.8)
     assert (choice.best.drop, choice.best.drop_high) == pytest.approx((drop, high))
     assert high <= 0.03
     below = [trial for trial in choice.trials if trial.lifted < choice.best.lifted]
@@ -186,8 +186,8 @@ def budgeted(tiny_options: ExperimentOptions, tmp_path_factory: pytest.TempPathF
 
 def test_a_run_writes_the_recipe_and_its_reasons(budgeted: ExperimentOptions) -> None:
     directory = budgeted.output_dir / "SST-2"
-    found = json.loads((directory / "results.json").read_text())
-    assert list(found) == ["teacher", "teacher_compiled", "quant_2", "max_drop"]
+    results = json.loads((directory / "results.json").read_text())
+    assert list(results) == ["teacher", "teacher_compiled", "quant_2", "max_drop"]
     assert (directory / "ts_teacher_bert" / "model_max_drop.onnx").is_file()
     recipe = read_recipe(directory / budget.RECIPE_FILE)
     reasons = json.loads((directory / budget.SENSITIVITY_FILE).read_text())

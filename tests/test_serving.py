@@ -38,8 +38,8 @@ def models(
     for name in DEFAULT_RECIPES:
         recipe = RECIPES[name]
         source = smooth if recipe.smooth else compiled
-        found = ranges[source] if recipe.mode == "static" else None
-        paths[name] = quantize_onnx(source, directory / f"model_{name}.onnx", recipe, found)
+        recipe_ranges = ranges[source] if recipe.mode == "static" else None
+        paths[name] = quantize_onnx(source, directory / f"model_{name}.onnx", recipe, recipe_ranges)
     return paths
 
 
@@ -67,12 +67,12 @@ def test_the_code_of_the_page(models: dict[str, Path], tiny_teacher: Path) -> No
     (block,) = re.findall(
         r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
     )
-    for written, here in {
+    for written, path in {
         "my-checkpoint": tiny_teacher,
         "runs/SST-2/ts_teacher_bert/model_quant_2.onnx": models["quant_2"],
     }.items():
         assert written in block
-        block = block.replace(written, here.as_posix())
+        block = block.replace(written, path.as_posix())
     names: dict[str, Any] = {}
     exec(block, names)
     assert np.isfinite(names["logits"]).all()

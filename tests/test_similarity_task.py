@@ -18,11 +18,11 @@ from quantlib.support.errors import InputError
 def articles(count: int = 24) -> list[Example]:
     """Articles of a headline and eight sentences, of two classes."""
     draw = random.Random(0)
-    found = []
+    examples = []
     for i in range(count):
         texts = [" ".join(draw.choices(tiny.WORDS, k=draw.randint(7, 12))).capitalize() for _ in range(9)]
-        found.append(Example(f"tech-{i:03}", ". ".join(texts) + ".", None, ("tech", "sports")[i % 2]))
-    return found
+        examples.append(Example(f"tech-{i:03}", ". ".join(texts) + ".", None, ("tech", "sports")[i % 2]))
+    return examples
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -62,7 +62,7 @@ def test_the_same_files_come_again(written: Path, tiny_teacher: Path, tmp_path: 
 
 
 def test_every_kind_of_pair_is_drawn() -> None:
-    sentences = [sentence for own in read_sentences(articles()).values() for sentence in own]
+    sentences = [sentence for group in read_sentences(articles()).values() for sentence in group]
     pairs = draw_pairs(sentences, 300, "seed")
     assert {pair.kind for pair in pairs} == set(KINDS)
     neighbours = [pair for pair in pairs if pair.kind == "neighbours"]
@@ -72,9 +72,9 @@ def test_every_kind_of_pair_is_drawn() -> None:
 
 def test_a_text_of_two_articles_counts_once_and_the_headline_never() -> None:
     text = "Headline One two three. Four five six seven eight nine. Too short."
-    found = read_sentences([Example("a", text, None, "tech"), Example("b", text, None, "tech")])
-    assert [sentence.text for sentence in found["a"]] == ["Four five six seven eight nine."]
-    assert found["b"] == []
+    sentences_of = read_sentences([Example("a", text, None, "tech"), Example("b", text, None, "tech")])
+    assert [sentence.text for sentence in sentences_of["a"]] == ["Four five six seven eight nine."]
+    assert sentences_of["b"] == []
 
 
 def test_a_score_is_the_cosine_of_0_to_5(tiny_teacher: Path) -> None:
@@ -87,8 +87,8 @@ def test_a_score_is_the_cosine_of_0_to_5(tiny_teacher: Path) -> None:
 
 def test_padding_does_not_change_an_embedding(tiny_teacher: Path) -> None:
     short, long = "bright calm clever", "poor sad sour weak " * 5
-    alone, together = (similarity_task.embed(tiny_teacher, texts)[0] for texts in ([short], [short, long]))
-    np.testing.assert_allclose(alone, together, atol=1e-6)
+    unpadded, padded = (similarity_task.embed(tiny_teacher, texts)[0] for texts in ([short], [short, long]))
+    np.testing.assert_allclose(unpadded, padded, atol=1e-6)
 
 
 def test_too_few_sentences_leave_nothing(tiny_teacher: Path, tmp_path: Path) -> None:

@@ -52,16 +52,16 @@ def smoothing(factors: Factors) -> dict[str, Smoothing]:
 
 
 def some_factors(model: Path, seed: int = 0, spread: float = 1.0) -> dict[str, np.ndarray]:
-    """Factors for every activation that a layer takes, log-normal."""
-    draw, found = rng(seed), {}
+    """Factors for every activation that is the input of a layer, log-normal."""
+    draw, factors = rng(seed), {}
     for layer in find_linears(load_ir(model)):
         width = layer.weight.shape[0]
-        found.setdefault(str(layer.input.name), np.exp(draw.normal(0, spread, width)).astype(np.float32))
-    return found
+        factors.setdefault(str(layer.input.name), np.exp(draw.normal(0, spread, width)).astype(np.float32))
+    return factors
 
 
 def tensors(model: Path, names: Sequence[str], feed: Any) -> list[np.ndarray]:
-    """What activations of a model hold for a feed, no node fused."""
+    """The values of a model's activations for a feed, no node fused."""
     path = model.with_name("outputs.onnx")
     save(with_outputs(load_with_shapes(model), names), path)
     session = open_session(path, threads=1, optimize=False)
@@ -74,15 +74,15 @@ def tensors(model: Path, names: Sequence[str], feed: Any) -> list[np.ndarray]:
 @pytest.fixture(scope="module")
 def smoothed(exported: tiny.Exported, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each architecture, smoothed as the main job does it."""
-    found = search_smoothing(exported.model, CalibrationReader(exported.rows, 8), threads=1)
-    assert len(found) > 5
-    return smooth_onnx(exported.model, tmp_path_factory.mktemp("smoothed") / "model.onnx", found)
+    entries = search_smoothing(exported.model, CalibrationReader(exported.rows, 8), threads=1)
+    assert len(entries) > 5
+    return smooth_onnx(exported.model, tmp_path_factory.mktemp("smoothed") / "model.onnx", entries)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 48])
 def test_logits_stay(exported: tiny.Exported, smoothed: Path, batch_size: int) -> None:
-    want = tiny.logits(exported.model, exported.rows)
-    np.testing.assert_allclose(tiny.logits(smoothed, exported.rows, batch_size), want, atol=1e-4)
+    expected = tiny.logits(exported.model, exported.rows)
+    np.testing.assert_allclose(tiny.logits(smoothed, exported.rows, batch_size), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("length", [32, 64])
@@ -111,10 +111,10 @@ def test_logits_stay_with_any_factors_of_any_activations(
 
 
 def test_interface_opset_and_source_stay(exported: tiny.Exported, smoothed: Path, tmp_path: Path) -> None:
-    ours, fp32 = onnx.load(smoothed), onnx.load(exported.model)
-    assert [(v.name, v.type) for v in ours.graph.input] == [(v.name, v.type) for v in fp32.graph.input]
-    assert [(v.name, v.type) for v in ours.graph.output] == [(v.name, v.type) for v in fp32.graph.output]
-    assert {(e.domain, e.version) for e in ours.opset_import} == {
+    model, fp32 = onnx.load(smoothed), onnx.load(exported.model)
+    assert [(v.name, v.type) for v in model.graph.input] == [(v.name, v.type) for v in fp32.graph.input]
+    assert [(v.name, v.type) for v in model.graph.output] == [(v.name, v.type) for v in fp32.graph.output]
+    assert {(e.domain, e.version) for e in model.opset_import} == {
         (e.domain, e.version) for e in fp32.opset_import
     }
     assert is_smoothed(load_ir(smoothed))
@@ -123,8 +123,8 @@ def test_interface_opset_and_source_stay(exported: tiny.Exported, smoothed: Path
 
 
 def test_the_same_bytes_again(exported: tiny.Exported, smoothed: Path, tmp_path: Path) -> None:
-    found = search_smoothing(exported.model, CalibrationReader(exported.rows, 8), threads=1)
-    path = smooth_onnx(exported.model, tmp_path / "model.onnx", found)
+    entries = search_smoothing(exported.model, CalibrationReader(exported.rows, 8), threads=1)
+    path = smooth_onnx(exported.model, tmp_path / "model.onnx", entries)
     assert sha256_file(path) == sha256_file(smoothed)
 
 
@@ -151,8 +151,8 @@ def test_what_is_added(tiny_onnx: Path, tmp_path: Path, name: str, nodes: int) -
     more = op_counts(path) - op_counts(tiny_onnx)
     assert dict(more) == ({"Mul": nodes} if nodes else {})
     assert not op_counts(tiny_onnx) - op_counts(path)
-    takers = {str(layer.input.name) for layer in find_linears(load_ir(path))}
-    assert (f"{name}/smoothed" in takers) == (name == ACTIVATED)
+    layer_inputs = {str(layer.input.name) for layer in find_linears(load_ir(path))}
+    assert (f"{name}/smoothed" in layer_inputs) == (name == ACTIVATED)
 
 
 def test_activations_are_divided_and_the_residual_is_not(
@@ -179,8 +179,8 @@ def test_activations_are_divided_and_the_residual_is_not(
 NORM = {"gamma": 1 + normal(4, seed=1) / 4, "beta": normal(4, seed=2)}
 
 
-def norm(name: str, given: str = "x", result: str = "n", *more: str) -> Any:
-    return node("LayerNormalization", [given, *(more or ("gamma", "beta"))], [result], name=name)
+def norm(name: str, source: str = "x", result: str = "n", *more: str) -> Any:
+    return node("LayerNormalization", [source, *(more or ("gamma", "beta"))], [result], name=name)
 
 
 def checked(
@@ -290,7 +290,7 @@ def attention(**changes: list[Any]) -> list[Any]:
         "o": [node("Reshape", ["j", "join"], ["o"])],
         "y": [node("MatMul", ["o", "wo"], ["y"], name="output")],
     }
-    return [one for nodes in (parts | changes).values() for one in nodes]
+    return [item for nodes in (parts | changes).values() for item in nodes]
 
 
 ATTENTION = {
@@ -375,9 +375,9 @@ PICK = [
 
 @pytest.mark.parametrize("row", [False, True], ids=["all_rows", "one_row"])
 def test_factors_go_into_the_values_of_a_fused_attention(tmp_path: Path, row: bool) -> None:
-    tail, taken = (PICK, "r") if row else ([OUT], "o")
+    tail, layer_input = (PICK, "r") if row else ([OUT], "o")
     constants = FUSED | {"row": np.array([1])}
-    path = checked(tmp_path, [*ONE_NODE, *tail], constants, {taken: FACTORS}, shapes={"o": ROWS})
+    path = checked(tmp_path, [*ONE_NODE, *tail], constants, {layer_input: FACTORS}, shapes={"o": ROWS})
     assert op_counts(path)["Mul"] == 0
     values = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
     for name in ("w", "b"):
@@ -409,12 +409,12 @@ FUSED_REASONS: dict[str, tuple[list[Any], str, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize(("nodes", "taken", "outputs"), FUSED_REASONS.values(), ids=list(FUSED_REASONS))
+@pytest.mark.parametrize(("nodes", "layer_input", "outputs"), FUSED_REASONS.values(), ids=list(FUSED_REASONS))
 def test_a_fused_attention_that_does_more_is_multiplied(
-    tmp_path: Path, nodes: list[Any], taken: str, outputs: tuple[str, ...]
+    tmp_path: Path, nodes: list[Any], layer_input: str, outputs: tuple[str, ...]
 ) -> None:
     constants = FUSED | HALVES | {"row": np.array([1]), "mixed": np.array([2, 0, 3, 1])}
-    path = checked(tmp_path, nodes, constants, {taken: FACTORS}, outputs=outputs, shapes={"o": ROWS})
+    path = checked(tmp_path, nodes, constants, {layer_input: FACTORS}, outputs=outputs, shapes={"o": ROWS})
     assert op_counts(path)["Mul"] == 1
 
 
@@ -446,14 +446,14 @@ def compiled(
 
 
 def test_logits_of_a_compiled_model_stay(exported: tiny.Exported, compiled: Path, tmp_path: Path) -> None:
-    found = search_smoothing(compiled, CalibrationReader(exported.rows, 8), threads=1)
+    entries = search_smoothing(compiled, CalibrationReader(exported.rows, 8), threads=1)
     attended = {n.output[0] for n in onnx.load(compiled).graph.node if "Attention" in n.op_type}
-    assert len(found) > 5
-    assert attended & set(found), "an attention whose values are smoothed"
-    path = smooth_onnx(compiled, tmp_path / "model.onnx", found)
-    want = tiny.logits(exported.model, exported.rows)
+    assert len(entries) > 5
+    assert attended & set(entries), "an attention whose values are smoothed"
+    path = smooth_onnx(compiled, tmp_path / "model.onnx", entries)
+    expected = tiny.logits(exported.model, exported.rows)
     for batch_size in (1, 8):
-        np.testing.assert_allclose(tiny.logits(path, exported.rows, batch_size), want, atol=1e-4)
+        np.testing.assert_allclose(tiny.logits(path, exported.rows, batch_size), expected, atol=1e-4)
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -520,32 +520,32 @@ def product(tmp_path: Path, *weights: np.ndarray, before: str = "Identity") -> P
 
 
 def in_8_bits(values: np.ndarray, weights: Sequence[np.ndarray], factors: np.ndarray) -> float:
-    """The squared error of the products, in float64 and written down anew."""
+    """The squared error of the products, in float64, computed independently."""
     smooth = values / factors
     low, high = min(0.0, smooth.min()), max(0.0, smooth.max())
     step = (high - low) / 255
     zero = round(-low / step)
-    taken = (np.clip(np.round(smooth / step) + zero, 0, 255) - zero) * step
+    rounded_rows = (np.clip(np.round(smooth / step) + zero, 0, 255) - zero) * step
     error = 0.0
     for weight in weights:
         scaled = weight * factors[:, None]
         steps = np.abs(scaled).max(axis=0) / 127
-        error += ((taken @ (np.round(scaled / steps) * steps) - values @ weight) ** 2).sum()
+        error += ((rounded_rows @ (np.round(scaled / steps) * steps) - values @ weight) ** 2).sum()
     return error
 
 
 def brute_force(values: np.ndarray, weights: Sequence[np.ndarray]) -> dict[float, tuple[float, np.ndarray]]:
     """{alpha: (gain in decibels, factors)} of every alpha."""
     plain = in_8_bits(values, weights, np.ones(values.shape[1]))
-    found = {}
+    by_alpha = {}
     for alpha in ALPHAS:
         factors = np.empty(values.shape[1])
         for j in range(len(factors)):
             largest = max(np.abs(weight[j]).max() for weight in weights)
             factors[j] = np.abs(values[:, j]).max() ** alpha / largest ** (1 - alpha)
         factors /= np.prod(factors) ** (1 / len(factors))
-        found[alpha] = (10 * np.log10(plain / in_8_bits(values, weights, factors)), factors)
-    return found
+        by_alpha[alpha] = (10 * np.log10(plain / in_8_bits(values, weights, factors)), factors)
+    return by_alpha
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -555,15 +555,15 @@ def test_the_search_finds_what_brute_force_finds(tmp_path: Path, seed: int) -> N
     values = (draw.normal(size=(300, 16)) * widths).astype(np.float32)
     weights = [draw.normal(size=(16, n)).astype(np.float32) for n in (8, 24)]
     model = product(tmp_path, *weights)
-    found = search_smoothing(model, x(*values.reshape(3, 2, 50, 16)), threads=1)
-    every = brute_force(values.astype(np.float64), [w.astype(np.float64) for w in weights])
-    best = max(every, key=lambda alpha: every[alpha][0])
-    assert (list(found) == ["a"]) == (every[best][0] >= WORTHWHILE_DB)
-    assert (seed > 1) <= bool(found), "channels of other widths"
-    for one in found.values():
-        assert one.alpha == best
-        assert one.gain_db == pytest.approx(every[best][0], abs=0.02)
-        np.testing.assert_allclose(one.factors, every[best][1], rtol=1e-4)
+    entries = search_smoothing(model, x(*values.reshape(3, 2, 50, 16)), threads=1)
+    by_alpha = brute_force(values.astype(np.float64), [w.astype(np.float64) for w in weights])
+    best = max(by_alpha, key=lambda alpha: by_alpha[alpha][0])
+    assert (list(entries) == ["a"]) == (by_alpha[best][0] >= WORTHWHILE_DB)
+    assert (seed > 1) <= bool(entries), "channels of other widths"
+    for entry in entries.values():
+        assert entry.alpha == best
+        assert entry.gain_db == pytest.approx(by_alpha[best][0], abs=0.02)
+        np.testing.assert_allclose(entry.factors, by_alpha[best][1], rtol=1e-4)
 
 
 def test_even_channels_are_left_alone(tmp_path: Path) -> None:
@@ -579,19 +579,19 @@ def test_an_activation_that_is_zero_is_left_alone(tmp_path: Path) -> None:
 
 def test_an_activation_that_is_constant(tmp_path: Path) -> None:
     model = product(tmp_path, normal(4, 4))
-    for one in search_smoothing(model, x(np.full((1, 5, 4), 3.0))).values():
-        assert np.isfinite(one.factors).all()
-        assert (one.factors > 0).all()
+    for entry in search_smoothing(model, x(np.full((1, 5, 4), 3.0))).values():
+        assert np.isfinite(entry.factors).all()
+        assert (entry.factors > 0).all()
 
 
 def test_a_channel_that_is_zero_on_every_row_is_not_spread(tmp_path: Path) -> None:
     """Behind a ReLU a channel may first come to life on other rows: it must not be clipped there."""
     values = normal(1, 400, 8) * np.array([1, 1, 1, 40, 1, 1, 1, 1], np.float32)
     values[..., 0] = -np.abs(values[..., 0])
-    (one,) = search_smoothing(product(tmp_path, normal(8, 8), before="Relu"), x(values)).values()
-    assert one.factors[3] == one.factors.max()
-    others = one.factors[[1, 2, 4, 5, 6, 7]]
-    assert others.min() / 2 < one.factors[0] < one.factors[3]
+    (entry,) = search_smoothing(product(tmp_path, normal(8, 8), before="Relu"), x(values)).values()
+    assert entry.factors[3] == entry.factors.max()
+    others = entry.factors[[1, 2, 4, 5, 6, 7]]
+    assert others.min() / 2 < entry.factors[0] < entry.factors[3]
 
 
 @pytest.fixture(scope="module")
@@ -616,24 +616,24 @@ def test_planted_outliers_are_found_and_smoothing_wins(
     with_outliers: Path, tiny_rows: list[Feature], tmp_path: Path
 ) -> None:
     name = "bert.encoder.layer.0.attention.output.LayerNorm/LayerNormalization:0"
-    found = search_smoothing(with_outliers, CalibrationReader(tiny_rows, 8), threads=1)
-    assert int(np.argmax(found[name].factors)) == CHANNEL
-    assert found[name].gain_db == max(one.gain_db for one in found.values()) > 10
-    smooth = smooth_onnx(with_outliers, tmp_path / "smooth.onnx", found)
-    want = tiny.logits(with_outliers, tiny_rows)
+    entries = search_smoothing(with_outliers, CalibrationReader(tiny_rows, 8), threads=1)
+    assert int(np.argmax(entries[name].factors)) == CHANNEL
+    assert entries[name].gain_db == max(entry.gain_db for entry in entries.values()) > 10
+    smooth = smooth_onnx(with_outliers, tmp_path / "smooth.onnx", entries)
+    expected = tiny.logits(with_outliers, tiny_rows)
     errors = {}
     for recipe, source in (("quant_2", with_outliers), ("static_u8s8_smooth", smooth)):
-        wanted = tensors_to_calibrate(source, RECIPES[recipe])
-        ranges = derive(collect(source, CalibrationReader(tiny_rows, 8), wanted, histograms=False), "MinMax")
+        names = tensors_to_calibrate(source, RECIPES[recipe])
+        ranges = derive(collect(source, CalibrationReader(tiny_rows, 8), names, histograms=False), "MinMax")
         path = quantize_onnx(source, tmp_path / f"{recipe}.onnx", RECIPES[recipe], ranges)
-        errors[recipe] = np.abs(tiny.logits(path, tiny_rows) - want).mean()
+        errors[recipe] = np.abs(tiny.logits(path, tiny_rows) - expected).mean()
     assert errors["static_u8s8_smooth"] < errors["quant_2"] / 2
 
 
 @pytest.mark.parametrize("factor", [0.0, 1.0], ids=["zero", "constant"])
 def test_a_smoothed_recipe_where_an_activation_never_changes(tmp_path: Path, factor: float) -> None:
     """From the search to the variant; another activation beside it is smoothed as ever."""
-    one, weight = np.full(8, factor, np.float32), normal(8, 5)
+    ones, weight = np.full(8, factor, np.float32), normal(8, 5)
     nodes = [node("Mul", ["x", "wide"], ["a"]), node("MatMul", ["a", "w"], ["p"])]
     nodes += [
         node("Sub", ["x", "x"], ["o"]),
@@ -642,15 +642,15 @@ def test_a_smoothed_recipe_where_an_activation_never_changes(tmp_path: Path, fac
     ]
     nodes.append(node("Add", ["p", "q"], ["y"]))
     wide = np.array([1, 1, 1, 50, 1, 1, 1, 1], np.float32)
-    constants = {"wide": wide, "one": one, "w": weight}
+    constants = {"wide": wide, "one": ones, "w": weight}
     model = tiny.save_graph(tmp_path / "model.onnx", nodes, constants, width=8)
     rows = normal(4, 60, 8, seed=3)
-    found = search_smoothing(model, x(rows), threads=1)
-    assert found["a"].factors.argmax() == 3
-    smooth = smooth_onnx(model, tmp_path / "smooth.onnx", found)
+    entries = search_smoothing(model, x(rows), threads=1)
+    assert entries["a"].factors.argmax() == 3
+    smooth = smooth_onnx(model, tmp_path / "smooth.onnx", entries)
     recipe = RECIPES["static_u8s8_smooth"]
     ranges = derive(collect(smooth, x(rows), tensors_to_calibrate(smooth, recipe)), "MinMax")
     path = quantize_onnx(smooth, tmp_path / "quantized.onnx", recipe, ranges)
     (y,) = exact_session(path).run(None, {"x": rows})
-    want = (rows * wide) @ weight + one @ weight
-    assert np.abs(y - want).max() < 0.02 * np.abs(want).max()
+    expected = (rows * wide) @ weight + ones @ weight
+    assert np.abs(y - expected).max() < 0.02 * np.abs(expected).max()

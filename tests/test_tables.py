@@ -104,7 +104,7 @@ def as_text(columns: Columns) -> dict[str, list[str]]:
 
 
 def one_line(call: Callable[[], object]) -> str:
-    """The one line with which something is refused."""
+    """The message of the error, which has to be one line."""
     with pytest.raises(InputError) as caught:
         call()
     text = str(caught.value)
@@ -127,13 +127,13 @@ def test_text_forms_give_the_same_rows(write: Write) -> None:
 
 
 def test_typed_forms_give_the_same_rows(write: Write, tmp_path: Path) -> None:
-    whole = pa.table(dict(ROWS))
+    table = pa.table(dict(ROWS))
     sources = [
         write("a.jsonl", jsonl(ROWS)),
         write("b.ndjson", jsonl(ROWS)),
-        write("c.parquet", parquet(whole)),
-        save(tmp_path / "one", whole),
-        save(tmp_path / "two", whole.slice(0, 2), whole.slice(2)),
+        write("c.parquet", parquet(table)),
+        save(tmp_path / "one", table),
+        save(tmp_path / "two", table.slice(0, 2), table.slice(2)),
     ]
     for source in sources:
         read = content(read_table(source))
@@ -174,8 +174,8 @@ def test_importing_and_reading_text_is_light(write: Write) -> None:
         "print(sorted({'pyarrow', 'datasets', 'numpy', 'torch'} & set(sys.modules)))"
     )
     path = write("a.csv", "a\n1\n")
-    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 # Columns
@@ -641,10 +641,10 @@ def test_a_damaged_description(file: str, data: bytes, tmp_path: Path) -> None:
 
 
 def test_an_arrow_file_that_was_cut_off_between_batches(tmp_path: Path) -> None:
-    whole = pa.table({"a": [1, 2]})
-    folder = save(tmp_path / "saved", whole)
+    table = pa.table({"a": [1, 2]})
+    folder = save(tmp_path / "saved", table)
     file = folder / "data-00000-of-00001.arrow"
-    file.write_bytes(stream(whole)[:-8])
+    file.write_bytes(stream(table)[:-8])
     assert len(pa.ipc.open_stream(file.read_bytes()).read_all()) == 2  # pyarrow does not mind
     assert refusal(folder) == f"{file}: damaged, the end of the Arrow stream is missing"
 
@@ -992,7 +992,7 @@ def hostile() -> Iterator[tuple[str, bytes]]:
     """300 file names with what is in the file."""
     draw = random.Random(20191206)
     suffixes = ("csv", "tsv", "jsonl", "parquet", "arrow")
-    whole = {
+    files = {
         "csv": delimited(ROWS),
         "tsv": delimited(ROWS, "\t"),
         "jsonl": jsonl(ROWS),
@@ -1022,9 +1022,9 @@ def hostile() -> Iterator[tuple[str, bytes]]:
         data = (
             draw.randbytes(draw.randint(1, 300)),
             hostile_text(draw),
-            damaged(whole[suffix], draw),
-            damaged(whole[suffix], draw),
-            whole[draw.choice(suffixes)],
+            damaged(files[suffix], draw),
+            damaged(files[suffix], draw),
+            files[draw.choice(suffixes)],
         )
         yield f"{i}.{suffix}", draw.choice(data)
 

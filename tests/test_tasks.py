@@ -46,7 +46,7 @@ def some_label(name: str, i: int = 0) -> str:
 def content(name: str, rows: int, word: str) -> str:
     header = HEADERS[name]
     lines = [line(name, f"{word} {i}", f"other {word} {i}", some_label(name, i)) for i in range(rows)]
-    return "".join(f"{one}\n" for one in ([] if header is None else [header]) + lines)
+    return "".join(f"{line}\n" for line in ([] if header is None else [header]) + lines)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def glue_dir(tmp_path: Path) -> Callable[..., Path]:
 
 
 def message(task: Task, data_dir: Path | None, **options: Any) -> str:
-    """The one line with which the rows are refused."""
+    """The message of the error, which has to be one line."""
     with pytest.raises(InputError) as caught:
         read_splits(task, data_dir, **options)
     text = str(caught.value)
@@ -156,8 +156,8 @@ def test_a_score_that_is_no_number_cannot_be_built() -> None:
 def test_importing_the_table_is_light() -> None:
     heavy = "{'torch', 'transformers', 'datasets', 'sklearn', 'scipy', 'onnxruntime'}"
     code = f"import sys, quantlib.data.tasks; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 # GLUE's files
@@ -206,11 +206,11 @@ def test_two_releases_of_mrpc_do_not_mix(tmp_path: Path, glue_dir: Callable[...,
 
 def test_columns_are_found_by_name(glue_dir: Callable[..., Path]) -> None:
     plain = read_splits(TASKS["RTE"], glue_dir("RTE"))
-    turned = {}
+    reordered = {}
     for file, rows in (("train", 40), ("dev", 5)):
-        cells = [one.split("\t") for one in content("RTE", rows, file).splitlines()]
-        turned[file] = "".join("\t".join([*reversed(one), "extra"]) + "\n" for one in cells)
-    assert read_splits(TASKS["RTE"], glue_dir("RTE", turned["train"], turned["dev"])) == plain
+        cells = [row.split("\t") for row in content("RTE", rows, file).splitlines()]
+        reordered[file] = "".join("\t".join([*reversed(row), "extra"]) + "\n" for row in cells)
+    assert read_splits(TASKS["RTE"], glue_dir("RTE", reordered["train"], reordered["dev"])) == plain
 
 
 def is_text(text: str) -> bool:
@@ -251,7 +251,7 @@ def test_rows_come_back_as_they_were_written(
     read = read_splits(task, glue_dir(name, dev=dev)).evaluation
     assert [row.text_a for row in read] == [a for a, _ in pairs]
     assert [row.text_b for row in read] == [b if task.is_pair else None for _, b in pairs]
-    assert [row.label for row in read] == [one if task.labels else float(one) for one in labels]
+    assert [row.label for row in read] == [label if task.labels else float(label) for label in labels]
 
 
 # Parts
@@ -266,16 +266,16 @@ def test_parts_are_disjoint_and_cover(
     leaked = [line(name, f"dev  {i} ", f"other dev {i}", "entailment") for i in range(min(shared, dev_rows))]
     # A shared premise alone is no leak: the hypothesis is another one.
     kept = [line(name, "dev 0", f"new {i}", "entailment") for i in range(3)]
-    train = content(name, rows, "train") + "".join(f"{one}\n" for one in leaked + kept)
+    train = content(name, rows, "train") + "".join(f"{line}\n" for line in leaked + kept)
     splits = read_splits(TASKS[name], glue_dir(name, train, content(name, dev_rows, "dev")))
     guids = {part: {row.guid for row in members} for part, members in splits.parts().items()}
     n = rows + len(kept)
     assert len(guids["calibration"]) == n // 4
     assert len(guids["validation"]) == n // 8
     assert len(guids["evaluation"]) == dev_rows
-    seen = guids["train"] | guids["calibration"] | guids["validation"]
+    kept_guids = guids["train"] | guids["calibration"] | guids["validation"]
     first_kept = rows + len(leaked) + 1
-    assert seen == {f"train-{i}" for i in [*range(1, rows + 1), *range(first_kept, first_kept + 3)]}
+    assert kept_guids == {f"train-{i}" for i in [*range(1, rows + 1), *range(first_kept, first_kept + 3)]}
     assert sum(len(part) for part in guids.values()) == n + dev_rows
 
 
@@ -286,16 +286,16 @@ def test_reserves_stop_at_512(glue_dir: Callable[..., Path]) -> None:
 
 def test_train_rows_leave_the_other_parts_alone(glue_dir: Callable[..., Path]) -> None:
     folder = glue_dir("CoLA")
-    whole = read_splits(TASKS["CoLA"], folder)
+    splits = read_splits(TASKS["CoLA"], folder)
     random.seed(7)
     cut = read_splits(TASKS["CoLA"], folder, train_rows=3)
-    assert cut.train == whole.train[:3]
+    assert cut.train == splits.train[:3]
     assert (cut.calibration, cut.validation, cut.evaluation) == (
-        whole.calibration,
-        whole.validation,
-        whole.evaluation,
+        splits.calibration,
+        splits.validation,
+        splits.evaluation,
     )
-    assert read_splits(TASKS["CoLA"], folder, train_rows=25) == whole
+    assert read_splits(TASKS["CoLA"], folder, train_rows=25) == splits
 
 
 @pytest.mark.parametrize("train_rows", [0, -1, 26])
@@ -306,11 +306,11 @@ def test_train_rows_out_of_range(train_rows: int, glue_dir: Callable[..., Path])
 
 def test_the_train_file_may_be_absent_where_nothing_is_trained(glue_dir: Callable[..., Path]) -> None:
     folder = glue_dir("RTE")
-    whole = read_splits(TASKS["RTE"], folder, need_train=False)
-    assert whole == read_splits(TASKS["RTE"], folder)
+    splits = read_splits(TASKS["RTE"], folder, need_train=False)
+    assert splits == read_splits(TASKS["RTE"], folder)
     (folder / "train.tsv").unlink()
-    alone = read_splits(TASKS["RTE"], folder, need_train=False)
-    assert [len(part) for part in alone.parts().values()] == [0, 0, 0, 5]
+    evaluation_only = read_splits(TASKS["RTE"], folder, need_train=False)
+    assert [len(part) for part in evaluation_only.parts().values()] == [0, 0, 0, 5]
 
 
 def test_the_hash_tells_rows_order_and_parts() -> None:

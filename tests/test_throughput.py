@@ -36,13 +36,13 @@ def rows_of(lengths: Sequence[int]) -> list[Feature]:
 
 @given(LENGTHS, BUDGETS)
 def test_every_row_is_in_one_batch_as_it_is(lengths: list[int], budget: int) -> None:
-    rows, seen = rows_of(lengths), []
+    rows, indices = rows_of(lengths), []
     for index, feed in token_batches(rows, budget):
         for row, ids, mask in zip(index, feed["input_ids"], feed["attention_mask"], strict=True):
             assert ids[mask == 1].tolist() == rows[row].input_ids.tolist()
-        seen += index.tolist()
-    assert sorted(seen) == list(range(len(rows)))
-    assert [lengths[i] for i in seen] == sorted(lengths)
+        indices += index.tolist()
+    assert sorted(indices) == list(range(len(rows)))
+    assert [lengths[i] for i in indices] == sorted(lengths)
 
 
 @given(LENGTHS, BUDGETS)
@@ -91,12 +91,12 @@ def test_predictions_do_not_depend_on_the_batches(
     def logits(feed: dict[str, Any]) -> Any:
         return session.run(None, feed_for(session, feed))[0]
 
-    alone = np.concatenate([logits(pad([row], len(row))) for row in tiny_rows])
+    unpadded = np.concatenate([logits(pad([row], len(row))) for row in tiny_rows])
     padded = logits(pad(tiny_rows, 64))
-    batched = np.empty_like(alone)
+    batched = np.empty_like(unpadded)
     for index, feed in token_batches(tiny_rows, budget):
         batched[index] = logits(feed)
-    for reference in (alone, padded):
+    for reference in (unpadded, padded):
         np.testing.assert_allclose(batched, reference, atol=1e-4)
         assert batched.argmax(axis=1).tolist() == reference.argmax(axis=1).tolist()
 
@@ -152,16 +152,16 @@ def measured(rows: list[Feature], **options: Any) -> Throughput:
 
 def test_rows_tokens_and_times_of_all_batches(linear: list[LinearMachine]) -> None:
     rows = rows_of([10] * 20 + [20] * 10)
-    found = measured(rows, max_tokens=100, sample_batches=None)
+    result = measured(rows, max_tokens=100, sample_batches=None)
     # Two batches of 10 x 10 and two of 5 x 20, 2 ms each; padded, one row of 64 takes 1.64 ms.
-    assert (found.rows, found.tokens, found.batches) == (30, 400, 4)
-    assert found.seconds == pytest.approx(0.008)
-    assert (found.rows_per_s, found.tokens_per_s) == pytest.approx((3750, 50_000))
-    assert found.padded_rows_per_s == pytest.approx(1000 / 1.64)
-    assert found.gain == pytest.approx(3.75 * 1.64)
+    assert (result.rows, result.tokens, result.batches) == (30, 400, 4)
+    assert result.seconds == pytest.approx(0.008)
+    assert (result.rows_per_s, result.tokens_per_s) == pytest.approx((3750, 50_000))
+    assert result.padded_rows_per_s == pytest.approx(1000 / 1.64)
+    assert result.gain == pytest.approx(3.75 * 1.64)
     # A warm-up of all six feeds, then passes until the second is over.
-    assert linear[0].asked == [(6, 6), *[(6, 0)] * (found.passes - 1)]
-    assert 3 <= found.passes <= 5
+    assert linear[0].asked == [(6, 6), *[(6, 0)] * (result.passes - 1)]
+    assert 3 <= result.passes <= 5
 
 
 def test_a_slow_model_has_two_passes_and_a_fast_one_a_limited_number(linear: list[LinearMachine]) -> None:
@@ -177,22 +177,28 @@ def test_the_sample_is_as_fast_as_all_rows(seed: int, count: int) -> None:
     rows = rows_of(lengths.tolist())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(throughput, "TimedProcess", LinearMachine)
-        sample, whole = measured(rows), measured(rows, sample_batches=None)
-    assert sample.batches == throughput.SAMPLE_BATCHES < whole.batches
-    assert sample.rows == whole.rows == count
-    assert sample.tokens_per_s == pytest.approx(whole.tokens_per_s, rel=0.03)
-    assert sample.rows_per_s == pytest.approx(whole.rows_per_s, rel=0.03)
+        sample, all_rows = measured(rows), measured(rows, sample_batches=None)
+    assert sample.batches == throughput.SAMPLE_BATCHES < all_rows.batches
+    assert sample.rows == all_rows.rows == count
+    assert sample.tokens_per_s == pytest.approx(all_rows.tokens_per_s, rel=0.03)
+    assert sample.rows_per_s == pytest.approx(all_rows.rows_per_s, rel=0.03)
 
 
 def test_a_real_model_is_timed(tiny_onnx: Path, tiny_rows: list[Feature]) -> None:
-    done: list[int] = []
-    found = measure_throughput(
-        tiny_onnx, tiny_rows, 64, max_tokens=64, seconds=0.001, session=SessionConfig(1), progress=done.append
+    progress: list[int] = []
+    result = measure_throughput(
+        tiny_onnx,
+        tiny_rows,
+        64,
+        max_tokens=64,
+        seconds=0.001,
+        session=SessionConfig(1),
+        progress=progress.append,
     )
-    assert (found.passes, found.batches) == (2, throughput.SAMPLE_BATCHES)
-    assert len(done) == 2
-    assert 0 < found.seconds < 60
-    assert found.padded_rows_per_s > 0
+    assert (result.passes, result.batches) == (2, throughput.SAMPLE_BATCHES)
+    assert len(progress) == 2
+    assert 0 < result.seconds < 60
+    assert result.padded_rows_per_s > 0
 
 
 @pytest.mark.parametrize(
@@ -216,7 +222,7 @@ def test_what_cannot_be_timed(rows: list[int], options: dict[str, int], words: s
     ids=str,
 )
 def test_throughput_is_checked(changes: dict[str, Any]) -> None:
-    good = {"rows": 8, "tokens": 20, "batches": 4, "passes": 2, "seconds": 0.5, "padded_rows_per_s": 1.0}
-    Throughput(**good)  # type: ignore[arg-type]
+    fields = {"rows": 8, "tokens": 20, "batches": 4, "passes": 2, "seconds": 0.5, "padded_rows_per_s": 1.0}
+    Throughput(**fields)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"needs a row|must be positive"):
-        Throughput(**(good | changes))
+        Throughput(**(fields | changes))

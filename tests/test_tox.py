@@ -52,12 +52,12 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def run(command: str, directory: Path, environment: dict[str, str]) -> str:
     """What a step prints, run as GitHub's runner does; it has to succeed."""
-    done = subprocess.run(
+    process = subprocess.run(
         ["bash", "-e", "-c", command],
         cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:]
-    return done.stdout
+    assert process.returncode == 0, process.stdout[-3000:]
+    return process.stdout
 
 
 def test_every_environment_gets_to_its_commands(tmp_path: Path, environment: dict[str, str]) -> None:

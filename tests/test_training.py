@@ -127,7 +127,7 @@ def test_upper_layers_start_from_what_the_rest_gives(
 ) -> None:
     import torch
 
-    monkeypatch.setattr("quantlib.training.upper._MOST_BYTES", most)
+    monkeypatch.setattr("quantlib.training.upper._MAX_STATE_BYTES", most)
     model = load_classifier(tiny_teacher)
     index = np.array([40, 3, 17, 5])
     logits = upper_layers(model, rows, 1).logits(index).detach()
@@ -148,16 +148,16 @@ def test_parts_give_the_logits_of_the_whole(tiny_teacher: Path, rows: list[Featu
 
     model = load_classifier(tiny_teacher)
     longest = max(map(len, rows))
-    for some in ([row for row in rows if len(row) == len(rows[0])], rows[:12]):
-        feed = {k: torch.from_numpy(v) for k, v in pad(some, longest).items()}
+    for batch in ([row for row in rows if len(row) == len(rows[0])], rows[:12]):
+        feed = {k: torch.from_numpy(v) for k, v in pad(batch, longest).items()}
         results = []
         for logits in (model(**feed).logits, logits_of(model, feed)):
             model.zero_grad()
             logits.square().sum().backward()
             gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
             results.append((logits.detach(), gradients))
-        (wanted, slopes), (parts, part_slopes) = results
-        torch.testing.assert_close(parts, wanted, atol=1e-5, rtol=1e-4)
+        (expected, slopes), (part_logits, part_slopes) = results
+        torch.testing.assert_close(part_logits, expected, atol=1e-5, rtol=1e-4)
         assert slopes.keys() == part_slopes.keys()
         for name, slope in slopes.items():
             torch.testing.assert_close(part_slopes[name], slope, atol=1e-4, rtol=1e-3)
@@ -185,12 +185,12 @@ def test_losses_against_numpy() -> None:
     draw = np.random.default_rng(0)
     logits = draw.normal(size=(5, 2)).astype(np.float32)
     labels = np.array([0, 1, 1, 0, 1])
-    want = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(5), labels])
-    found = task_loss(SST2)(torch.from_numpy(logits), torch.from_numpy(labels))
-    assert float(found) == pytest.approx(want, rel=1e-5)
+    expected = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(5), labels])
+    loss = task_loss(SST2)(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
     scores = draw.normal(size=5).astype(np.float32)
-    found = task_loss(STSB)(torch.from_numpy(logits[:, :1]), torch.from_numpy(scores))
-    assert float(found) == pytest.approx(np.mean((logits[:, 0] - scores) ** 2), rel=1e-5)
+    loss = task_loss(STSB)(torch.from_numpy(logits[:, :1]), torch.from_numpy(scores))
+    assert float(loss) == pytest.approx(np.mean((logits[:, 0] - scores) ** 2), rel=1e-5)
 
 
 @given(
@@ -219,9 +219,9 @@ def test_little_padding_is_left() -> None:
 
 def test_predictions_are_in_the_order_of_the_rows(tiny_teacher: Path, rows: list[Feature]) -> None:
     model = load_classifier(tiny_teacher)
-    together = predict_logits(model.train(), rows, batch_size=7).numpy()
-    alone = np.concatenate([predict_logits(model, [row]).numpy() for row in rows])
-    np.testing.assert_allclose(together, alone, atol=1e-5)
+    logits = predict_logits(model.train(), rows, batch_size=7).numpy()
+    expected = np.concatenate([predict_logits(model, [row]).numpy() for row in rows])
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["distilbert", "electra", "roberta"])

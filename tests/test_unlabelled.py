@@ -126,9 +126,9 @@ def test_variants_are_compared_by_the_teacher_and_not_by_each_other() -> None:
     features = [Feature(np.zeros(2, np.int64), np.zeros(2, np.int64), None)] * rows
     measured: dict[str, Any] = {
         name: SimpleNamespace(
-            evaluation=score(TASK, each, features, teacher), timing=SimpleNamespace(log_ratios={})
+            evaluation=score(TASK, variant_logits, features, teacher), timing=SimpleNamespace(log_ratios={})
         )
-        for name, each in logits.items()
+        for name, variant_logits in logits.items()
     }
     variants = [SimpleNamespace(name=name, model=SimpleNamespace(size_bytes=1)) for name in logits]
     built: Any = SimpleNamespace(task=TASK, variants=variants, reference="teacher")
@@ -142,8 +142,10 @@ def test_variants_are_compared_by_the_teacher_and_not_by_each_other() -> None:
 @pytest.mark.parametrize("mode", METRICS)
 def test_a_teacher_agrees_with_itself(mode: OutputMode, logits: Array) -> None:
     count = 1 if mode == "regression" else 3
-    scoring, own = Scoring(mode, count, ("agreement",), labelled=False), logits[:, :count]
-    assert compute_metrics(scoring, own, predictions_of(scoring, own)) == {"agreement": 1.0}
+    scoring, teacher_logits = Scoring(mode, count, ("agreement",), labelled=False), logits[:, :count]
+    assert compute_metrics(scoring, teacher_logits, predictions_of(scoring, teacher_logits)) == {
+        "agreement": 1.0
+    }
 
 
 # Models
@@ -152,8 +154,8 @@ def test_a_teacher_agrees_with_itself(mode: OutputMode, logits: Array) -> None:
 def test_models_are_evaluated(tiny_teacher: Path, tiny_onnx: Path) -> None:
     rows = tiny.task_features(TASK, tiny_teacher)
     logits = predict_onnx(tiny_onnx, rows, TASK, threads=1)
-    found = evaluate_onnx(tiny_onnx, rows, TASK, threads=1, teacher_logits=-logits)
-    assert (found.metrics, found.eval_loss) == ({"agreement": 0.0}, None)
+    evaluation = evaluate_onnx(tiny_onnx, rows, TASK, threads=1, teacher_logits=-logits)
+    assert (evaluation.metrics, evaluation.eval_loss) == ({"agreement": 0.0}, None)
     with pytest.raises(ValueError, match="scored against the teacher's logits"):
         evaluate_onnx(tiny_onnx, rows, TASK, threads=1)
 
@@ -179,9 +181,9 @@ def test_a_student_learns_from_the_teacher_alone(task: Task, tmp_path: Path) -> 
     rows = tiny.task_features(task, teacher)
     phases = {"transformer": PhaseOptions(2, 5e-3), "prediction": PhaseOptions(6, 5e-3)}
     options = DistillationOptions(**phases, batch_size=8, threads=1)
-    told: list[str] = []
-    distil(teacher, task, rows, tmp_path / "out", options, lambda *step: told.append(step[2]))
-    assert "held-out agreement " in told[-1]
+    notes: list[str] = []
+    distil(teacher, task, rows, tmp_path / "out", options, lambda *step: notes.append(step[2]))
+    assert "held-out agreement " in notes[-1]
     pair = (predict_logits(load_classifier(path), rows).numpy() for path in (tmp_path / "out", teacher))
     assert agreement(task, *pair) > 0.5
 
@@ -208,16 +210,16 @@ OTHERS = (1.0, *TEACHERS[1:])
 
 
 def gate_record(
-    teacher: tuple[float, ...] = TEACHERS, ours: tuple[float, ...] = OTHERS, **changes: Any
+    teacher: tuple[float, ...] = TEACHERS, variant: tuple[float, ...] = OTHERS, **changes: Any
 ) -> GateRecord:
-    alike = float(np.mean(np.equal(teacher, ours)))
+    agreed = float(np.mean(np.equal(teacher, variant)))
     values: dict[str, Any] = {
         "task": "Bare",
         "data_hash": "d",
         "labels": (),
         "machine": {},
         "settings": {},
-        "variants": {"teacher": record_of(teacher), "quant_2": record_of(ours, alike)},
+        "variants": {"teacher": record_of(teacher), "quant_2": record_of(variant, agreed)},
         "scoring": TASK.scoring,
     }
     return GateRecord(**(values | changes))
@@ -322,9 +324,9 @@ def test_a_record_is_made_and_read(
     evaluations = evaluate(built, options)
     reference = evaluations["teacher"].logits
     for name, evaluation in evaluations.items():
-        alike = agreement(SCORES, evaluation.logits, reference)
-        assert evaluation.metrics == {"agreement": alike}
-        assert (alike == 1.0) == (name == "teacher"), name
+        agreed = agreement(SCORES, evaluation.logits, reference)
+        assert evaluation.metrics == {"agreement": agreed}
+        assert (agreed == 1.0) == (name == "teacher"), name
     record = gating.record(built, evaluations, options)
     write_record(tmp_path / "b.json", record)
     monkeypatch.undo()  # a record is read where its task is unknown

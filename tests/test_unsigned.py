@@ -42,8 +42,8 @@ def saved(
 ) -> onnx.ModelProto:
     """A model of these nodes, by default x, quantized and dequantized; s and z are there always."""
     nodes = [quantize(), dequantize()] if nodes is None else nodes
-    held = {"s": SCALE, "z": ZERO} | constants
-    return onnx.load(tiny.save_graph(directory / "model.onnx", nodes, held, outputs=outputs))
+    all_constants = {"s": SCALE, "z": ZERO} | constants
+    return onnx.load(tiny.save_graph(directory / "model.onnx", nodes, all_constants, outputs=outputs))
 
 
 def run(model: onnx.ModelProto, x: Array) -> list[Array]:
@@ -92,13 +92,13 @@ def test_any_grid_gives_the_same_numbers(
 ) -> None:
     scale, zero, x = grid
     model = saved(tmp_path_factory.getbasetemp(), s=scale, z=zero)
-    (want,) = run(model, x)
+    (expected,) = run(model, x)
     assert to_unsigned(model) == 1
     assert types_of(model) == {"q": TensorProto.UINT8, "y": TensorProto.UINT8}
-    (got,) = run(model, x)
-    np.testing.assert_array_equal(got, want)
+    (computed,) = run(model, x)
+    np.testing.assert_array_equal(computed, expected)
     steps = np.clip(np.rint(x / scale), -128 - float(zero), 127 - float(zero))
-    np.testing.assert_array_equal(want, (steps * scale).astype(np.float32))
+    np.testing.assert_array_equal(expected, (steps * scale).astype(np.float32))
 
 
 # What stands around them
@@ -238,12 +238,12 @@ COUNTS: dict[Callable[[Path], onnx.ModelProto], int] = {
 def test_what_stands_around_them(tmp_path: Path, make: Callable[[Path], onnx.ModelProto], count: int) -> None:
     model = make(tmp_path)
     onnx.save(model, tmp_path / "model.onnx")
-    want = run(model, activations())
+    expected = run(model, activations())
     before = model.SerializeToString()
     assert to_unsigned(model) == count
     assert (model.SerializeToString() == before) == (count == 0)
-    for ours, theirs in zip(run(model, activations()), want, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for output, expected_output in zip(run(model, activations()), expected, strict=True):
+        np.testing.assert_array_equal(output, expected_output)
     assert to_unsigned(model) == 0, "once is enough"
     assert count_signed(tmp_path / "model.onnx") == count
     assert (unsigned_model(tmp_path / "model.onnx") is None) == (count == 0)
@@ -262,11 +262,11 @@ def test_a_type_said_by_the_node_follows(tmp_path: Path) -> None:
     """Opset 21. ONNX Runtime 1.32 itself cannot load the model as it is: its own rewrite leaves the type."""
     model = saved(tmp_path)
     model.opset_import[0].version = 21
-    want = run(model, activations())
+    expected = run(model, activations())
     model.graph.node[0].attribute.append(helper.make_attribute("output_dtype", TensorProto.INT8))
     assert to_unsigned(model) == 1
     assert helper.get_attribute_value(model.graph.node[0].attribute[0]) == TensorProto.UINT8
-    np.testing.assert_array_equal(run(model, activations()), want)
+    np.testing.assert_array_equal(run(model, activations()), expected)
 
 
 # Files
@@ -276,9 +276,9 @@ def test_the_file_is_left_alone(tmp_path: Path) -> None:
     saved(tmp_path)
     path = tmp_path / "model.onnx"
     before = path.read_bytes()
-    found = unsigned_model(path)
-    assert found is not None
-    assert types_of(found)["q"] == TensorProto.UINT8
+    model = unsigned_model(path)
+    assert model is not None
+    assert types_of(model)["q"] == TensorProto.UINT8
     open_session(path, threads=1)
     assert path.read_bytes() == before
     assert [other.name for other in tmp_path.iterdir()] == ["model.onnx"]
@@ -301,11 +301,11 @@ def external(tmp_path: Path) -> Path:
 
 def test_a_model_with_external_data(external: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    want = run(shared_with_a_weight(tmp_path), activations())
+    expected = run(shared_with_a_weight(tmp_path), activations())
     assert count_signed(external) == 1
     monkeypatch.chdir("/")
-    got = open_session(external, threads=1, optimize=False).run(None, {"x": activations()})
-    np.testing.assert_array_equal(got, want)
+    computed = open_session(external, threads=1, optimize=False).run(None, {"x": activations()})
+    np.testing.assert_array_equal(computed, expected)
 
 
 def cut(path: Path) -> None:
@@ -376,7 +376,7 @@ def test_both_sessions_say_the_same(
 
 
 @pytest.mark.parametrize(
-    ("machine", "asked", "turned"),
+    ("machine", "asked", "is_turned"),
     [
         ("x86_64", True, True),
         ("AMD64", True, True),
@@ -386,21 +386,21 @@ def test_both_sessions_say_the_same(
     ],
 )
 def test_they_are_turned_on_x86_if_asked_for(
-    textbook: Path, monkeypatch: pytest.MonkeyPatch, machine: str, asked: bool, turned: bool
+    textbook: Path, monkeypatch: pytest.MonkeyPatch, machine: str, asked: bool, is_turned: bool
 ) -> None:
     """Seen in what ONNX Runtime is given: the file, or the model with other zero points."""
-    given: list[str | bytes] = []
+    models: list[str | bytes] = []
 
     def session(model: str | bytes, *arguments: Any, **options: Any) -> Any:
-        given.append(model)
+        models.append(model)
         return original(model, *arguments, **options)
 
     original = onnxruntime.InferenceSession
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     monkeypatch.setattr("platform.machine", lambda: machine)
     open_session(textbook, threads=1, unsigned_activations=asked)
-    (model,) = given
-    if not turned:
+    (model,) = models
+    if not is_turned:
         assert model == str(textbook)
         return
     assert isinstance(model, bytes)

@@ -29,7 +29,7 @@ OUTPUT_MODES: tuple[OutputMode, ...] = get_args(OutputMode)
 
 
 class LabelledText(Protocol):
-    """What a row needs: one or two texts and a label or None (`quantlib.data.tasks.Example` is one)."""
+    """A row: one or two texts, and a label or None (`quantlib.data.tasks.Example` is one)."""
 
     @property
     def guid(self) -> str: ...  # noqa: D102
@@ -67,12 +67,12 @@ def load_tokenizer(model_dir: Path) -> Any:
     """
     from tokenizers import Tokenizer
 
-    whole, vocabulary = model_dir / "tokenizer.json", model_dir / "vocab.txt"
-    if whole.is_file():
+    tokenizer_json, vocabulary = model_dir / "tokenizer.json", model_dir / "vocab.txt"
+    if tokenizer_json.is_file():
         try:
-            return Tokenizer.from_str(whole.read_text(encoding="utf-8"))
+            return Tokenizer.from_str(tokenizer_json.read_text(encoding="utf-8"))
         except Exception as error:  # the Rust side raises bare Exception for a damaged file
-            raise InputError(f"{whole}: not a tokenizer file: {error}") from error
+            raise InputError(f"{tokenizer_json}: not a tokenizer file: {error}") from error
     if vocabulary.is_file():
         return _wordpiece(vocabulary, model_dir / "tokenizer_config.json")
     raise InputError(f"{model_dir}: no tokenizer; expected tokenizer.json or vocab.txt beside the weights")
@@ -113,7 +113,7 @@ def convert_examples_to_features(
         label_list: the labels in the order of the model's logits; ignored for regression.
         max_seq_length: the largest number of tokens, special tokens included; at least 8.
         tokenizer: a `tokenizers.Tokenizer` or a tokenizer of transformers.
-        output_mode: "classification", "regression" or "multi_label". A label of None stays None in each.
+        output_mode: "classification", "regression" or "multi_label". A label of None stays None.
 
     Raises:
         InputError: an unknown output mode, a label outside the list, or too short a length.
@@ -122,7 +122,7 @@ def convert_examples_to_features(
         raise InputError(f"unknown output mode {output_mode!r}; known: {', '.join(OUTPUT_MODES)}")
     if max_seq_length < 8:
         raise InputError(f"sequence length {max_seq_length} is too short; at least 8 tokens are needed")
-    index = {label: place for place, label in enumerate(label_list)}
+    index = {label: number for number, label in enumerate(label_list)}
     labels = [_label(example, index, output_mode) for example in examples]
     encoded = _encode(tokenizer, [(e.text_a, e.text_b) for e in examples], max_seq_length)
     return [_feature(row, label) for row, label in zip(encoded, labels, strict=True)]
@@ -133,14 +133,14 @@ def further_windows(
 ) -> list[list[Feature]]:
     """What truncation cut off of each row, as rows of up to `max_seq_length` tokens; none for pairs.
 
-    Text that nobody labelled: a window has its row's label, which need not hold for it. What is left at the
-    end is a window if it fills a quarter.
+    A window has its row's label, which may be wrong for it: nobody labelled that text. The last window is
+    dropped if it would fill less than a quarter.
 
     Args:
         examples: rows, as `convert_examples_to_features` takes them.
         features: what it made of them.
         max_seq_length: the largest number of tokens, special tokens included.
-        tokenizer: the one that made them.
+        tokenizer: the tokenizer that made them.
     """
     encoded = _encode(tokenizer, [(e.text_a, e.text_b) for e in examples], max_seq_length)
     return [
@@ -167,7 +167,7 @@ def _label(
     if output_mode == "multi_label":
         if not isinstance(label, tuple):
             raise InputError(f"row {example.guid}: label {label!r} is not a tuple of labels")
-        return tuple(sorted({_class_index(example, one, index) for one in label}))
+        return tuple(sorted({_class_index(example, name, index) for name in label}))
     if isinstance(label, tuple):
         raise InputError(f"row {example.guid}: {label!r} are several labels; {output_mode} has one")
     if output_mode == "classification":
@@ -218,10 +218,10 @@ def labels_array(features: Sequence[Feature], task: Task) -> npt.NDArray[Any] | 
         raise ValueError(f"{task.name} has labels, but not all of these rows have one")
     if task.output_mode != "multi_label":
         return np.array(labels, dtype=np.int64 if task.output_mode == "classification" else np.float32)
-    sets = np.zeros((len(labels), task.num_labels), dtype=np.int8)
+    indicators = np.zeros((len(labels), task.num_labels), dtype=np.int8)
     for row, label in enumerate(labels):
-        sets[row, list(cast(tuple[int, ...], label))] = 1
-    return sets
+        indicators[row, list(cast(tuple[int, ...], label))] = 1
+    return indicators
 
 
 def features_hash(features: Sequence[Feature]) -> str:

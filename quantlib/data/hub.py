@@ -20,7 +20,7 @@ def hub_package(what: str, instead: str) -> tuple[Any, tuple[type[Exception], ..
     try:
         import datasets
         from datasets.exceptions import DatasetsError
-        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # that of its HTTP client
+        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]  # of its HTTP client
     except ImportError as error:
         raise InputError(
             f"{what} needs the package datasets: pip install 'bert-quantlib[hub]'; {instead}"

@@ -1,4 +1,4 @@
-"""The table of metrics: what each is computed from, by what, and how it is resampled for an interval."""
+"""The table of metrics: a row for each, with its function and how it is resampled for an interval."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _NEARLY_CONSTANT = 1e-13
 class Metric:
     """A metric of one output mode: more is better, and 0 where it is undefined.
 
-    It is undefined where its formula is 0/0, for example because no rows were distinguished.
+    It is undefined where its formula is 0/0, for example where all predictions are the same.
 
     function: of (truth, predictions) of one set of rows, to a number. Both are class indices (rows,) for
     classification, scores (rows,) for regression, and 0 or 1 (rows, labels) for multi_label.
     resampled: the same of many resamples at once, float64 (resamples,): of `Counts`; for regression of truth
     and predictions, each (resamples, rows).
-    num_labels: the one number of labels that it is defined for; None for any.
+    num_labels: the only number of labels that it is defined for; None for any.
     needs: what stands for the truth: the labels of the rows, or the teacher's predictions for them.
     """
 
@@ -45,9 +45,10 @@ class Counts:
     labels: those that occur at all, int64 (labels,); the columns of the following, rising.
     hits, truths, predictions: in how many rows a label is both true and predicted, true, predicted; float64,
     (resamples, labels).
-    exact: rows whose prediction is right as a whole, float64 (resamples,). rows: of a resample, the same.
-    macro_labels: how many labels a macro average is over; None for those that occur in the resample. It is
-    how scikit-learn treats labels that do not: left out of classes, 0 in sets of labels.
+    exact: in how many rows the whole prediction is right. rows: how many there are. Both are float64,
+    (resamples,).
+    macro_labels: how many labels a macro average is over; None for those that occur in the resample. As in
+    scikit-learn, other labels are left out for classes, and count as 0 for sets of labels.
     """
 
     labels: npt.NDArray[np.int64]
@@ -106,7 +107,7 @@ def _macro_recall(truth: Array, predictions: Array) -> float:
 
 
 def _balanced_accuracy(truth: Array, predictions: Array) -> float:
-    # balanced_accuracy_score is this, and warns where a label is predicted that is never true.
+    # The same as balanced_accuracy_score, which warns where a predicted label is never true.
     from sklearn.metrics import recall_score
 
     return float(recall_score(truth, predictions, labels=np.unique(truth), average="macro"))
@@ -123,7 +124,7 @@ def _mcc(truth: Array, predictions: Array) -> float:
 def _cohen_kappa(truth: Array, predictions: Array) -> float:
     from sklearn.metrics import cohen_kappa_score
 
-    if np.ptp(truth) == 0 or np.ptp(predictions) == 0:  # the chance of agreement is that of agreeing
+    if np.ptp(truth) == 0 or np.ptp(predictions) == 0:  # agreement is then what chance gives
         return 0.0
     return float(cohen_kappa_score(truth, predictions))
 
@@ -137,13 +138,13 @@ def _exact_match(truth: Array, predictions: Array) -> float:
     return float(accuracy_score(*_indicators(truth, predictions)))
 
 
-def _of_sets(score: str, average: Literal["micro", "macro"]) -> Callable[[Array, Array], float]:
+def _multi_label_score(score: str, average: Literal["micro", "macro"]) -> Callable[[Array, Array], float]:
     """One of scikit-learn's scores of sets of labels, by the name of its function."""
 
     def function(truth: Array, predictions: Array) -> float:
         from sklearn import metrics
 
-        # One column is two classes to scikit-learn; of the second one both averages are the same.
+        # scikit-learn takes one column as two classes; for the second one both averages are the same.
         averaged = average if truth.shape[1] > 1 else "binary"
         pair = _indicators(truth, predictions)
         return float(getattr(metrics, score)(*pair, average=averaged, zero_division=0.0))
@@ -152,7 +153,7 @@ def _of_sets(score: str, average: Literal["micro", "macro"]) -> Callable[[Array,
 
 
 def _indicators(truth: Array, predictions: Array) -> tuple[Any, Any]:
-    """Sparse matrices, which scikit-learn takes with less memory; of one label an array of two classes."""
+    """Sparse matrices, since they take less memory; for a single label, arrays of two classes."""
     from scipy.sparse import csr_matrix
 
     if truth.shape[1] == 1:
@@ -201,11 +202,11 @@ def _negative_squared_error(truth: Array, predictions: Array) -> float:
 # Of one set of rows: with the teacher, whose predictions stand for the truth
 
 
-def _share_alike(truth: Array, predictions: Array) -> float:
+def _label_agreement(truth: Array, predictions: Array) -> float:
     return float(np.mean((truth == predictions).reshape(len(truth), -1).all(axis=1)))
 
 
-def _scores_alike(truth: Array, predictions: Array) -> float:
+def _score_agreement(truth: Array, predictions: Array) -> float:
     return 1.0 if np.array_equal(truth, predictions) else pearson(truth, predictions)
 
 
@@ -253,8 +254,8 @@ def _micro_recalls(counts: Counts) -> FloatArray:
 
 
 def _balanced_accuracies(counts: Counts) -> FloatArray:
-    true = np.count_nonzero(counts.truths, axis=1)
-    return np.asarray(_divided(counts.hits, counts.truths).sum(axis=1) / true)
+    true_labels = np.count_nonzero(counts.truths, axis=1)
+    return np.asarray(_divided(counts.hits, counts.truths).sum(axis=1) / true_labels)
 
 
 def _mccs(counts: Counts) -> FloatArray:
@@ -266,17 +267,17 @@ def _mccs(counts: Counts) -> FloatArray:
 
 
 def _cohen_kappas(counts: Counts) -> FloatArray:
-    """Agreement beyond chance over what chance leaves (Cohen 1960)."""
-    rows, by_chance = counts.rows, (counts.truths * counts.predictions).sum(axis=1)
-    return _divided(counts.exact * rows - by_chance, rows**2 - by_chance)
+    """(observed - expected agreement) / (1 - expected agreement) (Cohen 1960)."""
+    rows, expected = counts.rows, (counts.truths * counts.predictions).sum(axis=1)
+    return _divided(counts.exact * rows - expected, rows**2 - expected)
 
 
 def _pearsons(truth: FloatArray, predictions: FloatArray) -> FloatArray:
     x = truth - truth.mean(axis=1, keepdims=True)
     y = predictions - predictions.mean(axis=1, keepdims=True)
     x_norms, y_norms = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
-    flat = _is_constant(truth) | _is_constant(predictions)
-    return _divided(np.where(flat, 0.0, np.einsum("ij,ij->i", x, y)), x_norms * y_norms)
+    constant = _is_constant(truth) | _is_constant(predictions)
+    return _divided(np.where(constant, 0.0, np.einsum("ij,ij->i", x, y)), x_norms * y_norms)
 
 
 def _spearmans(truth: FloatArray, predictions: FloatArray) -> FloatArray:
@@ -290,8 +291,8 @@ def _r2s(truth: FloatArray, predictions: FloatArray) -> FloatArray:
     """1 - (sum of squared errors) / (sum of squared differences from the mean)."""
     errors = ((truth - predictions) ** 2).sum(axis=1)
     spreads = ((truth - truth.mean(axis=1, keepdims=True)) ** 2).sum(axis=1)
-    flat = _is_constant(truth)
-    return np.where(flat, 0.0, 1 - errors / np.where(flat, 1.0, spreads))
+    constant = _is_constant(truth)
+    return np.where(constant, 0.0, 1 - errors / np.where(constant, 1.0, spreads))
 
 
 def _negative_absolute_errors(truth: FloatArray, predictions: FloatArray) -> FloatArray:
@@ -302,7 +303,7 @@ def _negative_squared_errors(truth: FloatArray, predictions: FloatArray) -> Floa
     return np.asarray(-np.sqrt(((truth - predictions) ** 2).mean(axis=1)))
 
 
-def _scores_alikes(truth: FloatArray, predictions: FloatArray) -> FloatArray:
+def _score_agreements(truth: FloatArray, predictions: FloatArray) -> FloatArray:
     return np.where((truth == predictions).all(axis=1), 1.0, _pearsons(truth, predictions))
 
 
@@ -320,7 +321,7 @@ def _divided(numerators: FloatArray, denominators: FloatArray) -> FloatArray:
 
 AGREEMENT = "agreement"
 
-# The names of those of regression that are errors are scikit-learn's names of scorers: more is better.
+# Errors of regression are negative, with scikit-learn's names of scorers: more is better.
 METRICS: dict[OutputMode, dict[str, Metric]] = {
     "classification": {
         metric.name: metric
@@ -334,18 +335,18 @@ METRICS: dict[OutputMode, dict[str, Metric]] = {
             Metric("macro_recall", _macro_recall, _macro_recalls),
             Metric("mcc", _mcc, _mccs),
             Metric("cohen_kappa", _cohen_kappa, _cohen_kappas),
-            Metric(AGREEMENT, _share_alike, _exact_shares, needs="teacher"),
+            Metric(AGREEMENT, _label_agreement, _exact_shares, needs="teacher"),
         )
     },
     "multi_label": {
         metric.name: metric
         for metric in (
-            Metric("micro_f1", _of_sets("f1_score", "micro"), _micro_f1s),
-            Metric("macro_f1", _of_sets("f1_score", "macro"), _macro_f1s),
+            Metric("micro_f1", _multi_label_score("f1_score", "micro"), _micro_f1s),
+            Metric("macro_f1", _multi_label_score("f1_score", "macro"), _macro_f1s),
             Metric("exact_match", _exact_match, _exact_shares),
-            Metric("micro_precision", _of_sets("precision_score", "micro"), _micro_precisions),
-            Metric("micro_recall", _of_sets("recall_score", "micro"), _micro_recalls),
-            Metric(AGREEMENT, _share_alike, _exact_shares, needs="teacher"),
+            Metric("micro_precision", _multi_label_score("precision_score", "micro"), _micro_precisions),
+            Metric("micro_recall", _multi_label_score("recall_score", "micro"), _micro_recalls),
+            Metric(AGREEMENT, _label_agreement, _exact_shares, needs="teacher"),
         )
     },
     "regression": {
@@ -356,7 +357,7 @@ METRICS: dict[OutputMode, dict[str, Metric]] = {
             Metric("r2", _r2, _r2s),
             Metric("neg_mean_absolute_error", _negative_absolute_error, _negative_absolute_errors),
             Metric("neg_root_mean_squared_error", _negative_squared_error, _negative_squared_errors),
-            Metric(AGREEMENT, _scores_alike, _scores_alikes, needs="teacher"),
+            Metric(AGREEMENT, _score_agreement, _score_agreements, needs="teacher"),
         )
     },
 }

@@ -12,7 +12,7 @@ from quantlib.data.scoring import Scoring
 from quantlib.data.tasks import Task
 
 Scored = Task | Scoring
-"""A task, or what is left of it where it is only judged."""
+"""A task, or only what its scores need of it."""
 
 # Numbers that a chunk of bootstrap resamples may hold: 16 MiB of float64.
 _CHUNK = 2**21
@@ -21,7 +21,7 @@ _VALUES_AT_ONCE = 2**19
 
 
 def predictions_of(task: Scored, logits: Array) -> Array:
-    """What logits, (examples, labels), predict; the only place that says how.
+    """What logits, (examples, labels), predict; decided here alone.
 
     Returns:
         For classification the class index with the largest logit, int64 (examples,); for regression the
@@ -52,9 +52,9 @@ def compute_metrics(task: Scored, logits: Array, truth: Array) -> dict[str, floa
         ValueError: shapes that do not fit the task or each other, a class index outside the labels, or a
             number that is not finite; the message names the first such row.
     """
-    predictions, checked = _checked_predictions(task, logits), _checked_rows(task, truth, len(logits))
+    predictions, truth = _checked_predictions(task, logits), _checked_values(task, truth, len(logits))
     metrics = METRICS[task.output_mode]
-    return {name: metrics[name].function(checked, predictions) for name in task.metrics}
+    return {name: metrics[name].function(truth, predictions) for name in task.metrics}
 
 
 def mean_loss(task: Scored, logits: Array, labels: Array) -> float:
@@ -66,7 +66,7 @@ def mean_loss(task: Scored, logits: Array, labels: Array) -> float:
     Arguments and errors are those of `compute_metrics`.
     """
     _check_logits(task, logits)
-    truth = _checked_rows(task, labels, len(logits))
+    truth = _checked_values(task, labels, len(logits))
     if task.output_mode == "regression":
         return float(np.mean((logits[:, 0].astype(np.float64) - truth) ** 2))
     at_once = max(1, _VALUES_AT_ONCE // task.num_labels)
@@ -101,9 +101,12 @@ def agreement(task: Scored, logits: Array, teacher_logits: Array) -> float:
     Raises:
         ValueError: shapes that do not fit the task or each other, or a number that is not finite.
     """
-    variants, teachers = _checked_predictions(task, logits), _checked_predictions(task, teacher_logits)
+    predictions, teacher_predictions = (
+        _checked_predictions(task, logits),
+        _checked_predictions(task, teacher_logits),
+    )
     _check_same_shape(logits, teacher_logits)
-    return METRICS[task.output_mode][AGREEMENT].function(teachers, variants)
+    return METRICS[task.output_mode][AGREEMENT].function(teacher_predictions, predictions)
 
 
 def logit_error(logits: Array, teacher_logits: Array) -> float:
@@ -144,10 +147,13 @@ def drop_interval(
     Raises:
         ValueError: as for `compute_metrics`, or an option out of range.
     """
-    variants, teachers = _checked_predictions(task, logits), _checked_predictions(task, teacher_logits)
+    predictions, teacher_predictions = (
+        _checked_predictions(task, logits),
+        _checked_predictions(task, teacher_logits),
+    )
     _check_same_shape(logits, teacher_logits)
     return drop_interval_of_predictions(
-        task, variants, teachers, truth, confidence=confidence, resamples=resamples, seed=seed
+        task, predictions, teacher_predictions, truth, confidence=confidence, resamples=resamples, seed=seed
     )
 
 
@@ -161,17 +167,19 @@ def drop_interval_of_predictions(
     resamples: int = 2000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The same as `drop_interval` of what logits predict; see `predictions_of` for the form."""
+    """`drop_interval` of predictions instead of logits, in the form that `predictions_of` gives."""
     if not 0 < confidence < 1 or resamples < 1:
         raise ValueError(
             f"confidence {confidence} must lie between 0 and 1, resamples {resamples} be at least 1"
         )
-    rows = [_checked_rows(task, each, len(predictions)) for each in (truth, teacher_predictions, predictions)]
+    values = [
+        _checked_values(task, array, len(predictions)) for array in (truth, teacher_predictions, predictions)
+    ]
     metric, rng = METRICS[task.output_mode][task.primary_metric], np.random.default_rng(seed)
     if task.output_mode == "regression":
-        drops = _score_drops(metric, np.stack(rows), resamples, rng)
+        drops = _score_drops(metric, np.stack(values), resamples, rng)
     else:
-        drops = _label_drops(task, metric, rows, resamples, rng)
+        drops = _label_drops(task, metric, values, resamples, rng)
     tail = (1 - confidence) / 2
     low, high = np.quantile(drops, [tail, 1 - tail])
     return float(low), float(high)
@@ -200,7 +208,7 @@ def _checked_predictions(task: Scored, logits: Array) -> Array:
     return predictions.astype(np.float64) if task.output_mode == "regression" else predictions
 
 
-def _checked_rows(task: Scored, values: Array, examples: int) -> Array:
+def _checked_values(task: Scored, values: Array, examples: int) -> Array:
     """Labels or predictions: int64 or float64 (examples,), int8 (examples, labels) for multi_label."""
     shape = (examples, task.num_labels) if task.output_mode == "multi_label" else (examples,)
     if values.shape != shape:
@@ -231,42 +239,44 @@ def _check_same_shape(logits: Array, teacher_logits: Array) -> None:
 
 
 def _label_drops(
-    task: Scored, metric: Metric, rows: list[Array], resamples: int, rng: np.random.Generator
+    task: Scored, metric: Metric, values: list[Array], resamples: int, rng: np.random.Generator
 ) -> FloatArray:
     """Drops in `resamples` resamples: float64, (resamples,).
 
     Rows with the same labels, teacher's predictions and variant's predictions are interchangeable, so a
-    resample is a multinomial draw of how many rows of each such kind it holds.
+    resample is a multinomial draw: how often each distinct row occurs in it.
 
     Args:
         task: of classes or of sets of labels.
-        metric: one of its.
-        rows: labels, teacher's predictions, variant's predictions, as `_checked_rows` gives them.
+        metric: one of the task's.
+        values: labels, teacher's predictions, variant's predictions, as `_checked_values` gives them.
         resamples: how many.
         rng: draws them.
     """
-    first, sizes = _kinds(rows)
-    truth, teachers, variants = (each[first] for each in rows)
-    of_teacher, of_variant = (label_counter(task, truth, each) for each in (teachers, variants))
-    at_once = max(1, _CHUNK // max(len(sizes), task.num_labels))
+    first_rows, counts = _distinct_rows(values)
+    truth, teacher_predictions, predictions = (array[first_rows] for array in values)
+    count_teacher, count_variant = (
+        label_counter(task, truth, array) for array in (teacher_predictions, predictions)
+    )
+    chunk = max(1, _CHUNK // max(len(counts), task.num_labels))
     drops = []
-    for start in range(0, resamples, at_once):
-        count = min(at_once, resamples - start)
-        draws = rng.multinomial(sizes.sum(), sizes / sizes.sum(), size=count).astype(np.float64)
-        drops.append(metric.resampled(of_teacher(draws)) - metric.resampled(of_variant(draws)))
+    for start in range(0, resamples, chunk):
+        count = min(chunk, resamples - start)
+        draws = rng.multinomial(counts.sum(), counts / counts.sum(), size=count).astype(np.float64)
+        drops.append(metric.resampled(count_teacher(draws)) - metric.resampled(count_variant(draws)))
     return np.concatenate(drops)
 
 
-def _kinds(rows: list[Array]) -> tuple[Array, Array]:
-    """The first row of each kind, and how many rows are of it: int64, (kinds,)."""
-    if rows[0].ndim == 1:
-        _, first, sizes = np.unique(np.stack(rows), axis=1, return_index=True, return_counts=True)
-        return first, sizes
-    packed = np.concatenate([np.packbits(each, axis=1) for each in rows], axis=1)
-    places: dict[bytes, list[int]] = {}
-    for place, row in enumerate(packed):
-        places.setdefault(row.tobytes(), []).append(place)
-    return np.array([same[0] for same in places.values()]), np.array([len(same) for same in places.values()])
+def _distinct_rows(values: list[Array]) -> tuple[Array, Array]:
+    """The first of all rows that are the same, and how many those are: int64, (distinct rows,)."""
+    if values[0].ndim == 1:
+        _, first_rows, counts = np.unique(np.stack(values), axis=1, return_index=True, return_counts=True)
+        return first_rows, counts
+    packed = np.concatenate([np.packbits(array, axis=1) for array in values], axis=1)
+    groups: dict[bytes, list[int]] = {}
+    for number, row in enumerate(packed):
+        groups.setdefault(row.tobytes(), []).append(number)
+    return np.array([same[0] for same in groups.values()]), np.array([len(same) for same in groups.values()])
 
 
 def label_counter(task: Scored, truth: Array, predictions: Array) -> Callable[[FloatArray], Counts]:
@@ -278,24 +288,24 @@ def label_counter(task: Scored, truth: Array, predictions: Array) -> Callable[[F
         predictions: the same.
 
     Returns:
-        A function of how often each resample holds each row, float64 (resamples, rows).
+        A function of how often each row occurs in each resample, float64 (resamples, rows).
     """
     from scipy.sparse import csr_array
 
-    def places(values: Array) -> tuple[Array, Array]:
-        """The rows and the labels of all pairs of a row and a label of it."""
+    def label_pairs(values: Array) -> tuple[Array, Array]:
+        """All pairs of a row and one of its labels: the rows, the labels."""
         if values.ndim == 2:
-            rows, found = np.nonzero(values)
-            return rows, found
+            rows, labels = np.nonzero(values)
+            return rows, labels
         return np.arange(len(values)), values
 
-    pairs = places(truth), places(predictions)
-    occurring = np.unique(np.concatenate([found for _, found in pairs])).astype(np.int64)
+    pairs = label_pairs(truth), label_pairs(predictions)
+    occurring = np.unique(np.concatenate([labels for _, labels in pairs])).astype(np.int64)
     shape = len(occurring), len(truth)
     # Labels by rows, so that a product with (rows, resamples) visits each pair once.
     true, predicted = (
-        csr_array((np.ones(len(rows)), (np.searchsorted(occurring, found), rows)), shape=shape)
-        for rows, found in pairs
+        csr_array((np.ones(len(rows)), (np.searchsorted(occurring, labels), rows)), shape=shape)
+        for rows, labels in pairs
     )
     hit, exact = true.multiply(predicted).tocsr(), _same_rows(truth, predictions).astype(np.float64)
     macro_labels = task.num_labels if task.output_mode == "multi_label" else None
@@ -308,23 +318,23 @@ def label_counter(task: Scored, truth: Array, predictions: Array) -> Callable[[F
     return counts
 
 
-def _same_rows(ours: Array, theirs: Array) -> npt.NDArray[np.bool_]:
+def _same_rows(truth: Array, predictions: Array) -> npt.NDArray[np.bool_]:
     """Which rows have the same class, or the same set of labels: (rows,)."""
-    return np.asarray((ours == theirs).reshape(len(ours), -1).all(axis=1))
+    return np.asarray((truth == predictions).reshape(len(truth), -1).all(axis=1))
 
 
-def _score_drops(metric: Metric, rows: FloatArray, resamples: int, rng: np.random.Generator) -> FloatArray:
-    """The same for a metric of regression; `rows` are scores, float64 (3, examples)."""
-    truth, teachers, variants = rows
+def _score_drops(metric: Metric, values: FloatArray, resamples: int, rng: np.random.Generator) -> FloatArray:
+    """`_label_drops` for a metric of regression; values: scores, float64 (3, examples)."""
+    truth, teacher_scores, scores = values
     drops = [
-        metric.resampled(truth[index], teachers[index]) - metric.resampled(truth[index], variants[index])
+        metric.resampled(truth[index], teacher_scores[index]) - metric.resampled(truth[index], scores[index])
         for index in _resampled_rows(len(truth), resamples, rng)
     ]
     return np.concatenate(drops)
 
 
 def _resampled_rows(rows: int, resamples: int, rng: np.random.Generator) -> Iterator[npt.NDArray[np.int64]]:
-    """Row indices of all resamples, (some, rows) at a time, so that memory does not grow with the data."""
+    """Row indices of all resamples, (resamples, rows), in chunks: memory does not grow with the data."""
     size = max(1, _CHUNK // rows)
     for start in range(0, resamples, size):
         yield rng.integers(rows, size=(min(size, resamples - start), rows))

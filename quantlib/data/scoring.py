@@ -1,4 +1,4 @@
-"""What judging a task's predictions takes, and nothing else of the task."""
+"""What the scores of a task's predictions need of the task."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Scoring:
     without them the teacher's predictions stand for the truth.
 
     Raises:
-        ValueError: a combination that is none.
+        ValueError: values that contradict each other.
     """
 
     output_mode: OutputMode
@@ -43,9 +43,9 @@ class Scoring:
                 f"{'with' if self.labelled else 'without'} labels, each once: {', '.join(known)}"
             )
         for name in self.metrics:
-            wanted = METRICS[mode][name].num_labels
-            if wanted not in (None, self.num_labels):
-                raise ValueError(f"{name} needs {wanted} labels, not {self.num_labels}")
+            needed = METRICS[mode][name].num_labels
+            if needed not in (None, self.num_labels):
+                raise ValueError(f"{name} needs {needed} labels, not {self.num_labels}")
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold {self.threshold} must lie between 0 and 1")
         if mode != "multi_label" and self.threshold != DEFAULT_THRESHOLD:

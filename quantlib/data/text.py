@@ -11,7 +11,7 @@ from quantlib.support.errors import InputError
 
 @contextmanager
 def read_errors(path: Path) -> Iterator[None]:
-    """Turn what the system says of a file that cannot be read into an `InputError` naming it."""
+    """Turn the error of a file that cannot be read into an `InputError` naming it."""
     try:
         yield
     except OSError as error:
@@ -29,7 +29,7 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # The codec has cut off a BOM, so places are those in `error.object`.
+        # The codec has cut off a BOM, so positions are those in `error.object`.
         line = error.object.count(b"\n", 0, error.start) + 1
         raise InputError(
             f"{path} line {line}: byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8"
@@ -39,7 +39,7 @@ def read_text(path: Path) -> str:
 def split_lines(text: str) -> list[str]:
     """The lines of a text, split at LF alone: texts hold U+2028, form feeds and the like.
 
-    A CR before an LF is none of a line's text; blank lines at the end are no lines.
+    A CR before an LF is not part of the line; blank lines at the end are dropped.
     """
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     while lines and not lines[-1]:

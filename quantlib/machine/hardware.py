@@ -10,7 +10,7 @@ from pathlib import Path
 
 # The sets that decide how fast, and how exact, integer and reduced-precision matrix products are. Every
 # operating system spells them a little differently (avx512vnni, sse4.1); these are Linux's spellings.
-_OF_INTEREST = (
+_SETS_OF_INTEREST = (
     "sse4_1",
     "avx2",
     "avx512f",
@@ -44,7 +44,7 @@ class Hardware:
     instruction_sets: those of interest for inference, sorted.
     physical_cores: cores without hyper-threads, at most usable_cores.
     usable_cores: logical CPUs this process may use (affinity and the container's quota).
-    memory_bytes: the machine's memory.
+    memory_bytes: of the machine.
     """
 
     cpu_model: str
@@ -80,7 +80,7 @@ def describe() -> Hardware:
 
 def instruction_sets(flags: list[str]) -> tuple[str, ...]:
     """The CPU flags of interest, sorted, in Linux's spelling."""
-    canonical = {_letters(name): name for name in _OF_INTEREST}
+    canonical = {_letters(name): name for name in _SETS_OF_INTEREST}
     return tuple(sorted({canonical[_letters(flag)] for flag in flags if _letters(flag) in canonical}))
 
 
@@ -90,9 +90,9 @@ def _letters(flag: str) -> str:
 
 def usable_cores() -> int:
     """The logical CPUs this process may use: its affinity mask, bounded by the container's CPU quota."""
-    # Only Linux has affinity masks; elsewhere every CPU is ours.
-    ours = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(ours, _quota_cores(_CGROUP_QUOTA) or ours)
+    # Only Linux has affinity masks; elsewhere a process may use every CPU.
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, _quota_cores(_CGROUP_QUOTA) or allowed)
 
 
 def _quota_cores(cpu_max: Path) -> int | None:
@@ -120,7 +120,7 @@ def physical_cores() -> int:
 
 
 def _cores_in_mask(cpus: Path) -> int | None:
-    """The cores that the logical CPUs of the affinity mask belong to; None where the topology is not told.
+    """The cores that the logical CPUs of the affinity mask belong to; None where the topology is not known.
 
     Args:
         cpus: Linux's directory of logical CPUs. CPUs of one core list the same siblings.
@@ -143,12 +143,12 @@ def is_x86(hardware: Hardware) -> bool:
 
 
 def on_x86() -> bool:
-    """Whether this process runs on such a CPU (`describe` says it too, but takes its time)."""
+    """Whether this process runs on an x86 CPU, without the time that `describe` takes."""
     return platform.machine().lower() in _X86
 
 
 def has_vnni(hardware: Hardware) -> bool:
-    """Whether the CPU sums u8·s8 products in 32 bits, judged by the flag: a family name does not tell."""
+    """Whether the CPU sums u8·s8 products in 32 bits, judged by its flags, since family names say little."""
     return bool({"avx512_vnni", "avx_vnni"} & set(hardware.instruction_sets))
 
 

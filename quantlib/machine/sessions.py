@@ -57,7 +57,7 @@ class SessionConfig:
 
     @classmethod
     def stock(cls, threads: int) -> SessionConfig:
-        """What ONNX Runtime does when it is not told otherwise."""
+        """ONNX Runtime's own defaults."""
         return cls(threads, disabled_optimizers=(), unsigned_activations=False)
 
 
@@ -80,12 +80,12 @@ def open_session(
 ) -> onnxruntime.InferenceSession:
     """Load a model: sequential execution, one inter-op thread, `threads` intra-op threads.
 
-    With `optimize` off the graph is run as it is written, no node fused: what an intermediate tensor holds
-    then does not depend on which tensors are outputs. Otherwise all of ONNX Runtime's optimizers run but
+    With `optimize` off the graph is run as it is written, no node fused: the values of an intermediate tensor
+    then do not depend on which tensors are outputs. Otherwise all of ONNX Runtime's optimizers run but
     those in `disabled_optimizers`.
 
     With `unsigned_activations` on, an x86 CPU gets S8 activations as U8: the textbook's QDQ S8S8 is then
-    twice as fast (a MiniLM of 6 layers, 1x128), and says the same.
+    twice as fast (a MiniLM of 6 layers, 1x128), with the same outputs.
 
     With `quant_precision` on (`session.x64quantprecision`) s8 weights beyond ±64 are turned to u8 on x86, in
     every integer product with a constant weight (MatMulInteger, MatMulIntegerToFloat, DynamicQuantizeMatMul,
@@ -117,7 +117,7 @@ def open_session(
     if not optimize:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if quant_precision:
-        options.log_severity_level = 4  # this mode fails on some models, and what is raised says so
+        options.log_severity_level = 4  # this mode fails on some models, and the exception says so
         options.add_session_config_entry("session.x64quantprecision", "1")
     unsigned = unsigned_model(onnx_path) if unsigned_activations and on_x86() else None
     if unsigned is not None:
@@ -146,7 +146,7 @@ def open_configured(onnx_path: Path, config: SessionConfig) -> onnxruntime.Infer
 
 
 def session_options(config: SessionConfig) -> onnxruntime.SessionOptions:
-    """What ONNX Runtime is told of threads and logging."""
+    """The options of ONNX Runtime for threads and logging."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -175,7 +175,7 @@ def runtime_errors() -> tuple[type[Exception], ...]:
     )
 
 
-# The code, the path (which we name ourselves) and the C++ function: nothing that helps a user.
+# The error code, the path (which our own messages name) and the C++ function: no help to a user.
 _MESSAGE_PREFIX = re.compile(
     r"^(\[ONNXRuntimeError\] : \d+ : \w+ : )?(Load model from .*? failed:)?(/\S+:\d+ .*?\) (?=[A-Z]))?"
 )

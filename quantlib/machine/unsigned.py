@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     import onnx
 
 _SHIFT = 128
-# A node's op_type as protobuf writes it: field 4, 14 bytes. DynamicQuantizeLinear is not meant.
-_AS_OPERATOR = b'"\x0eQuantizeLinear'
+# A node's op_type as protobuf writes it: field 4, 14 bytes. DynamicQuantizeLinear has another length.
+_OP_TYPE_BYTES = b'"\x0eQuantizeLinear'
 _UINT8, _INT8 = 2, 3  # onnx.TensorProto.DataType
 
 
 def unsigned_model(onnx_path: Path) -> onnx.ModelProto | None:
-    """The model with its S8 activations as U8; None if it has none, and can be loaded as it is.
+    """The model with its S8 activations as U8; None if it has none: then the file can be loaded as it is.
 
     A file that is no model, or lacks its external data, is left to the runtime to refuse.
     """
@@ -31,7 +31,7 @@ def unsigned_model(onnx_path: Path) -> onnx.ModelProto | None:
 
 
 def count_signed(onnx_path: Path) -> int:
-    """How many S8 activations of a model are turned to U8 when it is loaded on x86."""
+    """How many S8 activations of a model become U8 when it is loaded on x86."""
     model = _quantized_model(onnx_path)
     return 0 if model is None else to_unsigned(model)
 
@@ -41,7 +41,7 @@ def _quantized_model(onnx_path: Path) -> onnx.ModelProto | None:
     import onnx
     from google.protobuf.message import DecodeError
 
-    if _AS_OPERATOR not in onnx_path.read_bytes():
+    if _OP_TYPE_BYTES not in onnx_path.read_bytes():
         return None
     try:
         return onnx.load(onnx_path)
@@ -53,63 +53,63 @@ def to_unsigned(model: onnx.ModelProto) -> int:
     """Turn each S8 QuantizeLinear whose output is only dequantized into a U8 one, in place.
 
     clip(round(x / scale) + z, -128, 127) + 128 = clip(round(x / scale) + (z + 128), 0, 255), and the
-    DequantizeLinear behind it takes z + 128 off again: every number stays what it was.
+    DequantizeLinear after it subtracts z + 128: the dequantized values are the same.
 
     Returns:
-        How many there were.
+        The number of QuantizeLinear nodes that were changed.
     """
     graph = model.graph
-    zeros = _signed_constants(graph)
-    taken = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
-    taken.update(name for node in graph.node for name in node.output)
-    made: dict[str, str] = {}
-    turned: set[str] = set()
-    for node, readers in _quantized_pairs(graph, zeros):
-        for each in (node, *readers):
-            name = each.input[2]
-            if name not in made:
-                made[name] = _unused(f"{name}_unsigned", taken)
-                graph.initializer.append(_shifted(zeros[name], made[name]))
-            each.input[2] = made[name]
-        turned.add(node.output[0])
+    zero_points = _signed_constants(graph)
+    used = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    used.update(name for node in graph.node for name in node.output)
+    new_names: dict[str, str] = {}
+    unsigned: set[str] = set()
+    for node, readers in _qdq_pairs(graph, zero_points):
+        for qdq_node in (node, *readers):
+            name = qdq_node.input[2]
+            if name not in new_names:
+                new_names[name] = _unused_name(f"{name}_unsigned", used)
+                graph.initializer.append(_shifted_zero_point(zero_points[name], new_names[name]))
+            qdq_node.input[2] = new_names[name]
+        unsigned.add(node.output[0])
         _declare_unsigned(node)
     for value in graph.value_info:
-        if value.name in turned:
+        if value.name in unsigned:
             value.type.tensor_type.elem_type = _UINT8
-    return len(turned)
+    return len(unsigned)
 
 
 def _signed_constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """The int8 initializers that a caller cannot replace by an input."""
-    given = {value.name for value in graph.input}
-    return {t.name: t for t in graph.initializer if t.data_type == _INT8 and t.name not in given}
+    inputs = {value.name for value in graph.input}
+    return {t.name: t for t in graph.initializer if t.data_type == _INT8 and t.name not in inputs}
 
 
-def _unused(name: str, taken: set[str]) -> str:
-    while name in taken:
+def _unused_name(name: str, used: set[str]) -> str:
+    while name in used:
         name += "_"
-    taken.add(name)
+    used.add(name)
     return name
 
 
-def _shifted(zero: onnx.TensorProto, name: str) -> onnx.TensorProto:
+def _shifted_zero_point(zero_point: onnx.TensorProto, name: str) -> onnx.TensorProto:
     from onnx import numpy_helper
 
-    array = numpy_helper.to_array(zero).astype(np.int16) + _SHIFT
+    array = numpy_helper.to_array(zero_point).astype(np.int16) + _SHIFT
     return numpy_helper.from_array(array.astype(np.uint8), name)
 
 
 def _declare_unsigned(node: onnx.NodeProto) -> None:
-    """Opset 21 lets a QuantizeLinear say its type, beside that of its zero point."""
+    """Set the output type to U8, which QuantizeLinear may have as an attribute since opset 21."""
     for attribute in node.attribute:
         if attribute.name == "output_dtype":
             attribute.i = _UINT8
 
 
-def _quantized_pairs(
-    graph: onnx.GraphProto, zeros: Collection[str]
+def _qdq_pairs(
+    graph: onnx.GraphProto, zero_points: Collection[str]
 ) -> Iterator[tuple[onnx.NodeProto, list[onnx.NodeProto]]]:
-    """Each QuantizeLinear with its readers, where all of those dequantize, and all zero points are known.
+    """Each QuantizeLinear with its readers, if those are DequantizeLinear and all zero points are known.
 
     The zero points may differ: all of them are moved by the same 128.
     """
@@ -117,23 +117,23 @@ def _quantized_pairs(
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    elsewhere = {output.name for output in graph.output} | set(_captured(graph))
+    other_uses = {output.name for output in graph.output} | set(_names_in_bodies(graph))
     for node in graph.node:
-        if not _is(node, "QuantizeLinear", zeros) or node.output[0] in elsewhere:
+        if not _matches(node, "QuantizeLinear", zero_points) or node.output[0] in other_uses:
             continue
-        of_output = readers.get(node.output[0], [])
-        if of_output and all(_is(reader, "DequantizeLinear", zeros) for reader in of_output):
-            yield node, of_output
+        output_readers = readers.get(node.output[0], [])
+        if output_readers and all(_matches(r, "DequantizeLinear", zero_points) for r in output_readers):
+            yield node, output_readers
 
 
-def _captured(graph: onnx.GraphProto) -> Iterator[str]:
-    """What the bodies of If and Loop read, of which some may come from the graph around them."""
+def _names_in_bodies(graph: onnx.GraphProto) -> Iterator[str]:
+    """The tensors that bodies of If and Loop read; some may be of the graph around them."""
     for attribute in (attribute for node in graph.node for attribute in node.attribute):
         for body in (attribute.g, *attribute.graphs):
             yield from (name for node in body.node for name in node.input)
-            yield from _captured(body)
+            yield from _names_in_bodies(body)
 
 
-def _is(node: onnx.NodeProto, op_type: str, zeros: Collection[str]) -> bool:
-    """Whether it is such a node, with one of these zero points."""
-    return node.op_type == op_type and len(node.input) > 2 and node.input[2] in zeros
+def _matches(node: onnx.NodeProto, op_type: str, zero_points: Collection[str]) -> bool:
+    """Whether a node is of this type and has one of these zero points."""
+    return node.op_type == op_type and len(node.input) > 2 and node.input[2] in zero_points

@@ -41,8 +41,8 @@ def default_cache_dir() -> Path:
     """The directory named by QUANTLIB_CACHE_DIR, else the user's cache directory of this platform."""
     import platformdirs
 
-    named = os.environ.get(ENVIRONMENT_VARIABLE)
-    return Path(named) if named else Path(platformdirs.user_cache_dir("bert-quantlib", appauthor=False))
+    path = os.environ.get(ENVIRONMENT_VARIABLE)
+    return Path(path) if path else Path(platformdirs.user_cache_dir("bert-quantlib", appauthor=False))
 
 
 def versions_key(*packages: str) -> dict[str, str]:

@@ -7,9 +7,9 @@
   from it, not where only a module below it is;
 - a function, such as the one that fills a cache entry: its definition, and the definitions of its own room
   that it uses, one by one; modules of other rooms are followed as above. So a step of an experiment depends
-  on what it does, not on the options that its module imports besides. What it uses of a function around it
-  counts with the statement that binds it. Parameters of the function around it are data, for which the caller
-  has to put something into the key.
+  on the code that it uses, not on other imports of its module. A variable of an enclosing function counts
+  with the statement that binds it. Parameters of an enclosing function are data, which the caller has to put
+  into the key.
 
 What is hashed is the syntax tree without docstrings, comments, positions, annotations of functions, and
 imports for type checkers. So rewording and formatting change no key.
@@ -27,8 +27,8 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
-# Modules that change no artifact: words for people, the cache itself, and the table of recipes, since the key
-# of what is made by a recipe holds the recipe's fields.
+# Modules that change no artifact: texts for users, the cache itself, and the table of recipes, since the keys
+# of what a recipe makes hold the recipe's fields.
 DECIDE_NOTHING = frozenset(
     {
         "compression.recipes.table",
@@ -53,7 +53,7 @@ def code_key(*parts: str | Callable[..., object], ignore: Collection[str] = ()) 
 
     Args:
         parts: modules, named with their room ("compression.quantize"), and functions.
-        ignore: modules that decide nothing of this artifact, besides `DECIDE_NOTHING`.
+        ignore: modules that do not change this artifact, besides `DECIDE_NOTHING`.
 
     Raises:
         ValueError: there is no such module, or a function is not made by a `def` in quantlib.
@@ -82,7 +82,7 @@ def code_key(*parts: str | Callable[..., object], ignore: Collection[str] = ()) 
 # Modules
 
 
-def _find(module: str) -> Path | None:
+def _file_of(module: str) -> Path | None:
     """The file of a module of quantlib, None if there is none."""
     stem = ROOT.joinpath(*module.split(".")[1:])
     return next((path for path in (stem / "__init__.py", stem.with_suffix(".py")) if path.is_file()), None)
@@ -90,16 +90,16 @@ def _find(module: str) -> Path | None:
 
 @cache
 def _source(module: str) -> ast.Module:
-    """The syntax tree of a module, without what decides nothing."""
-    path = _find(module)
+    """The syntax tree of a module: only the parts that are hashed."""
+    path = _file_of(module)
     if path is None:
         raise ValueError(f"no module {module}")
-    tree: ast.Module = _Essence().visit(ast.parse(path.read_bytes()))
+    tree: ast.Module = _HashedParts().visit(ast.parse(path.read_bytes()))
     return tree
 
 
-class _Essence(ast.NodeTransformer):
-    """Leaves out of a tree what decides nothing when the code runs."""
+class _HashedParts(ast.NodeTransformer):
+    """Removes the parts of a tree that are not hashed: they change nothing when the code runs."""
 
     def visit_Expr(self, node: ast.Expr) -> Any:
         is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
@@ -135,8 +135,8 @@ def _imports(module: str) -> frozenset[str]:
 
 
 def _targets(statement: Import, module: str) -> Iterator[tuple[str, str, str | None]]:
-    """What an import in a module takes from quantlib: (the name here, the module, the name there or None)."""
-    path = _find(module)
+    """What an import takes from quantlib: (its name here, the module it is from, its name there or None)."""
+    path = _file_of(module)
     package = module if path is not None and path.name == "__init__.py" else module.rpartition(".")[0]
     for alias in statement.names:
         target, inner = alias.name, None
@@ -144,7 +144,7 @@ def _targets(statement: Import, module: str) -> Iterator[tuple[str, str, str | N
             target = resolve_name("." * statement.level + (statement.module or ""), package)
             below = f"{target}.{alias.name}"
             if target.split(".")[0] == "quantlib":
-                is_module = _find(below) is not None and alias.name not in _bindings(_source(target))
+                is_module = _file_of(below) is not None and alias.name not in _bindings(_source(target))
                 target, inner = (below, None) if is_module else (target, alias.name)
         if target.split(".")[0] == "quantlib":
             yield alias.asname or alias.name, target, inner
@@ -154,24 +154,24 @@ def _targets(statement: Import, module: str) -> Iterator[tuple[str, str, str | N
 
 
 def _follow(function: Callable[..., object]) -> tuple[dict[str, str], list[str]]:
-    """The hashes of a function and of all definitions of its room that it uses; modules of other rooms."""
+    """The hashes of a function and all definitions that it uses in its room; the modules of other rooms."""
     if not isinstance(function, FunctionType) or function.__name__ == "<lambda>":
         raise ValueError(f"{function!r} is not a function made by a def")
     start = _module_in(Path(inspect.getfile(function)))
-    definition, around = _definition(function, _source(start))
+    definition, enclosing = _definition(function, _source(start))
     hashes: dict[str, str] = {}
     modules: list[str] = []
     pending: list[tuple[str, str, Sequence[ast.AST], Sequence[Scope]]] = []
-    pending.append((start, function.__qualname__.replace(".<locals>", ""), [definition], around))
+    pending.append((start, function.__qualname__.replace(".<locals>", ""), [definition], enclosing))
 
     def follow_import(statement: Import, module: str, name: str | None, attribute: str | None) -> None:
         for bound, target, inner in _targets(statement, module):
-            there = inner or attribute
+            definition_name = inner or attribute
             if name not in (None, bound):
                 continue
-            if _room(target) == _room(start) and there in _bindings(_source(target)):
-                nodes = _bindings(_source(target))[there]
-                pending.append((target, there, nodes, [_source(target)]))
+            if _room(target) == _room(start) and definition_name in _bindings(_source(target)):
+                nodes = _bindings(_source(target))[definition_name]
+                pending.append((target, definition_name, nodes, [_source(target)]))
             else:
                 modules.append(target)
 
@@ -184,8 +184,8 @@ def _follow(function: Callable[..., object]) -> tuple[dict[str, str], list[str]]
             if isinstance(statement, Import):
                 follow_import(statement, module, None, None)
         for name, attribute in _names(nodes):
-            known = (scope for scope in scopes if name in _bindings(scope) or name in _parameters(scope))
-            scope = next(known, scopes[-1])
+            binding = (scope for scope in scopes if name in _bindings(scope) or name in _parameters(scope))
+            scope = next(binding, scopes[-1])
             for node in _bindings(scope).get(name, ()):
                 if isinstance(node, Import):
                     follow_import(node, module, name, attribute)
@@ -207,12 +207,12 @@ def _room(module: str) -> list[str]:
 
 
 def _definition(function: FunctionType, tree: ast.Module) -> tuple[ast.FunctionDef, list[Scope]]:
-    """The definition of a function, and the scopes that it lies in, from the inside."""
+    """The definition of a function, and the scopes that enclose it, the innermost first."""
     line = function.__code__.co_firstlineno  # of the first decorator, if there is one
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     node = next(f for f in functions if line == min([f.lineno, *(d.lineno for d in f.decorator_list)]))
-    around = [f for f in functions if f is not node and any(inner is node for inner in ast.walk(f))]
-    return node, [*reversed(around), tree]
+    enclosing = [f for f in functions if f is not node and any(inner is node for inner in ast.walk(f))]
+    return node, [*reversed(enclosing), tree]
 
 
 def _walk(nodes: Sequence[ast.AST]) -> Iterator[ast.AST]:
@@ -221,7 +221,7 @@ def _walk(nodes: Sequence[ast.AST]) -> Iterator[ast.AST]:
 
 
 def _names(nodes: Sequence[ast.AST]) -> set[tuple[str, str | None]]:
-    """The names that code takes from around it, each with the attribute that is taken of it, or None."""
+    """The names that code uses but does not bind, each with the attribute that is read of it, or None."""
     inside: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.FunctionDef):
@@ -241,7 +241,7 @@ def _parameters(scope: Scope) -> set[str]:
 
 @cache
 def _bindings(scope: Scope) -> dict[str, list[ast.AST]]:
-    """What binds each name of a scope: definitions, imports, assignments; of loops and `with` the head."""
+    """What binds each name of a scope: definitions, imports, assignments; for loops and `with` their head."""
     bindings: dict[str, list[ast.AST]] = {}
     statements: list[ast.AST] = list(scope.body)
     for node in statements:  # grows by the statements inside of statements

@@ -20,10 +20,10 @@ class Column(Generic[T]):
     help: what it is, for the documentation.
     value: what the files hold.
     when: whether a `T` has the value at all.
-    required: every results file has it, and it is a number; read files are checked for that.
-    nullable: it may be null all the same.
-    numeric: it is a number wherever it is there.
-    heading, cell, justify: how the table shows it, with rich's markup; without a heading it does not.
+    required: every results file must have it, as a number; this is checked when a file is read.
+    nullable: it may be null although it is required.
+    numeric: it is a number wherever a file has it.
+    heading, cell, justify: how the table shows it, with rich's markup; not at all without a heading.
     place: columns of the table are sorted by it.
     narrow: in a narrow table columns are left out in this order; None stays.
     """

@@ -41,29 +41,29 @@ class Configuration:
         """The values of the options of each class, by field name; paths are relative to the file.
 
         Args:
-            classes: all those that a file may have options of: other sections and keys are refused.
+            classes: all classes of options that a file may have; other sections and keys are refused.
 
         Raises:
             InputError: an unknown section or key, or a value of another type; with file and line.
         """
-        found: tuple[dict[str, Any], ...] = tuple({} for _ in classes)
+        by_class: tuple[dict[str, Any], ...] = tuple({} for _ in classes)
         known: dict[str, dict[str, tuple[dict[str, Any], Option]]] = {}
-        for values, cls in zip(found, classes, strict=True):
+        for values, cls in zip(by_class, classes, strict=True):
             for item in options_of(cls):
                 known.setdefault(item.section, {})[item.key] = values, item
         for section, table in self.tables.items():
             if section not in known:
                 raise self._error(
-                    section, "", f"unknown section [{self.prefix}{section}]{_like(section, known)}"
+                    section, "", f"unknown section [{self.prefix}{section}]{_suggestion(section, known)}"
                 )
             if not isinstance(table, dict):
                 raise self._error(section, "", f"{section} must be a section, [{self.prefix}{section}]")
             for key, value in table.items():
                 if key not in known[section]:
-                    raise self._error(section, key, f"unknown key {key!r}{_like(key, known[section])}")
+                    raise self._error(section, key, f"unknown key {key!r}{_suggestion(key, known[section])}")
                 values, item = known[section][key]
                 values[item.name] = self._value(item, value)
-        return found
+        return by_class
 
     def _value(self, item: Option, value: Any) -> Any:
         """A value of the file as the option's field holds it."""
@@ -72,18 +72,18 @@ class Configuration:
                 return value
             raise self._error(item.section, item.key, f"{item.key} must be a table of strings, not {value!r}")
         if not item.many:
-            return self._single(item, value)
+            return self._one_value(item, value)
         if item.comma and isinstance(value, str):  # one value needs no list
             value = [value]
         if not isinstance(value, list):
             raise self._error(item.section, item.key, f"{item.key} must be a list, not {value!r}")
-        return tuple(self._single(item, single) for single in value)
+        return tuple(self._one_value(item, element) for element in value)
 
-    def _single(self, item: Option, value: Any) -> Any:
-        wanted: Any = str if item.kind is Path else item.kind
-        if wanted is float and type(value) is int:
+    def _one_value(self, item: Option, value: Any) -> Any:
+        kind: Any = str if item.kind is Path else item.kind
+        if kind is float and type(value) is int:
             value = float(value)
-        if type(value) is not wanted:
+        if type(value) is not kind:
             raise self._error(
                 item.section, item.key, f"{item.key} must be {_WORDS[item.kind]}, not {value!r}"
             )
@@ -113,7 +113,7 @@ def find_configuration(directory: Path) -> Configuration:
     """The configuration that lies in a directory: quantlib.toml, else [tool.quantlib] of pyproject.toml.
 
     Raises:
-        InputError: a file that cannot be read, or is no TOML.
+        InputError: a file cannot be read, or is no TOML.
     """
     if (directory / FILE).is_file():
         return read_configuration(directory / FILE)
@@ -137,13 +137,13 @@ def read_configuration(path: Path) -> Configuration:
     if path.name != _PROJECT_FILE:
         return Configuration(path, tables, text=text)
     tool = tables.get("tool", {})
-    own = tool.get("quantlib", {}) if isinstance(tool, dict) else {}
-    if not isinstance(own, dict):
+    section = tool.get("quantlib", {}) if isinstance(tool, dict) else {}
+    if not isinstance(section, dict):
         raise InputError(f"{path}: tool.quantlib must be a section, [tool.quantlib]")
-    return Configuration(path, own, "tool.quantlib.", text)
+    return Configuration(path, section, "tool.quantlib.", text)
 
 
-def _like(word: str, known: Mapping[str, Any]) -> str:
+def _suggestion(word: str, known: Mapping[str, Any]) -> str:
     close = get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 

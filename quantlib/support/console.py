@@ -1,4 +1,4 @@
-"""How tables of the commands look."""
+"""The style of the tables that commands print."""
 
 from __future__ import annotations
 

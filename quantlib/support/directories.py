@@ -1,4 +1,4 @@
-"""Directories that are as before or as after at any moment, also if the process is killed.
+"""Directories that are replaced in one step: a killed process leaves the old one or the new one, never a mix.
 
 A directory is made in full beside the old one; then both change places in one step of the file system, which
 Linux has. Files that are renamed one by one would leave models of one run beside results of another if the
@@ -37,26 +37,26 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_files(directory: Path, earlier: Mapping[str, str] | None = None) -> Iterator[Path]:
-    """Yield a temporary directory; if the block succeeds, its files come to `directory`, all of them at once.
+    """Yield a temporary directory; if the block succeeds, its files appear in `directory`, all at once.
 
     Other files in `directory` stay: the new directory has links to them before it takes the old one's place.
 
     Args:
         directory: made if need be. Its parent must be writable.
-        earlier: {name: SHA-256} of files from an earlier run, which go if they are still the same.
+        earlier: {name: SHA-256} of files from an earlier run, which are removed if they are still the same.
     """
     place = make_dir(directory).resolve()
     with atomic_dir(place) as new:
         try:
             yield new
-        except InputError as error:  # the user's place, not the temporary one
+        except InputError as error:  # name the user's directory, not the temporary one
             raise InputError(str(error).replace(str(new), str(directory))) from error
         shutil.copymode(place, new)
         _link_others(place, new, earlier or {})
 
 
 def _link_others(old: Path, new: Path, earlier: Mapping[str, str]) -> None:
-    """Link files of `old` that `new` does not have, but for those of an earlier run, into `new`."""
+    """Link files of `old` that `new` lacks into `new`, except those of an earlier run."""
     for path in sorted(old.rglob("*")):
         name = path.relative_to(old)
         target = new / name
@@ -65,7 +65,7 @@ def _link_others(old: Path, new: Path, earlier: Mapping[str, str]) -> None:
             raise IsADirectoryError(errno.EISDIR, "", path)
         if is_dir and not any(path.iterdir()):
             target.mkdir(parents=True, exist_ok=True)
-        if is_dir or os.path.lexists(target) or _is_same(path, earlier.get(name.as_posix())):
+        if is_dir or os.path.lexists(target) or _has_hash(path, earlier.get(name.as_posix())):
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -74,7 +74,7 @@ def _link_others(old: Path, new: Path, earlier: Mapping[str, str]) -> None:
             shutil.copy2(path, target, follow_symlinks=False)
 
 
-def _is_same(path: Path, sha256: str | None) -> bool:
+def _has_hash(path: Path, sha256: str | None) -> bool:
     return sha256 is not None and path.is_file() and sha256_file(path) == sha256
 
 

@@ -1,4 +1,4 @@
-"""Exceptions: for input that cannot be used, and for what cannot be had here."""
+"""Exceptions: for input that cannot be used, and for optional parts that are not available."""
 
 
 class InputError(Exception):
@@ -11,7 +11,7 @@ class InputError(Exception):
 
 
 class Unavailable(Exception):
-    """Something that a run can do without cannot be had here; the message says what and why, in one line.
+    """Something optional is not available here; the message says what and why, in one line.
 
-    Whoever catches it takes a weaker way, and says so in the output.
+    The caller goes on without it, and says so in the output.
     """

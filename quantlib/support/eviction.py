@@ -1,7 +1,7 @@
-"""What the entries of a cache take on the disk, and which are removed when that is too much.
+"""The size of a cache on the disk, and which entries are removed when it is too large.
 
-Those go first that were not used for longest. An entry that a living run used stays: each run holds a lock
-in the cache from its start to the end of its process, and what was used since the oldest one began is left.
+The least recently used entries are removed first. An entry that a living run used stays: each run holds a
+lock in the cache from its start to the end of its process, and entries used since the oldest one began stay.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantlib.support.files import RECORD
-from quantlib.support.scratch import PREFIX, give_up, hold, locks, remove_stale
+from quantlib.support.scratch import PREFIX, hold_lock, locks, release_lock, remove_stale
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-_runs: dict[Path, BaseFileLock] = {}  # held until this process ends
+_run_locks: dict[Path, BaseFileLock] = {}  # held until this process ends
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An entry on the disk, finished or not. used: when it was used last, in seconds since 1970."""
+    """An entry on the disk, finished or not. used: when it was last used, in seconds since 1970."""
 
     path: Path
     size_bytes: int
@@ -33,12 +33,12 @@ class Stored:
 
 
 def begin_run(root: Path) -> None:
-    """Mark the start of this process's run, and remove what killed ones left behind."""
+    """Mark the start of this process's run, and remove temporary directories of killed processes."""
     for directory in (root, *root.glob("*/"), *root.glob("*/*.unfinished/")):
         remove_stale(directory)
-    if root not in _runs:
-        _runs[root] = hold(root)
-        atexit.register(give_up, _runs[root])
+    if root not in _run_locks:
+        _run_locks[root] = hold_lock(root)
+        atexit.register(release_lock, _run_locks[root])
 
 
 def lock_of(path: Path) -> Path:
@@ -47,7 +47,7 @@ def lock_of(path: Path) -> Path:
 
 
 def stored(root: Path) -> list[Stored]:
-    """All entries; the one that was not used for longest comes first."""
+    """All entries, the least recently used first."""
     entries = []
     for path in root.glob("*/*"):
         if path.suffix != ".lock" and not path.name.startswith(PREFIX):
@@ -58,7 +58,7 @@ def stored(root: Path) -> list[Stored]:
 
 
 def shrink(root: Path, limit_bytes: float) -> int:
-    """Remove entries until at most `limit_bytes` are left; 0 clears the cache. How many bytes were freed.
+    """Remove entries until at most `limit_bytes` are left; 0 clears the cache. Returns the bytes freed.
 
     Entries that are being built, or that a living run used, are left; so more than the limit may stay.
     """
@@ -79,18 +79,18 @@ def _used(path: Path) -> float:
 
 def _oldest_run(root: Path) -> float:
     """When the oldest living run began, in seconds since 1970; infinity if there is none."""
-    begun = math.inf
+    oldest = math.inf
     for file, lock in locks(root):
         if lock is not None:
-            give_up(lock)
+            release_lock(lock)
         else:
             with suppress(FileNotFoundError):
-                begun = min(begun, file.stat().st_mtime)
-    return begun
+                oldest = min(oldest, file.stat().st_mtime)
+    return oldest
 
 
 def _remove(entry: Stored) -> bool:
-    """Remove an entry, unless it is being built or was used by now; whether it was removed."""
+    """Remove an entry, unless it is being built or has been used since; whether it was removed."""
     from filelock import FileLock, Timeout
 
     try:

@@ -22,7 +22,7 @@ from quantlib.support.scratch import scratch_dir
 # The file of a cache entry that lists the others; its time of change says when the entry was used.
 RECORD = "entry.json"
 
-# What the file system says when the user's place is the problem, with the words a user needs.
+# Errors of the file system that a user can mend, in the user's words.
 _PLACE_ERRORS = {
     errno.ENOSPC: "no space left on the disk",
     errno.EDQUOT: "the disk quota is used up",
@@ -37,8 +37,8 @@ _PLACE_ERRORS = {
     errno.ENAMETOOLONG: "the name is too long",
     errno.EBUSY: "it is in use, as a mount point is; name a directory inside it",
 }
-# These come from writing alone, also where a copy names its source.
-_OF_WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+# Only writing raises these, even if the error of a copy names its source.
+_WRITE_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def place_errors(path: Path, *, scratch: Path | None = None) -> Iterator[None]:
 
 
 def _errno(error: Exception) -> int:
-    """The system's number of an error, 0 for none; libraries in Rust (safetensors) give it as text only."""
+    """The errno of an error, 0 for none; libraries in Rust (safetensors) give it as text only."""
     if isinstance(error, OSError):
         return error.errno or 0
     number = re.search(r"\(os error (\d+)\)$", str(error).strip())
@@ -75,7 +75,7 @@ def _errno(error: Exception) -> int:
 def _file_elsewhere(error: Exception, places: Sequence[Path]) -> str | None:
     """The file that an error names, if it is neither in one of the places nor a directory above them."""
     name = getattr(error, "filename", None)
-    if _errno(error) in _OF_WRITING or not isinstance(name, str | os.PathLike):
+    if _errno(error) in _WRITE_ERRORS or not isinstance(name, str | os.PathLike):
         return None
     file = Path(os.fsdecode(name)).absolute()
     absolute = [place.absolute() for place in places]

@@ -1,4 +1,4 @@
-"""What git knows of the checkout that this code runs from: its commit, and the code of another one."""
+"""The git checkout that this code runs from: its commit, and the files of another commit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Revision:
 def revision_of(checkout: Path) -> Revision | None:
     """The commit of the checkout in which the package lies; None outside of one, and without git.
 
-    A package that is only installed inside somebody's repository is not of that repository.
+    A package that is only installed inside a repository does not belong to it.
     """
     try:
         _git(checkout, "ls-files", "--error-unmatch", f"{PACKAGE}/__init__.py")
@@ -58,15 +58,15 @@ def worktree(checkout: Path, commit: str, parent: Path) -> Iterator[Path]:
             _git(checkout, "worktree", "remove", "--force", str(tree))
 
 
-def _git(directory: Path, *words: str) -> str:
+def _git(directory: Path, *arguments: str) -> str:
     # Inside a hook git names the repository in variables, which would win over the directory.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    command = ["git", "-C", str(directory), *words]
+    command = ["git", "-C", str(directory), *arguments]
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
     except FileNotFoundError as error:
         raise Unavailable("git is not installed") from error
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["no message"]
-        raise Unavailable(f"git {words[0]}: {said[-1]}")
-    return done.stdout.strip()
+    if result.returncode:
+        stderr_lines = result.stderr.strip().splitlines() or ["no message"]
+        raise Unavailable(f"git {arguments[0]}: {stderr_lines[-1]}")
+    return result.stdout.strip()

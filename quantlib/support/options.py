@@ -1,4 +1,4 @@
-"""Options that are declared once: as fields of a frozen dataclass, with what there is to say of each.
+"""Options that are declared once, as fields of a frozen dataclass with their help and range.
 
 The command, the pytest options, the configuration file, the gate's settings and the table in the
 documentation are made from the fields.
@@ -21,7 +21,7 @@ Options = TypeVar("Options")
 
 @dataclass(frozen=True)
 class Option:
-    """One option: what its field says, and what follows from the field's name, type and default.
+    """One option: the metadata of its field, and what follows from the field's name, type and default.
 
     help: one sentence. flag: where it is not `--name-of-the-field`. metavar: the name of its value.
     least, most: the range of a number, both included. offered: where it can be given. recorded: by the
@@ -122,7 +122,7 @@ def from_flags(
         cls: the class of the options.
         given: the flags.
         place: where they were given.
-        configured: what a configuration file says, by field name; flags go before.
+        configured: values of a configuration file, by field name; flags override them.
 
     Raises:
         InputError: what the class refuses.
@@ -147,7 +147,7 @@ def from_flags(
 
 
 def split_pairs(texts: Iterable[str], flag: str) -> dict[str, str]:
-    """{A: B} of texts A=B; the last equals sign parts them.
+    """{A: B} of texts A=B, split at the last equals sign.
 
     Raises:
         InputError: a text without one.

@@ -1,4 +1,4 @@
-"""What plots have in common: a figure that leaves the rest of the process alone."""
+"""Figures for plots, without pyplot's state of the process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# What is said where plots are left out.
+# The message where plots are left out.
 NO_PLOTS = "no plots: they need matplotlib (pip install 'bert-quantlib[plots]')"
 
 

@@ -52,7 +52,7 @@ class Steps:
             )
 
     def say(self, sentence: str) -> None:
-        """Show what the user should know of the steps so far."""
+        """Show a sentence about the steps so far."""
         if self.console:
             self.console.print(f"  {sentence}", style="dim", highlight=False, markup=False, soft_wrap=True)
 

@@ -1,8 +1,8 @@
 """Temporary directories that the next run removes if their process was killed.
 
 Beside each lies a lock file that its process holds: `.quantlib-TOKEN` and `.quantlib-TOKEN.lock`. The system
-releases a lock when a process ends in any way, so a lock that can be had belongs to no living process. A
-process id would not tell: ids are used again, and containers that share a directory have their own.
+releases a lock when a process ends in any way, so a lock that can be acquired belongs to no living process.
+Process ids would not do: they are used again, and containers that share a directory have their own.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
 PREFIX = ".quantlib-"
 ASIDE = "aside"
-"""In a temporary directory: what lies beside it under the same name, while something else takes its place."""
+"""The folder of a temporary directory where an old directory waits while a new one takes its place."""
 
 
 @contextmanager
 def scratch_dir(parent: Path) -> Iterator[Path]:
     """A new directory in `parent`, removed at the end; those of killed processes there are removed first."""
     remove_stale(parent)
-    lock = hold(parent)
+    lock = hold_lock(parent)
     path = Path(lock.lock_file).with_suffix("")
     try:
         path.mkdir()
         yield path
     finally:
         _clear(path)
-        give_up(lock)
+        release_lock(lock)
 
 
-def hold(parent: Path) -> BaseFileLock:
-    """A lock of a new name in `parent`, held until it is given up or this process ends."""
+def hold_lock(parent: Path) -> BaseFileLock:
+    """A lock of a new name in `parent`, held until it is released or this process ends."""
     from filelock import FileLock, Timeout
 
     while True:
@@ -50,15 +50,15 @@ def hold(parent: Path) -> BaseFileLock:
             lock.release()
 
 
-def give_up(lock: BaseFileLock) -> None:
+def release_lock(lock: BaseFileLock) -> None:
     """Release a lock and remove its file."""
-    with suppress(OSError):  # Windows removes no file that is open: there the release does
+    with suppress(OSError):  # Windows removes no open file; there `release` does it
         Path(lock.lock_file).unlink()
     lock.release()
 
 
 def locks(parent: Path) -> Iterator[tuple[Path, BaseFileLock | None]]:
-    """The lock files in `parent`, each with the lock if it could be had, so its process has ended."""
+    """The lock files in `parent`, each with its lock if it could be acquired: then its process has ended."""
     from filelock import FileLock, Timeout
 
     for file in sorted(parent.glob(f"{PREFIX}*.lock")):
@@ -80,7 +80,7 @@ def remove_stale(parent: Path) -> None:
     for file, lock in locks(parent):
         if lock is not None:
             _clear(file.with_suffix(""))
-            give_up(lock)
+            release_lock(lock)
 
 
 def _clear(scratch: Path) -> None:

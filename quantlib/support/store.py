@@ -1,4 +1,4 @@
-"""Files kept by the SHA-256 of their bytes, so that what was once measured can be had again."""
+"""Files kept by the SHA-256 of their bytes, so that a measured model can be read again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quantlib.support.files import atomic_file, sha256_file
 
 @dataclass(frozen=True)
 class FileStore:
-    """A directory of files named by their SHA-256. suffix: of all of them, ".onnx"."""
+    """A directory of files named by their SHA-256. suffix: of all file names, ".onnx"."""
 
     directory: Path
     suffix: str
@@ -48,7 +48,7 @@ class FileStore:
             raise Unavailable(f"the store has no model {sha256[:12]}")
         if sha256_file(kept) != sha256:
             raise Unavailable(f"the store's model {sha256[:12]} is damaged")
-        os.utime(kept)  # the cache removes first what was not used for longest
+        os.utime(kept)  # the cache removes the least recently used files first
         return kept
 
     def _path(self, sha256: str) -> Path:

@@ -38,9 +38,9 @@ _PROBLEMS: dict[str, Literal["unknown", "missing", "syntax", "rule"]] = {
     "json_invalid": "syntax",
     "value_error": "rule",
 }
-# What pydantic adds to the place of a value that is none of several plain types.
-_MEMBERS = ("float", "int", "str", "bool")
-_SHOWN = 40  # characters of a wrong value
+# What pydantic adds to the place of a value that fits no type of a union of plain types.
+_UNION_MEMBERS = ("float", "int", "str", "bool")
+_SHOWN_CHARACTERS = 40  # of a wrong value
 
 
 class WrongValue(ValueError):
@@ -57,7 +57,7 @@ class WrongValue(ValueError):
         if problem in ("rule", "syntax"):
             path, words = ".".join(map(str, place)), wanted
         elif problem == "type":
-            words = f"{key} must be {wanted}, not {str(value)[:_SHOWN]!r}"
+            words = f"{key} must be {wanted}, not {str(value)[:_SHOWN_CHARACTERS]!r}"
         else:
             words = f"{key} is {problem}"
         super().__init__(f"{path}: {words}" if path else words)
@@ -86,15 +86,17 @@ def parse_json(kind: type[T], text: str | bytes, *, strict_keys: bool = False) -
         details = {"error": error["msg"], "expected": ""} | error.get("ctx", {})
         wanted = _WANTED.get(error["type"], "").format(**details) or str(details["error"])
         problem, place = _PROBLEMS.get(error["type"], "type"), error["loc"]
-        if problem == "type" and place and place[-1] in _MEMBERS:
+        if problem == "type" and place and place[-1] in _UNION_MEMBERS:
             place = place[:-1]
-            listed = any(e["loc"][: len(place)] == place and _is_list(e["loc"][len(place) :]) for e in errors)
-            wanted = f"{wanted} or a list" if listed else "a single value"
+            list_allowed = any(
+                e["loc"][: len(place)] == place and _names_list_type(e["loc"][len(place) :]) for e in errors
+            )
+            wanted = f"{wanted} or a list" if list_allowed else "a single value"
         raise WrongValue(place, problem, error["input"], wanted) from invalid
 
 
 def parse_values(kind: type[T], values: Mapping[str, Any]) -> T:
-    """The same for what a TOML file holds; keys that are no fields are refused."""
+    """`parse_json` for the values of a TOML file; keys that are no fields are refused."""
     from pydantic_core import to_json
 
     return parse_json(kind, to_json(values, inf_nan_mode="constants"), strict_keys=True)
@@ -121,8 +123,8 @@ def read_json(kind: type[T], path: Path, what: str) -> T:
         raise InputError(f"{path}: not {what}: {reason}") from error
 
 
-def _is_list(place: tuple[str | int, ...]) -> bool:
-    """Whether it is the place of a value, or of a part of it, that is no list of one of several types."""
+def _names_list_type(place: tuple[str | int, ...]) -> bool:
+    """Whether the rest of an error's place, after that of the value, names a list type of a union."""
     return bool(place) and str(place[0]).startswith("tuple[")
 
 

@@ -25,10 +25,10 @@ from quantlib.training.architectures import ARCHITECTURES, of_model
 if TYPE_CHECKING:
     from quantlib.data.tasks import Task
 
-_ROWS = {row.classifier: row for row in ARCHITECTURES.values()}
+_BY_CLASSIFIER = {row.classifier: row for row in ARCHITECTURES.values()}
 # Whole numbers of config.json that are read here, or while a model is built.
-_NUMBERS = {"vocab_size", "max_position_embeddings", "num_labels"}.union(
-    *(row.shape_keys for row in _ROWS.values())
+_WHOLE_NUMBERS = {"vocab_size", "max_position_embeddings", "num_labels"}.union(
+    *(row.shape_keys for row in _BY_CLASSIFIER.values())
 )
 _HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?)(@(?P<revision>[\w./-]+))?")
 # What transformers calls the kinds of tasks in config.json.
@@ -46,10 +46,10 @@ _WEIGHT_FILES = (
 
 
 def need_torch(what: str) -> None:
-    """Check that the packages are there with which checkpoints are loaded.
+    """Check that the packages that load checkpoints are installed.
 
     Args:
-        what: needs them, for the message.
+        what: what needs them, for the message.
 
     Raises:
         InputError: they are not installed.
@@ -118,9 +118,9 @@ def _from_hub(hub_id: str, revision: str | None, what: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    wanted = ["*.json", "*.txt", "*.safetensors", "pytorch_model*.bin"]
+    patterns = ["*.json", "*.txt", "*.safetensors", "pytorch_model*.bin"]
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"{what}: no such directory, and the hub did not give it: {reason}") from error
@@ -145,7 +145,7 @@ def read_config(model_dir: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not JSON: {error}") from error
     if not isinstance(config, dict):
         raise InputError(f"{path}: expected a JSON object")
-    for name in sorted(_NUMBERS & config.keys()):
+    for name in sorted(_WHOLE_NUMBERS & config.keys()):
         if type(config[name]) is not int or config[name] < 1:
             raise InputError(f"{path}: {name} must be a whole number above 0, not {config[name]!r}")
     return config
@@ -159,13 +159,13 @@ def check_classifier(model_dir: Path) -> dict[str, Any]:
     """
     config = read_config(model_dir)
     architectures = config.get("architectures") or ["none"]
-    if not isinstance(architectures, list) or architectures[0] not in _ROWS:
+    if not isinstance(architectures, list) or architectures[0] not in _BY_CLASSIFIER:
         named = architectures[0] if isinstance(architectures, list) else repr(architectures)
         raise InputError(
             f"{model_dir / 'config.json'}: architecture {named} is not supported; "
-            f"supported: {', '.join(_ROWS)}"
+            f"supported: {', '.join(_BY_CLASSIFIER)}"
         )
-    needed = ("vocab_size", "max_position_embeddings", *_ROWS[architectures[0]].shape_keys)
+    needed = ("vocab_size", "max_position_embeddings", *_BY_CLASSIFIER[architectures[0]].shape_keys)
     missing = [name for name in needed if name not in config]
     if missing:
         raise InputError(f"{model_dir / 'config.json'}: {missing[0]} is missing; {architectures[0]} needs it")
@@ -247,7 +247,7 @@ def _folded(label: str) -> str:
 
 
 def model_labels(model_dir: Path) -> ModelLabels:
-    """What a classifier says of its logits.
+    """The labels of a classifier's logits, as its config.json names them.
 
     Raises:
         InputError: as `check_classifier`.
@@ -256,7 +256,7 @@ def model_labels(model_dir: Path) -> ModelLabels:
 
 
 def labels_of(model_dir: Path, config: Mapping[str, Any]) -> ModelLabels:
-    """The same, of a config that was read already.
+    """`model_labels` of a config that is already read.
 
     Raises:
         InputError: id2label or problem_type is not what transformers writes.
@@ -316,7 +316,7 @@ def load_classifier(model_dir: Path) -> Any:
 
 @contextmanager
 def loading_errors(model_dir: Path) -> Iterator[None]:
-    """Turn what loading weights raises where they cannot be read into an `InputError` naming the place."""
+    """Turn errors of loading weights that cannot be read into an `InputError` naming the checkpoint."""
     try:
         yield
     except (OSError, RuntimeError, ValueError, KeyError) as error:
@@ -337,14 +337,14 @@ def quiet_transformers() -> Iterator[None]:
     """Within the block, transformers neither logs nor draws progress bars: steps here have their own."""
     from transformers.utils import logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level, bars_enabled = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(50)
     logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(level)
-        if bars:
+        if bars_enabled:
             logging.enable_progress_bar()
 
 

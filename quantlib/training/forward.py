@@ -1,4 +1,4 @@
-"""A BERT's forward pass in parts, so that what no loss reads is not computed.
+"""A BERT's forward pass in parts, so that only what a loss reads is computed.
 
 Only for architectures that run in parts (`Architecture.runs_in_parts`). The logits are those of the whole
 model, up to rounding: of the last layer they need the first row, [CLS], alone.
@@ -68,18 +68,18 @@ def run_layer(
         layer: a BertLayer of transformers; dropout is as its mode says.
         hidden: (rows, tokens, width).
         mask: see `visible`.
-        first_only: leave out what only the other tokens' outputs need.
+        first_only: compute the output and the query of the first token alone.
     """
     from torch.nn import functional
 
-    attention, wanted = layer.attention.self, hidden[:, :1] if first_only else hidden
-    query, key, value = attention.query(wanted), attention.key(hidden), attention.value(hidden)
+    attention, queried = layer.attention.self, hidden[:, :1] if first_only else hidden
+    query, key, value = attention.query(queried), attention.key(hidden), attention.value(hidden)
     heads = attention.num_attention_heads
     q, k, v = (split_heads(tensor, heads) for tensor in (query, key, value))
     dropout = attention.dropout.p if layer.training else 0.0
     context = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
     merged = context.transpose(1, 2).reshape(query.shape)
-    attended = layer.attention.output(merged, wanted)
+    attended = layer.attention.output(merged, queried)
     return layer.output(layer.intermediate(attended), attended), query, key
 
 

@@ -14,7 +14,7 @@ from quantlib.data.features import Feature, labels_array
 from quantlib.support.errors import InputError
 from quantlib.training.architectures import accepted
 from quantlib.training.checkpoints import PROBLEM_TYPES, quiet_transformers, read_config
-from quantlib.training.upper import upper_layers, whole
+from quantlib.training.upper import upper_layers, whole_model
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +98,9 @@ def task_loss(task: Task) -> Loss:
     from torch.nn import functional
 
     if task.output_mode == "multi_label":
-        return lambda logits, sets: functional.binary_cross_entropy_with_logits(logits, sets.to(logits.dtype))
+        return lambda logits, truth: functional.binary_cross_entropy_with_logits(
+            logits, truth.to(logits.dtype)
+        )
     if task.output_mode == "classification":
         return functional.cross_entropy
     return lambda logits, scores: functional.mse_loss(logits.squeeze(-1), scores)
@@ -112,7 +114,7 @@ def make_repeatable(seed: int, threads: int) -> None:
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
-    # Otherwise all new memory is filled before it is written to, which took a tenth of a step on short rows.
+    # Filling new memory before it is written to took a tenth of a step on short rows.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
@@ -140,7 +142,7 @@ def train(
         raise InputError("no rows to train on: the train split is empty")
     steps = options.epochs * -(-len(features) // options.batch_size)
     count = options.trained_layers
-    part = whole(model, features) if count is None else upper_layers(model, features, count)
+    part = whole_model(model, features) if count is None else upper_layers(model, features, count)
     optimizer = torch.optim.AdamW(
         parameter_groups(part.module, options.weight_decay), lr=options.learning_rate, fused=True
     )
@@ -150,14 +152,14 @@ def train(
     )
     part.module.train()
     for step, index in enumerate(_epochs(features, options), start=1):
-        value = loss(part.logits(index), targets[torch.from_numpy(index)])
+        batch_loss = loss(part.logits(index), targets[torch.from_numpy(index)])
         optimizer.zero_grad(set_to_none=True)
-        value.backward()  # type: ignore[no-untyped-call]
+        batch_loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(part.module.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if progress:
-            progress(step, steps, float(value.detach()))
+            progress(step, steps, float(batch_loss.detach()))
     model.eval()
 
 
@@ -176,24 +178,24 @@ def _epochs(features: Sequence[Feature], options: TrainingOptions) -> Iterator[n
     Each epoch is shuffled, cut into chunks of 32 batches, sorted by length within a chunk, and the batches
     of a chunk come in random order; little padding is left, and each row comes once an epoch.
     """
-    draw = random.Random(options.seed)
+    rng = random.Random(options.seed)
     lengths = [len(feature) for feature in features]
     for _ in range(options.epochs):
-        yield from shuffled_batches(lengths, options.batch_size, draw)
+        yield from shuffled_batches(lengths, options.batch_size, rng)
 
 
 def shuffled_batches(
-    lengths: Sequence[int], batch_size: int, draw: random.Random
+    lengths: Sequence[int], batch_size: int, rng: random.Random
 ) -> list[np.ndarray[Any, Any]]:
-    """Row indices of each batch of an epoch, as `draw` has it; `lengths` are the rows' tokens."""
+    """Row indices of each batch of an epoch, drawn by `rng`; `lengths` are the rows' tokens."""
     order = list(range(len(lengths)))
-    draw.shuffle(order)
-    epoch = []
+    rng.shuffle(order)
+    batches = []
     for start in range(0, len(order), 32 * batch_size):
         chunk = sorted(order[start : start + 32 * batch_size], key=lambda i: lengths[i])
-        epoch += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
-    draw.shuffle(epoch)
-    return [np.array(batch, dtype=np.int64) for batch in epoch]
+        batches += [chunk[i : i + batch_size] for i in range(0, len(chunk), batch_size)]
+    rng.shuffle(batches)
+    return [np.array(batch, dtype=np.int64) for batch in batches]
 
 
 def predict_logits(model: Any, features: Sequence[Feature], batch_size: int = 32) -> torch.Tensor:

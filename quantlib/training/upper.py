@@ -1,4 +1,4 @@
-"""Train the upper layers of a classifier: what the layers below give is computed once for all epochs."""
+"""Train the upper layers of a classifier: the outputs of those below are computed once for all epochs."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     Index = npt.NDArray[np.int64]
 
 _ROWS_AT_ONCE = 32
-_MOST_BYTES = 2**30  # of kept states
+_MAX_STATE_BYTES = 2**30
 
 
 @dataclass(frozen=True)
 class TrainedPart:
-    """What is trained of a model, as a module, and the model's logits, (rows, labels), of some rows."""
+    """The trained part of a model, as a module, and the model's logits of some rows, (rows, labels)."""
 
     module: Any
     logits: Callable[[Index], torch.Tensor]
 
 
-def whole(model: Any, features: Sequence[Feature]) -> TrainedPart:
+def whole_model(model: Any, features: Sequence[Feature]) -> TrainedPart:
     """All of a model, embeddings included."""
 
     def logits(index: Index) -> torch.Tensor:
@@ -44,8 +44,8 @@ def whole(model: Any, features: Sequence[Feature]) -> TrainedPart:
 def upper_layers(model: Any, features: Sequence[Feature], count: int) -> TrainedPart:
     """The upper `count` layers, pooler and classifier; the rest stays in evaluation mode.
 
-    What the rest gives for each row is kept in memory. If it would take more than 1 GiB, it is computed anew
-    in each epoch.
+    The outputs of the layers below are kept in memory. If they would take more than 1 GiB, they are computed
+    anew in each epoch.
 
     Raises:
         InputError: the model's architecture does not run in parts, or it has fewer layers.
@@ -63,16 +63,16 @@ def upper_layers(model: Any, features: Sequence[Feature], count: int) -> Trained
     below = len(layers) - count
     module = torch.nn.ModuleList([*layers[below:], model.bert.pooler, model.dropout, model.classifier])
     tokens = sum(map(len, features))
-    if tokens * model.config.hidden_size * 4 > _MOST_BYTES:
+    if tokens * model.config.hidden_size * 4 > _MAX_STATE_BYTES:
 
-        def anew(index: Index) -> torch.Tensor:
+        def recomputed_logits(index: Index) -> torch.Tensor:
             return logits_from(model, below, *_states(model, below, _feed(features, index)))
 
-        return TrainedPart(module, anew)
-    kept = _kept(model, below, features)
+        return TrainedPart(module, recomputed_logits)
+    states = _lower_states(model, below, features)
 
     def logits(index: Index) -> torch.Tensor:
-        rows = [kept[row] for row in index]
+        rows = [states[row] for row in index]
         hidden = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows])
         mask = torch.arange(hidden.shape[1]) < lengths[:, None]
@@ -81,16 +81,16 @@ def upper_layers(model: Any, features: Sequence[Feature], count: int) -> Trained
     return TrainedPart(module, logits)
 
 
-def _kept(model: Any, below: int, features: Sequence[Feature]) -> list[torch.Tensor]:
+def _lower_states(model: Any, below: int, features: Sequence[Feature]) -> list[torch.Tensor]:
     """The states of each row's tokens after `below` layers, (tokens, width)."""
     import torch
 
-    kept = [torch.empty(0)] * len(features)
+    states = [torch.empty(0)] * len(features)
     for index in by_length([len(feature) for feature in features], _ROWS_AT_ONCE):
         hidden, _ = _states(model, below, _feed(features, index))
-        for row, place in enumerate(index):
-            kept[place] = hidden[row, : len(features[place])].clone()
-    return kept
+        for number, row in enumerate(index):
+            states[row] = hidden[number, : len(features[row])].clone()
+    return states
 
 
 def _states(

@@ -1,7 +1,7 @@
-"""Tasks: `table` has a row for each, `task` says what a row is, `splits` parts rows, readers read them.
+"""Tasks: `table` has a row for each, `task` says what a row is, `splits` splits the rows, readers read them.
 
-A reader is what a row names as its `source`: `glue` (files, or the hub by `hub`) and `bbc` (a package). `own`
-reads a user's task, which a description makes a `Task` of.
+A reader is the `source` of a task in the table: `glue` (files, or the hub by `hub`) and `bbc` (a package).
+`own` reads a user's task, which a description makes a `Task` of.
 """
 
 from quantlib.data.tasks.labels import LabelMismatch, ModelLabels, label_order

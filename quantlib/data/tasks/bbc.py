@@ -21,7 +21,7 @@ class BbcNews:
     """A reader of the packaged corpus: a folder for each label, a file for each text."""
 
     def read(self, task: Task, data_dir: Path | None, *, need_train: bool) -> Splits:
-        """The different texts, shuffled; `need_train` changes nothing, since the package is whole."""
+        """The different texts, shuffled; `need_train` changes nothing, since the package has all rows."""
         if data_dir is not None:
             raise InputError(
                 f"{task.name} comes from the package {PACKAGE}, not from a data directory ({data_dir})"
@@ -40,7 +40,7 @@ def _examples(task: Task) -> list[Example]:
         for path in files:
             with read_errors(path):
                 text = collapsed(path.read_text(encoding="utf-8", errors="replace"))
-            # About 100 texts occur twice, some under two labels; the first one counts.
+            # About 100 texts occur twice, some under two labels; the first one is kept.
             if text not in examples:
                 examples[text] = task.example(f"{label}-{path.stem}", [text], label, str(path))
     return list(examples.values())

@@ -17,7 +17,7 @@ from quantlib.support.errors import InputError
 class Glue:
     """A reader of one of GLUE's tasks.
 
-    hub_config: its configuration of the hub's GLUE data set. hub_columns: the names of its texts there, where
+    hub_config: its configuration of the hub's GLUE data set. hub_columns: the names of its texts there, if
     they are not the task's `text_columns`. fixed_columns: the names of all columns, in order, where the files
     have no header. files: pairs of a train and an evaluation file, the usual one first.
     """
@@ -43,7 +43,7 @@ class Glue:
         return split_train(self._read_tsv(task, train_file, "train"), evaluation, str(train_file))
 
     def _find_files(self, task: Task, data_dir: Path, need_train: bool) -> tuple[Path | None, Path]:
-        """The train and the evaluation file: both of one pair, so that parts of two releases never mix."""
+        """The train and the evaluation file, both of one pair: files of two releases never mix."""
         if not data_dir.is_dir():
             reason = "not a directory" if data_dir.exists() else "no such directory"
             raise InputError(f"data directory {data_dir}: {reason}")
@@ -52,14 +52,14 @@ class Glue:
         for train, evaluation in pairs:
             if train.is_file() and evaluation.is_file():
                 return train, evaluation
-        looked = " or ".join(f"{a.relative_to(data_dir)} + {b.relative_to(data_dir)}" for a, b in pairs)
+        looked_for = " or ".join(f"{a.relative_to(data_dir)} + {b.relative_to(data_dir)}" for a, b in pairs)
         for train, evaluation in pairs:
             if evaluation.is_file() and not need_train:
                 return None, evaluation
             if evaluation.is_file() or train.is_file():
                 missing = train if evaluation.is_file() else evaluation
-                raise InputError(f"{task.name}: no file {missing}; looked for {looked}")
-        raise InputError(f"{task.name}: none of its files in {data_dir}; looked for {looked}")
+                raise InputError(f"{task.name}: no file {missing}; looked for {looked_for}")
+        raise InputError(f"{task.name}: none of its files in {data_dir}; looked for {looked_for}")
 
     def _read_tsv(self, task: Task, path: Path, split: str) -> list[Example]:
         if not self.fixed_columns and is_quoted_tsv(read_text(path)):
@@ -72,18 +72,18 @@ class Glue:
         for name in needed:
             if name not in columns:
                 raise InputError(f"{path} line 1: no column {quoted(name)} in the header {quoted(lines[0])}")
-        places = [columns.index(name) for name in needed]
-        first = 1 if self.fixed_columns else 2
+        positions = [columns.index(name) for name in needed]
+        first_line = 1 if self.fixed_columns else 2
         examples = []
-        for number, line in enumerate(lines[first - 1 :], start=1):
-            where = f"{path} line {number + first - 1}"
+        for number, line in enumerate(lines[first_line - 1 :], start=1):
+            where = f"{path} line {number + first_line - 1}"
             cells = line.split("\t")
             if len(cells) != len(columns):
                 raise InputError(
                     f"{where}: {len(cells)} columns, expected {len(columns)} "
                     f"({', '.join(columns)}): {quoted(line)}"
                 )
-            *texts, label = (cells[place] for place in places)
+            *texts, label = (cells[position] for position in positions)
             examples.append(task.example(f"{split}-{number}", texts, label, where))
         if not examples:
             raise InputError(f"{path}: no rows after the header")
@@ -91,7 +91,7 @@ class Glue:
 
 
 def _quoted_rows(task: Task, path: Path, split: str) -> list[Example]:
-    """The rows of a file that was written anew, with quotes; in GLUE's own a quote is part of a text."""
+    """The rows of a rewritten file with quoted cells; in GLUE's own files a quote is part of the text."""
     table = read_tsv(path, quotes=True)
     cells = [table.column(name) for name in (*task.text_columns, task.label_column)]
     return [

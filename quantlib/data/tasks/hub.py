@@ -23,10 +23,10 @@ def load_parts(task_name: str, config: str) -> Parts:
     Raises:
         InputError: the package datasets is missing, or the hub does not give them.
     """
-    datasets, refusals = hub_package(f"{task_name} from the hub", "or give GLUE's files with --data-dir")
+    datasets, hub_errors = hub_package(f"{task_name} from the hub", "or give GLUE's files with --data-dir")
     try:
         parts: Parts = datasets.load_dataset(DATASET, config)
-    except refusals as error:
+    except hub_errors as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{task_name}: cannot load {DATASET} from the hub ({reason}); "
@@ -42,13 +42,13 @@ def hub_examples(
 
     Args:
         task: what they are rows of.
-        rows: as `datasets` gives them.
+        rows: the rows as `datasets` gives them.
         columns: the names of their texts.
         source: where they come from, for messages.
         split: the first word of each `guid`.
 
     Raises:
-        InputError: a row that is not one, or no row.
+        InputError: a row that does not fit the task, or no row.
     """
     examples = []
     for number, row in enumerate(rows, start=1):

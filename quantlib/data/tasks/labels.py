@@ -18,7 +18,7 @@ class ModelLabels:
     """What a checkpoint says of its logits.
 
     source: the file that says so, for messages. count: of logits. names: of the logits, in their order; empty
-    where there are none. kind: of the task it was trained for, None where it does not say.
+    where there are none. kind: the kind of task it was trained for, None if not said.
     """
 
     source: str
@@ -51,8 +51,8 @@ class LabelMismatch(InputError):
 def label_order(labels: Sequence[str], names: Mapping[str, str], model: ModelLabels) -> list[int]:
     """The index of the logit of each label, by name.
 
-    Case, spaces, hyphens and underscores do not count where that leaves no doubt. Labels that are the numbers
-    of classes fit generic names.
+    Case, spaces, hyphens and underscores do not count where the names stay distinct without them. Labels that
+    are class numbers fit generic names.
 
     Args:
         labels: the words in the rows.
@@ -61,9 +61,9 @@ def label_order(labels: Sequence[str], names: Mapping[str, str], model: ModelLab
 
     Raises:
         LabelMismatch: a label that the checkpoint does not have.
-        InputError: two labels that are one there.
+        InputError: two labels that are the same label of the checkpoint.
     """
-    places = _places(model)
+    places = _logit_by_name(model)
     order = []
     for label in labels:
         wanted = names.get(label, label)
@@ -78,16 +78,16 @@ def label_order(labels: Sequence[str], names: Mapping[str, str], model: ModelLab
     return order
 
 
-def _places(model: ModelLabels) -> dict[str, int]:
+def _logit_by_name(model: ModelLabels) -> dict[str, int]:
     """{name: logit}, exact and folded names alike; folded ones that fit two logits are left out."""
     if model.are_generic:
-        generic = {f"LABEL_{place}": place for place in range(model.count)}
-        return generic | {str(place): place for place in range(model.count)}
+        generic = {f"LABEL_{logit}": logit for logit in range(model.count)}
+        return generic | {str(logit): logit for logit in range(model.count)}
     folded: dict[str, list[int]] = {}
-    for place, name in enumerate(model.names):
-        folded.setdefault(_folded(name), []).append(place)
-    unambiguous = {name: places[0] for name, places in folded.items() if len(places) == 1}
-    return unambiguous | {name: place for place, name in enumerate(model.names)}
+    for logit, name in enumerate(model.names):
+        folded.setdefault(_folded(name), []).append(logit)
+    unambiguous = {name: logits[0] for name, logits in folded.items() if len(logits) == 1}
+    return unambiguous | {name: logit for logit, name in enumerate(model.names)}
 
 
 def _folded(name: str) -> str:

@@ -1,8 +1,8 @@
-"""The rows of a task, in four parts that share none; the same rows always land in the same part.
+"""The rows of a task, in four parts that share no row; the same rows always land in the same part.
 
-Calibration and validation are reserves whose size is no option: a cached teacher must not change because the
-number of calibration samples does, ranges must not come from rows the teacher learned by heart, and a budget
-is verified on rows on which nothing was chosen.
+The sizes of calibration and validation are no options: a cached teacher must not change because the number of
+calibration samples does. Ranges must not come from rows that the teacher was trained on, and a budget is
+verified on rows that nothing was chosen on.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class Splits:
     def __post_init__(self) -> None:
         guids = [example.guid for part in self.parts().values() for example in part]
         if len(set(guids)) < len(guids):
-            twice, count = Counter(guids).most_common(1)[0]
-            raise ValueError(f"row {twice} is there {count} times; parts share no row")
+            guid, count = Counter(guids).most_common(1)[0]
+            raise ValueError(f"row {guid} is there {count} times; parts share no row")
 
     def parts(self) -> dict[str, tuple[Example, ...]]:
         """The parts by name, in order."""

@@ -15,14 +15,14 @@ from quantlib.data.tasks.splits import Example, Label, Splits, limit_train
 from quantlib.data.text import quoted
 from quantlib.support.errors import InputError
 
-_LABELS_NAMED = 20  # in a message; a task may have thousands
+_LABELS_IN_MESSAGE = 20  # a task may have thousands
 
 
 class Source(Protocol):
     """A reader: where the rows of a task come from."""
 
     def read(self, task: Task, data_dir: Path | None, *, need_train: bool) -> Splits:
-        """The rows of `task`, parted; arguments and errors are those of `read_splits`."""
+        """The rows of `task` in their parts; arguments and errors are those of `read_splits`."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Task:
 
     `output_mode` says what a row gets: "classification" one of `labels`, "multi_label" any number of them,
     "regression" a score. `labels` stand in the order of the model's logits, and are empty for regression. The
-    first of `metrics`, names in `METRICS`, is the primary one. `source` reads the rows; None where others
-    have read them. `text_columns` (one, or two for pairs) and `label_column` are the names that a table of
-    rows has for them. `score_range` holds
-    the lowest and highest score of a regression; one without labels needs none. `threshold` is the
-    probability from which on a label is predicted, for multi_label alone. `labelled` is False where rows have
-    no labels: the teacher's predictions stand for the truth then, and "agreement" is the only metric.
-    `labels_by_name`: a checkpoint's labels must have these names, or those that `label_names` gives, (label,
-    name in the checkpoint); else a checkpoint whose names are of another style has the task's order.
+    first of `metrics`, names in `METRICS`, is the primary one. `source` reads the rows; None if they are
+    read elsewhere. `text_columns` (one, or two for pairs) and `label_column` are the names of columns in a
+    table of rows. `score_range` holds the lowest and highest score of a regression; one without labels needs
+    none. `threshold` is the probability from which on a label is predicted, for multi_label alone.
+    `labelled` is False where rows have no labels: the teacher's predictions stand for the truth then, and
+    "agreement" is the only metric. `labels_by_name`: a checkpoint's labels must have these names, or those
+    that `label_names` gives, (label, name in the checkpoint); otherwise a checkpoint with names of another
+    style has the task's order.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Task:
 
     @cached_property
     def scoring(self) -> Scoring:
-        """What judging its predictions takes."""
+        """What the scores of its predictions need."""
         return Scoring(self.output_mode, self.num_labels, self.metrics, self.threshold, self.labelled)
 
     @property
@@ -102,8 +102,8 @@ class Task:
             where: the place of the row, for the message.
 
         Raises:
-            InputError: an unknown label, or one given twice, a score that is none or out of range, or an
-                empty text.
+            InputError: an unknown label, a label given twice, a score that is no number or out of range, or
+                an empty text.
         """
         checked = self._checked_label(label, where)
         for name, text in zip(self.text_columns, texts, strict=True):
@@ -124,7 +124,7 @@ class Task:
         assert self.score_range is not None
         low, high = self.score_range
         try:
-            score = float(label)  # type: ignore[arg-type]  # whatever is none is refused
+            score = float(label)  # type: ignore[arg-type]  # what is no number is refused
         except (TypeError, ValueError):
             score = math.nan
         if not low <= score <= high:
@@ -132,30 +132,30 @@ class Task:
         return score
 
     def _checked_set(self, labels: object, where: str) -> tuple[str, ...]:
-        """The labels of a multi_label row in the order of the task's."""
+        """The labels of a multi_label row in the task's order."""
         if not isinstance(labels, list | tuple):
             raise InputError(f"{where}: labels {quoted(labels)}; expected a list of them, empty for none")
         for label in labels:
             self._check_known(label, where)
         if len(set(labels)) < len(labels):
             raise InputError(f"{where}: labels {quoted(labels)}; each can be there once")
-        return tuple(sorted(labels, key=self._places.__getitem__))
+        return tuple(sorted(labels, key=self._label_index.__getitem__))
 
     def _check_known(self, label: object, where: str) -> None:
-        if not isinstance(label, str) or label not in self._places:
-            known = ", ".join(self.labels[:_LABELS_NAMED])
-            known += f", ... ({len(self.labels)} in all)" if len(self.labels) > _LABELS_NAMED else ""
+        if not isinstance(label, str) or label not in self._label_index:
+            known = ", ".join(self.labels[:_LABELS_IN_MESSAGE])
+            known += f", ... ({len(self.labels)} in all)" if len(self.labels) > _LABELS_IN_MESSAGE else ""
             raise InputError(f"{where}: label {quoted(label)}; known: {known}")
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        return {label: place for place, label in enumerate(self.labels)}
+    def _label_index(self) -> dict[str, int]:
+        return {label: number for number, label in enumerate(self.labels)}
 
 
 def read_splits(
     task: Task, data_dir: Path | None = None, *, train_rows: int | None = None, need_train: bool = True
 ) -> Splits:
-    """Read a task's rows and part them; the same rows always land in the same part.
+    """Read a task's rows and split them; the same rows always land in the same part.
 
     A GLUE task comes from `data_dir` (its files there, or in a folder there with the task's name), or
     without `data_dir` from the hub; see `split_train`. BBC-News comes from its package, without duplicates;
@@ -169,7 +169,8 @@ def read_splits(
             empty. A train file that is there is read all the same.
 
     Raises:
-        InputError: a missing directory, file, column, or package; a row that is not one; too few rows.
+        InputError: a missing directory, file, column, or package; a row that does not fit the task; too few
+            rows.
     """
     if task.source is None:
         raise ValueError(f"{task.name} has no source of rows")

@@ -21,7 +21,7 @@ from quantlib.training.checkpoints import loading_errors, quiet_transformers
 if TYPE_CHECKING:
     import torch
 
-_AT_ONCE = 64
+_BATCH_SIZE = 64
 _FILE = "rows.jsonl"
 
 
@@ -79,7 +79,7 @@ def augmented(
 
     def make(directory: Path) -> None:
         copies = _copies(features, checkpoint, options, seed)
-        write_text(directory / _FILE, "".join(_line(row) for row in copies))
+        write_text(directory / _FILE, "".join(_json_line(row) for row in copies))
 
     key = {
         "rows": features_hash(features),
@@ -90,15 +90,15 @@ def augmented(
         "versions": versions_key("torch", "transformers", "tokenizers", "numpy"),
         "code": code_key(make),
     }
-    return _read(cache.get("augmented", key, make).path / _FILE)
+    return _read_rows(cache.get("augmented", key, make).path / _FILE)
 
 
-def _line(row: Feature) -> str:
+def _json_line(row: Feature) -> str:
     fields = {"input_ids": row.input_ids.tolist(), "token_type_ids": row.token_type_ids.tolist()}
     return json.dumps(fields | {"label": row.label}) + "\n"
 
 
-def _read(path: Path) -> list[Feature]:
+def _read_rows(path: Path) -> list[Feature]:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     features = []
     for row in rows:
@@ -111,14 +111,14 @@ def _read(path: Path) -> list[Feature]:
 def _copies(
     features: Sequence[Feature], checkpoint: Path, options: AugmentationOptions, seed: int
 ) -> Iterator[Feature]:
-    words = word_tokens(load_tokenizer(checkpoint).get_vocab())
-    candidates = _candidates(features, checkpoint, words, options.candidates)
+    is_word = word_tokens(load_tokenizer(checkpoint).get_vocab())
+    candidates = _candidates(features, checkpoint, is_word, options.candidates)
     for number, (row, choices) in enumerate(zip(features, candidates, strict=True)):
         for copy in range(options.copies):
-            draw, ids = random.Random(f"{seed} {number} {copy}"), row.input_ids.copy()
-            for place, choice in choices.items():
-                if draw.random() < options.probability:
-                    ids[place] = draw.choice(choice)
+            rng, ids = random.Random(f"{seed} {number} {copy}"), row.input_ids.copy()
+            for position, words in choices.items():
+                if rng.random() < options.probability:
+                    ids[position] = rng.choice(words)
             yield Feature(ids, row.token_type_ids, row.label)
 
 
@@ -129,79 +129,84 @@ def word_tokens(vocabulary: Mapping[str, int]) -> npt.NDArray[np.bool_]:
     return is_word
 
 
-def word_places(ids: npt.NDArray[np.int64], words: npt.NDArray[np.bool_], pieces: set[int]) -> list[int]:
+def word_positions(ids: npt.NDArray[np.int64], is_word: npt.NDArray[np.bool_], pieces: set[int]) -> list[int]:
     """The positions of a row that hold a word of a single token."""
     following = [*ids[1:].tolist(), -1]
     return [
-        place
-        for place, (token, after) in enumerate(zip(ids.tolist(), following, strict=True))
-        if words[token] and after not in pieces
+        position
+        for position, (token, next_token) in enumerate(zip(ids.tolist(), following, strict=True))
+        if is_word[token] and next_token not in pieces
     ]
 
 
 def _candidates(
-    features: Sequence[Feature], checkpoint: Path, words: npt.NDArray[np.bool_], count: int
+    features: Sequence[Feature], checkpoint: Path, is_word: npt.NDArray[np.bool_], count: int
 ) -> list[dict[int, list[int]]]:
     """For each row, the candidates at the position of each of its words."""
     vocabulary = load_tokenizer(checkpoint).get_vocab()
     pieces = {number for token, number in vocabulary.items() if token.startswith("##")}
-    places = [word_places(row.input_ids, words, pieces) for row in features]
+    positions = [word_positions(row.input_ids, is_word, pieces) for row in features]
     model = _masked_language_model(checkpoint)
     if model is not None and "[MASK]" in vocabulary:
         mask = vocabulary["[MASK]"]
         return [
-            likely_words(model, row, row_places, words, mask, count)
-            for row, row_places in zip(features, places, strict=True)
+            likely_words(model, row, row_positions, is_word, mask, count)
+            for row, row_positions in zip(features, positions, strict=True)
         ]
-    pairs = list(zip(features, places, strict=True))
-    used = sorted({int(row.input_ids[place]) for row, row_places in pairs for place in row_places})
-    near = nearest_words(_word_embeddings(checkpoint), used, words, count)
-    return [{place: near[int(row.input_ids[place])] for place in row_places} for row, row_places in pairs]
+    pairs = list(zip(features, positions, strict=True))
+    used = sorted(
+        {int(row.input_ids[position]) for row, row_positions in pairs for position in row_positions}
+    )
+    nearest = nearest_words(_word_embeddings(checkpoint), used, is_word, count)
+    return [
+        {position: nearest[int(row.input_ids[position])] for position in row_positions}
+        for row, row_positions in pairs
+    ]
 
 
 def likely_words(
-    model: Any, row: Feature, places: Sequence[int], words: npt.NDArray[np.bool_], mask: int, count: int
+    model: Any, row: Feature, positions: Sequence[int], is_word: npt.NDArray[np.bool_], mask: int, count: int
 ) -> dict[int, list[int]]:
     """For each position, the `count` words that a masked-language model finds most likely there."""
     import torch
 
-    allowed = torch.from_numpy(words)
+    allowed = torch.from_numpy(is_word)
     likely: dict[int, list[int]] = {}
-    for start in range(0, len(places), _AT_ONCE):
-        part = torch.tensor(places[start : start + _AT_ONCE])
-        ids = torch.from_numpy(row.input_ids).repeat(len(part), 1)
-        ids[torch.arange(len(part)), part] = mask
+    for start in range(0, len(positions), _BATCH_SIZE):
+        batch = torch.tensor(positions[start : start + _BATCH_SIZE])
+        ids = torch.from_numpy(row.input_ids).repeat(len(batch), 1)
+        ids[torch.arange(len(batch)), batch] = mask
         types = torch.from_numpy(row.token_type_ids).expand_as(ids)
         with torch.no_grad():
-            logits = model(input_ids=ids, token_type_ids=types).logits[torch.arange(len(part)), part]
+            logits = model(input_ids=ids, token_type_ids=types).logits[torch.arange(len(batch)), batch]
         logits = logits[:, : len(allowed)].masked_fill(~allowed, -torch.inf)
         best = logits.topk(min(count, int(allowed.sum())), dim=1).indices
-        likely |= dict(zip(part.tolist(), best.tolist(), strict=True))
+        likely |= dict(zip(batch.tolist(), best.tolist(), strict=True))
     return likely
 
 
 def nearest_words(
-    embeddings: torch.Tensor, used: Sequence[int], words: npt.NDArray[np.bool_], count: int
+    embeddings: torch.Tensor, used: Sequence[int], is_word: npt.NDArray[np.bool_], count: int
 ) -> dict[int, list[int]]:
     """The `count` words nearest to each of `used` by the cosine of their embeddings, itself left out.
 
     Args:
         embeddings: (tokens, width).
         used: token ids of words.
-        words: see `word_tokens`.
+        is_word: see `word_tokens`.
         count: at most the number of other words.
     """
     import torch
 
-    table = torch.nn.functional.normalize(embeddings[: len(words)].float(), dim=1)
-    banned = torch.from_numpy(~words)
+    table = torch.nn.functional.normalize(embeddings[: len(is_word)].float(), dim=1)
+    not_word = torch.from_numpy(~is_word)
     nearest: dict[int, list[int]] = {}
-    count = min(count, int(words.sum()) - 1)
-    for start in range(0, len(used), _AT_ONCE):
-        part = torch.tensor(used[start : start + _AT_ONCE])
-        cosines = (table[part] @ table.T).masked_fill(banned, -torch.inf)
-        cosines[torch.arange(len(part)), part] = -torch.inf
-        nearest |= dict(zip(part.tolist(), cosines.topk(count, dim=1).indices.tolist(), strict=True))
+    count = min(count, int(is_word.sum()) - 1)
+    for start in range(0, len(used), _BATCH_SIZE):
+        batch = torch.tensor(used[start : start + _BATCH_SIZE])
+        cosines = (table[batch] @ table.T).masked_fill(not_word, -torch.inf)
+        cosines[torch.arange(len(batch)), batch] = -torch.inf
+        nearest |= dict(zip(batch.tolist(), cosines.topk(count, dim=1).indices.tolist(), strict=True))
     return nearest
 
 

@@ -46,8 +46,8 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
     """Compute the block's products in bfloat16 if asked to, or by default where that is faster."""
     import torch
 
-    wanted = precision == "bfloat16" or (precision == "auto" and bfloat16_pays(device.type))
-    return torch.autocast(device.type, torch.bfloat16, enabled=wanted)
+    in_bfloat16 = precision == "bfloat16" or (precision == "auto" and bfloat16_pays(device.type))
+    return torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16)
 
 
 def feed_of(features: Sequence[Feature], index: np.ndarray[Any, Any], device: torch.device) -> Any:

@@ -21,7 +21,7 @@ NO_LABEL = -100
 
 @dataclass(frozen=True, eq=False)
 class States:
-    """What a transformer computed for a batch.
+    """The hidden states and attention scores of a transformer for a batch.
 
     hidden: layers + 1 tensors (rows, tokens, width), the embeddings' output first. scores: a tensor (rows,
     heads, tokens, tokens) for each layer: attention scores before softmax, q·kᵀ/√d, not masked.
@@ -91,18 +91,18 @@ def transformer_loss(
     Raises:
         ValueError: the numbers of layers differ.
     """
-    parts = [
+    losses = [
         hidden_loss(hidden if project is None else project(hidden), target, mask)
         for hidden, target in zip(student.hidden, teacher.hidden, strict=True)
     ]
-    parts += [
+    losses += [
         attention_loss(scores, target, mask)
         for scores, target in zip(student.scores, teacher.scores, strict=True)
         if scores.shape[1] == target.shape[1]
     ]
     import torch
 
-    return torch.stack(parts).sum()
+    return torch.stack(losses).sum()
 
 
 def soft_cross_entropy(
@@ -144,8 +144,11 @@ def mixed_cross_entropy(
     import torch
     from torch.nn import functional
 
-    wanted = (teacher_logits / temperature).softmax(-1)
-    soft = functional.cross_entropy(logits / temperature, wanted, reduction="none") * temperature**2
+    teacher_probabilities = (teacher_logits / temperature).softmax(-1)
+    soft = (
+        functional.cross_entropy(logits / temperature, teacher_probabilities, reduction="none")
+        * temperature**2
+    )
     hard = functional.cross_entropy(logits, labels, reduction="none", ignore_index=NO_LABEL)
     return torch.where(labels == NO_LABEL, soft, (1 - label_weight) * soft + label_weight * hard).mean()
 
@@ -160,8 +163,8 @@ def soft_binary_cross_entropy(
     """
     from torch.nn import functional
 
-    wanted = (teacher_logits / temperature).sigmoid()
-    return functional.binary_cross_entropy_with_logits(logits / temperature, wanted)
+    teacher_probabilities = (teacher_logits / temperature).sigmoid()
+    return functional.binary_cross_entropy_with_logits(logits / temperature, teacher_probabilities)
 
 
 def mixed_binary_cross_entropy(
@@ -181,8 +184,8 @@ def mixed_binary_cross_entropy(
     from torch.nn import functional
 
     loss = functional.binary_cross_entropy_with_logits
-    wanted = (teacher_logits / temperature).sigmoid()
-    soft = loss(logits / temperature, wanted, reduction="none") * temperature**2
+    teacher_probabilities = (teacher_logits / temperature).sigmoid()
+    soft = loss(logits / temperature, teacher_probabilities, reduction="none") * temperature**2
     hard = loss(logits, labels.clamp(min=0).to(logits.dtype), reduction="none")
     return torch.where(labels == NO_LABEL, soft, (1 - label_weight) * soft + label_weight * hard).mean()
 

@@ -32,10 +32,10 @@ def layer_mapping(student_layers: int, teacher_layers: int, kind: str = "uniform
         )
     if kind == "last":
         return (0, *range(teacher_layers - student_layers + 1, teacher_layers + 1))
-    return (0, *_listed(kind, student_layers, teacher_layers))
+    return (0, *_parse_layers(kind, student_layers, teacher_layers))
 
 
-def _listed(text: str, student_layers: int, teacher_layers: int) -> list[int]:
+def _parse_layers(text: str, student_layers: int, teacher_layers: int) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise InputError(f"unknown layer mapping {text!r}; known: {', '.join(MAPPINGS)}, or a list as 2,4,6")

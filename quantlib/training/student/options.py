@@ -42,8 +42,8 @@ class PhaseOptions:
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of step `step` of `steps`, counted from 0."""
         warmup = max(1, round(steps * self.warmup_ratio))
-        left = (steps - step) / max(1, steps - warmup) if self.schedule == "linear" else 1.0
-        return self.learning_rate * min((step + 1) / warmup, max(0.0, left))
+        decay = (steps - step) / max(1, steps - warmup) if self.schedule == "linear" else 1.0
+        return self.learning_rate * min((step + 1) / warmup, max(0.0, decay))
 
 
 @dataclass(frozen=True)

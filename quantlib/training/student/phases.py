@@ -15,7 +15,7 @@ from quantlib.data.features import Feature
 from quantlib.support.errors import InputError
 from quantlib.training.student.device import feed_of
 from quantlib.training.student.options import DistillationOptions, PhaseOptions
-from quantlib.training.student.saved import Score, Standing, random_state, restore_random_state
+from quantlib.training.student.saved import Score, TrainingState, random_state, restore_random_state
 from quantlib.training.teacher import parameter_groups, shuffled_batches
 
 if TYPE_CHECKING:
@@ -45,20 +45,20 @@ def run_phase(
     features: Sequence[Feature],
     rows: Sequence[int],
     options: DistillationOptions,
-    standing: Standing,
-    save: Callable[[Standing], None],
-    report: Callable[[Standing, int], None],
-) -> Standing:
-    """Train a phase from where it stands; its modules are left with the best weights, in evaluation mode.
+    state: TrainingState,
+    save: Callable[[TrainingState], None],
+    report: Callable[[TrainingState, int], None],
+) -> TrainingState:
+    """Train a phase from where it stopped; its modules are left with the best weights, in evaluation mode.
 
     Args:
         phase: see `Phase`.
         features: all rows of the task.
         rows: the indices of those to train on.
         options: see `DistillationOptions`.
-        standing: a new one, or one that was passed to `save`, to continue from there.
+        state: a new one, or one that was passed to `save`, to go on from there.
         save: called at each epoch's end and every `checkpoint_steps` steps.
-        report: called after each step with where training stands and the steps done.
+        report: called after each step with the state and the steps done.
 
     Raises:
         InputError: the loss is no longer finite.
@@ -68,40 +68,40 @@ def run_phase(
     device = next(phase.modules.parameters()).device
     groups = parameter_groups(phase.modules, phase.options.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=phase.options.learning_rate, fused=True)
-    if standing.weights is not None and standing.optimizer is not None:
-        phase.modules.load_state_dict(standing.weights)
-        optimizer.load_state_dict(standing.optimizer)
-        restore_random_state(standing.random)
+    if state.weights is not None and state.optimizer is not None:
+        phase.modules.load_state_dict(state.weights)
+        optimizer.load_state_dict(state.optimizer)
+        restore_random_state(state.random)
     lengths = [len(features[row]) for row in rows]
     per_epoch = -(-len(rows) // options.batch_size)
 
-    def keep() -> None:
-        standing.weights, standing.optimizer = phase.modules.state_dict(), optimizer.state_dict()
-        standing.random = random_state()
-        save(standing)
+    def save_checkpoint() -> None:
+        state.weights, state.optimizer = phase.modules.state_dict(), optimizer.state_dict()
+        state.random = random_state()
+        save(state)
 
-    while standing.epoch < phase.options.epochs and standing.stale < options.patience:
-        draw = random.Random(f"{options.seed} {phase.name} {standing.epoch}")
-        batches = shuffled_batches(lengths, options.batch_size, draw)
+    while state.epoch < phase.options.epochs and state.stale < options.patience:
+        rng = random.Random(f"{options.seed} {phase.name} {state.epoch}")
+        batches = shuffled_batches(lengths, options.batch_size, rng)
         phase.modules.train()
-        for batch in batches[standing.batch :]:
+        for batch in batches[state.batch :]:
             index = np.array(rows, dtype=np.int64)[batch]
-            step = standing.epoch * per_epoch + standing.batch
+            step = state.epoch * per_epoch + state.batch
             rate = phase.options.rate(step, phase.options.epochs * per_epoch)
             loss = _step(phase, optimizer, rate, index, feed_of(features, index, device))
-            standing.losses = standing.losses | {phase.name: loss}
-            standing.batch += 1
-            if (step + 1) % options.checkpoint_steps == 0 and standing.batch < per_epoch:
-                keep()
-            report(standing, step + 1)
-        standing.epoch, standing.batch = standing.epoch + 1, 0
-        _judge(phase, standing)
-        keep()
-        report(standing, standing.epoch * per_epoch)
-    if standing.best is not None:
-        phase.modules.load_state_dict(standing.best)
+            state.losses = state.losses | {phase.name: loss}
+            state.batch += 1
+            if (step + 1) % options.checkpoint_steps == 0 and state.batch < per_epoch:
+                save_checkpoint()
+            report(state, step + 1)
+        state.epoch, state.batch = state.epoch + 1, 0
+        _score_epoch(phase, state)
+        save_checkpoint()
+        report(state, state.epoch * per_epoch)
+    if state.best is not None:
+        phase.modules.load_state_dict(state.best)
     phase.modules.eval()
-    return standing
+    return state
 
 
 def _step(phase: Phase, optimizer: Any, rate: float, index: Index, feed: dict[str, torch.Tensor]) -> float:
@@ -123,14 +123,14 @@ def _step(phase: Phase, optimizer: Any, rate: float, index: Index, feed: dict[st
     return value
 
 
-def _judge(phase: Phase, standing: Standing) -> None:
+def _score_epoch(phase: Phase, state: TrainingState) -> None:
     """Keep the weights as the best ones if their score on held-out rows is the best so far."""
     if phase.score is None:
         return
     phase.modules.eval()
     score = phase.score()
-    if standing.best_score is None or score > tuple(standing.best_score):
-        standing.best_score, standing.stale = score, 0
-        standing.best = {name: value.clone() for name, value in phase.modules.state_dict().items()}
+    if state.best_score is None or score > tuple(state.best_score):
+        state.best_score, state.stale = score, 0
+        state.best = {name: value.clone() for name, value in phase.modules.state_dict().items()}
     else:
-        standing.stale += 1
+        state.stale += 1

@@ -17,8 +17,8 @@ from quantlib.training.forward import run_layer
 if TYPE_CHECKING:
     import torch
 
-_SETS = frozenset({"amx_bf16", "avx512_bf16"})
-# Far from what two equal ways differ by (some 5 %), and below what AMX wins (half of the time).
+_BFLOAT16_SETS = frozenset({"amx_bf16", "avx512_bf16"})
+# Above the difference of two equal measurements (some 5 %), and below what AMX wins (half of the time).
 _MARGIN = 1.2
 _ROUNDS = 5
 _FILE = "precision.json"
@@ -32,7 +32,7 @@ def bfloat16_pays(device_type: str) -> bool:
     """
     if device_type != "cpu":
         return device_type == "cuda"
-    return bool(_SETS & set(describe().instruction_sets)) and faster_in_bfloat16(layer_steps())
+    return bool(_BFLOAT16_SETS & set(describe().instruction_sets)) and faster_in_bfloat16(layer_steps())
 
 
 def chosen_precision(threads: int, cache: Cache) -> str:
@@ -45,7 +45,7 @@ def chosen_precision(threads: int, cache: Cache) -> str:
         cache: where it is kept.
     """
     machine = describe()
-    if not _SETS & set(machine.instruction_sets):
+    if not _BFLOAT16_SETS & set(machine.instruction_sets):
         return "float32"
 
     def measure(directory: Path) -> None:
@@ -73,15 +73,15 @@ def faster_in_bfloat16(
 
     They take turns, and the least time of each counts: other programs only ever add to it.
     """
-    least: dict[bool, float] = {}
-    for number in range(_ROUNDS + 1):
-        for way in (False, True):
+    fastest_s: dict[bool, float] = {}
+    for round_number in range(_ROUNDS + 1):
+        for in_bfloat16 in (False, True):
             start = clock()
-            step(way)
+            step(in_bfloat16)
             seconds = clock() - start
-            if number:  # the first round warms up
-                least[way] = min(seconds, least.get(way, seconds))
-    return least[False] > _MARGIN * least[True]
+            if round_number:  # the first round warms up
+                fastest_s[in_bfloat16] = min(seconds, fastest_s.get(in_bfloat16, seconds))
+    return fastest_s[False] > _MARGIN * fastest_s[True]
 
 
 def layer_steps() -> Callable[[bool], None]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from quantlib.training.student.saved import Standing
+from quantlib.training.student.saved import TrainingState
 
 Progress = Callable[[int, int, str], None]
-"""Called with (batches done, batches in all, what to tell): the teacher's batches first, then steps."""
+"""Called with (batches done, batches in all, a note): the teacher's batches first, then steps."""
 
 
 class Report:
@@ -31,18 +31,18 @@ class Report:
         """Set the number of steps of each phase, at most."""
         self._steps = steps
 
-    def training(self, standing: Standing, steps: int) -> None:
-        """`steps` of the phase in which training stands are done."""
-        before = self._teacher + sum(self._steps[: standing.phase])
-        self._progress(before + steps, self._teacher + sum(self._steps), self._words(standing))
+    def training(self, state: TrainingState, steps: int) -> None:
+        """`steps` of the current phase are done."""
+        before = self._teacher + sum(self._steps[: state.phase])
+        self._progress(before + steps, self._teacher + sum(self._steps), self._note(state))
 
-    def finish(self, standing: Standing) -> None:
+    def finish(self, state: TrainingState) -> None:
         """Report the end, even if fewer steps were taken than planned."""
         total = self._teacher + sum(self._steps)
-        self._progress(total, total, self._words(standing))
+        self._progress(total, total, self._note(state))
 
-    def _words(self, standing: Standing) -> str:
-        words = [f"{name} loss {loss:.3f}" for name, loss in standing.losses.items()]
-        if standing.phase == len(self._steps) - 1 and standing.best_score is not None:
-            words.append(f"held-out {self._metric} {standing.best_score[0]:.3f}")
+    def _note(self, state: TrainingState) -> str:
+        words = [f"{name} loss {loss:.3f}" for name, loss in state.losses.items()]
+        if state.phase == len(self._steps) - 1 and state.best_score is not None:
+            words.append(f"held-out {self._metric} {state.best_score[0]:.3f}")
         return ", ".join([*words, self.remark] if self.remark else words)

@@ -19,11 +19,11 @@ from quantlib.training.student.options import DistillationOptions
 from quantlib.training.student.phases import Phase, run_phase
 from quantlib.training.student.precision import bfloat16_pays
 from quantlib.training.student.report import Progress, Report
-from quantlib.training.student.saved import DamagedError, Standing, load_standing, save_standing
+from quantlib.training.student.saved import DamagedError, TrainingState, load_state, save_state
 from quantlib.training.student.students import StudentConfig, make_student
 from quantlib.training.student.targets import Teacher, teacher_targets
 from quantlib.training.student.trainee import Trainee, distillation_phases
-from quantlib.training.student.vocabulary import only_words_of
+from quantlib.training.student.vocabulary import only_tokens_of
 from quantlib.training.teacher import save_classifier
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from quantlib.support.cache import Cache
 
 STATE_FILE = "training.pt"
-CHECKPOINT_VERSION = 3  # 3: with the teacher's logits that are known
+CHECKPOINT_VERSION = 3  # 3: with the teacher's known logits
 MAX_HELD_OUT = 1000
 
 
@@ -79,20 +79,20 @@ def distil(
     if not features:
         raise InputError("no rows to train on: the train split is empty")
     device = prepare(options)
-    teacher = load_classifier(teacher_dir)
+    teacher_model = load_classifier(teacher_dir)
     if logit_order is not None:
-        reorder_logits(teacher, logit_order)
-    pupil = make_student(teacher, student or StudentConfig(), options.seed, options.mapping)
-    depths = pupil.config.num_hidden_layers, teacher.config.num_hidden_layers
+        reorder_logits(teacher_model, logit_order)
+    student_model = make_student(teacher_model, student or StudentConfig(), options.seed, options.mapping)
+    depths = student_model.config.num_hidden_layers, teacher_model.config.num_hidden_layers
     layers = layer_mapping(*depths, options.mapping) if options.transformer.epochs else ()
     rows, held_out = hold_out(len(features), options)
     labelled = features
-    features, rows = with_more(features, rows, further, teacher_dir, options, cache)
-    source = Teacher(teacher.to(device), layers, device, options.precision)
+    features, rows = with_extra_rows(features, rows, further, teacher_dir, options, cache)
+    teacher = Teacher(teacher_model.to(device), layers, device, options.precision)
     report = Report(progress or (lambda *_: None), task.primary_metric)
-    with teacher_targets(source, features, options, work_dir or out_dir.parent, report.teacher) as targets:
-        trainee = Trainee(pupil.to(device), task, features, rows, held_out, options, len(labelled))
-        phases = distillation_phases(trainee, teacher.config.hidden_size, targets)
+    with teacher_targets(teacher, features, options, work_dir or out_dir.parent, report.teacher) as targets:
+        trainee = Trainee(student_model.to(device), task, features, rows, held_out, options, len(labelled))
+        phases = distillation_phases(trainee, teacher_model.config.hidden_size, targets)
         # Everything that decides the weights: only the same training continues from a checkpoint.
         job = {
             "checkpoint": CHECKPOINT_VERSION,
@@ -109,12 +109,12 @@ def distil(
         }
         state_file = work_dir and work_dir / STATE_FILE
         run_phases(phases, trainee, report, state_file, sha256_json(job), targets.logits)
-    save_classifier(pupil.cpu(), teacher_dir, out_dir, task)
+    save_classifier(student_model.cpu(), teacher_dir, out_dir, task)
     if work_dir is not None:
         (work_dir / STATE_FILE).unlink(missing_ok=True)
 
 
-def with_more(
+def with_extra_rows(
     features: Sequence[Feature],
     rows: Sequence[int],
     further: Sequence[Sequence[Feature]],
@@ -123,10 +123,10 @@ def with_more(
     cache: Cache | None,
 ) -> tuple[list[Feature], list[int]]:
     """All features followed by windows and augmented copies of `rows`, and the indices to train on."""
-    more = [window for row in rows if further for window in further[row][: options.windows]]
+    extra = [window for row in rows if further for window in further[row][: options.windows]]
     originals = [features[row] for row in rows]
-    more += augmented(originals, checkpoint, options.augmentation, options.seed, cache)
-    return [*features, *more], [*rows, *range(len(features), len(features) + len(more))]
+    extra += augmented(originals, checkpoint, options.augmentation, options.seed, cache)
+    return [*features, *extra], [*rows, *range(len(features), len(features) + len(extra))]
 
 
 def hold_out(count: int, options: DistillationOptions) -> tuple[list[int], list[int]]:
@@ -159,22 +159,22 @@ def run_phases(
     per_epoch = -(-len(rows) // options.batch_size)
     report.plan([phase.options.epochs * per_epoch for phase in phases])
 
-    def save(standing: Standing) -> None:
+    def save(state: TrainingState) -> None:
         if state_file is not None:
-            standing.teacher_logits = teacher_logits
-            save_standing(state_file, job, standing)
+            state.teacher_logits = teacher_logits
+            save_state(state_file, job, state)
 
-    standing = Standing()
+    state = TrainingState()
     try:
-        standing = (state_file and load_standing(state_file, job)) or standing
+        state = (state_file and load_state(state_file, job)) or state
     except DamagedError as error:
         report.remark = f"trained from the start, since {error} is damaged"
-    if teacher_logits is not None and standing.teacher_logits is not None:
-        teacher_logits.copy_(standing.teacher_logits)
-    with only_words_of(trainee.student, trainee.features):
+    if teacher_logits is not None and state.teacher_logits is not None:
+        teacher_logits.copy_(state.teacher_logits)
+    with only_tokens_of(trainee.student, trainee.features):
         for number, phase in enumerate(phases):
-            if number == standing.phase:
-                standing = run_phase(phase, trainee.features, rows, options, standing, save, report.training)
+            if number == state.phase:
+                state = run_phase(phase, trainee.features, rows, options, state, save, report.training)
                 if number + 1 < len(phases):
-                    standing = standing.next_phase()
-    report.finish(standing)
+                    state = state.next_phase()
+    report.finish(state)

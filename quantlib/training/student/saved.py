@@ -1,4 +1,4 @@
-"""Where a training stands, in a file: an interrupted training goes on from it."""
+"""The state of a training, in a file: an interrupted training goes on from it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Score = tuple[float, float]
 
 
 @dataclass
-class Standing:
-    """Where a training stands, with everything that decides how it goes on.
+class TrainingState:
+    """The state of a training: everything that decides how it goes on.
 
     phase, epoch, batch: what comes next. best, best_score: the phase's best weights so far and their score on
     held-out rows, None before the first score. stale: epochs since the best one. weights, optimizer: state
@@ -35,9 +35,9 @@ class Standing:
     losses: dict[str, float] = field(default_factory=dict)
     teacher_logits: Any = None
 
-    def next_phase(self) -> Standing:
+    def next_phase(self) -> TrainingState:
         """The start of the next phase; the random state is kept."""
-        return Standing(phase=self.phase + 1, losses=self.losses)
+        return TrainingState(phase=self.phase + 1, losses=self.losses)
 
 
 def random_state() -> list[Any]:
@@ -56,7 +56,7 @@ def restore_random_state(state: list[Any]) -> None:
         torch.cuda.set_rng_state_all(state[1:])
 
 
-def save_standing(path: Path, job: str, standing: Standing) -> None:
+def save_state(path: Path, job: str, state: TrainingState) -> None:
     """Write the state of the training `job`, whole or not at all.
 
     Raises:
@@ -64,17 +64,17 @@ def save_standing(path: Path, job: str, standing: Standing) -> None:
     """
     import torch
 
-    fields = {name: getattr(standing, name) for name in Standing.__dataclass_fields__}
+    fields = {name: getattr(state, name) for name in TrainingState.__dataclass_fields__}
     with atomic_file(path) as scratch, scratch.open("wb") as file:
         torch.save({"job": job, **fields}, file)
 
 
 class DamagedError(Exception):
-    """A file that should say where a training stands cannot be read."""
+    """A file with the state of a training cannot be read."""
 
 
-def load_standing(path: Path, job: str) -> Standing | None:
-    """Where the training `job` stood; None if there is no file, or it is of another training.
+def load_state(path: Path, job: str) -> TrainingState | None:
+    """The state of the training `job`; None if there is no file, or it is of another training.
 
     Read with `weights_only`: tensors and plain values, no code.
 
@@ -85,7 +85,7 @@ def load_standing(path: Path, job: str) -> Standing | None:
 
     try:
         fields = torch.load(path, map_location="cpu", weights_only=True)
-        return Standing(**fields) if fields.pop("job") == job else None
+        return TrainingState(**fields) if fields.pop("job") == job else None
     except FileNotFoundError:
         return None
     except (

@@ -140,33 +140,33 @@ def make_student(teacher: Any, config: StudentConfig, seed: int, mapping: str = 
         student = classifier(shape)
     if config.init == "teacher":
         sources = layer_mapping(config.layers or 0, teacher.config.num_hidden_layers, mapping)
-        student.load_state_dict(student.state_dict() | _fitting(student, teacher, sources))
+        student.load_state_dict(student.state_dict() | _matching_weights(student, teacher, sources))
     return student.eval()
 
 
-def _fitting(student: Any, teacher: Any, sources: tuple[int, ...]) -> dict[str, Any]:
+def _matching_weights(student: Any, teacher: Any, sources: tuple[int, ...]) -> dict[str, Any]:
     """The teacher's tensors that have the student's shape, by the student's names."""
     weights, layers = teacher.state_dict(), f"{of_model(teacher).layers}."
-    fitting = {}
+    matching = {}
     for name, weight in student.state_dict().items():
         source = name
         if name.startswith(layers):
             number, _, rest = name.removeprefix(layers).partition(".")
             source = f"{layers}{sources[int(number) + 1] - 1}.{rest}"
         if source in weights and weights[source].shape == weight.shape:
-            fitting[name] = weights[source].clone()
-    return fitting
+            matching[name] = weights[source].clone()
+    return matching
 
 
 def _from_checkpoint(directory: Path, classifier: Any, shape: Any, seed: int) -> Any:
     """A classifier of `shape` with a checkpoint's weights; a missing head is initialized anew."""
     import torch
 
-    theirs, architecture = read_config(directory), ARCHITECTURES[shape.model_type]
+    config, architecture = read_config(directory), ARCHITECTURES[shape.model_type]
     for key in (*architecture.shape_keys, "vocab_size", "max_position_embeddings", "type_vocab_size"):
-        if theirs.get(key) != getattr(shape, key):
+        if config.get(key) != getattr(shape, key):
             raise InputError(
-                f"{directory / 'config.json'}: {key} is {theirs.get(key)}, the student's is "
+                f"{directory / 'config.json'}: {key} is {config.get(key)}, the student's is "
                 f"{getattr(shape, key)}; the checkpoint it starts from must have its shape and vocabulary"
             )
     with quiet_transformers(), torch.random.fork_rng(devices=[]), loading_errors(directory):
@@ -175,7 +175,7 @@ def _from_checkpoint(directory: Path, classifier: Any, shape: Any, seed: int) ->
             directory, config=shape, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
     encoder = (f"{architecture.layers}.", f"{shape.model_type}.embeddings.")
-    lacking = [key for key in info["missing_keys"] if key.startswith(encoder)]
-    if lacking:
-        raise InputError(f"{directory}: the weights lack {sorted(lacking)[0]}")
+    missing = [key for key in info["missing_keys"] if key.startswith(encoder)]
+    if missing:
+        raise InputError(f"{directory}: the weights lack {sorted(missing)[0]}")
     return model.eval()

@@ -90,11 +90,11 @@ class Targets:
 
         rows = torch.from_numpy(index)
         if bool(self.logits[rows].isnan().any()):
-            learn(self.logits, index, _logits(self.teacher, feed))
+            fill_unknown(self.logits, index, _teacher_logits(self.teacher, feed))
         return self.logits[rows].to(self.teacher.device)
 
 
-def learn(known: torch.Tensor, index: Index, logits: torch.Tensor) -> None:
+def fill_unknown(known: torch.Tensor, index: Index, logits: torch.Tensor) -> None:
     """Write logits of the rows `index` where none are known: a row keeps those of its first batch.
 
     In another batch they differ by rounding, and an interrupted training would end with other weights.
@@ -136,13 +136,13 @@ def teacher_targets(
         with place_errors(make_dir(work_dir)), scratch_dir(work_dir) as scratch:
             starts = _write_states(teacher, features, logits, scratch / "states", progress)
             # Closed before the directory goes: Windows removes no file that is open.
-            with (scratch / "states").open("rb") as stored:
+            with (scratch / "states").open("rb") as file:
 
                 def read(index: Index, feed: dict[str, torch.Tensor]) -> States:
                     packed = np.zeros((*feed["input_ids"].shape, teacher.columns), dtype=np.float32)
-                    for row, place in enumerate(index):
-                        stored.seek(int(starts[place]) * token_bytes)
-                        stored.readinto(packed[row, : len(features[place])].data)
+                    for number, row in enumerate(index):
+                        file.seek(int(starts[row]) * token_bytes)
+                        file.readinto(packed[number, : len(features[row])].data)
                     return teacher.states(torch.from_numpy(packed).to(teacher.device))
 
                 yield Targets(teacher, logits, read, on_disk=True)
@@ -150,7 +150,7 @@ def teacher_targets(
 
     def compute(index: Index, feed: dict[str, torch.Tensor]) -> States:
         batch_logits, packed = teacher.run(feed)
-        learn(logits, index, batch_logits)
+        fill_unknown(logits, index, batch_logits)
         return teacher.states(packed)
 
     yield Targets(teacher, logits, compute, on_disk=False)
@@ -172,18 +172,18 @@ def _write_states(
     starts, parts = np.zeros(len(features), dtype=np.int64), list(by_length(lengths, _ROWS_AT_ONCE))
     end = 0
     with path.open("wb") as file:
-        for number, index in enumerate(parts, start=1):
+        for batch_number, index in enumerate(parts, start=1):
             batch_logits, packed = teacher.run(feed_of(features, index, teacher.device))
-            learn(logits, np.asarray(index), batch_logits)
+            fill_unknown(logits, np.asarray(index), batch_logits)
             array = packed.cpu().numpy()
-            for row, place in enumerate(index):
-                starts[place], end = end, end + lengths[place]
-                file.write(array[row, : lengths[place]].tobytes())
-            progress(number, len(parts))
+            for number, row in enumerate(index):
+                starts[row], end = end, end + lengths[row]
+                file.write(array[number, : lengths[row]].tobytes())
+            progress(batch_number, len(parts))
     return starts
 
 
-def _logits(teacher: Teacher, feed: dict[str, torch.Tensor]) -> torch.Tensor:
+def _teacher_logits(teacher: Teacher, feed: dict[str, torch.Tensor]) -> torch.Tensor:
     import torch
 
     teacher.model.eval()

@@ -1,4 +1,4 @@
-"""A student in training: what it computes, what is learned from it in both phases, how it is judged."""
+"""A student in training: its outputs, its losses in both phases, and its score on held-out rows."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ _ROWS_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Trainee:
-    """A student that is trained on `rows` of the features, judged on those that are held out, and how.
+    """A student that is trained on `rows` of the features and judged on those of `held_out`.
 
-    labelled: the features from there on have no label of their own.
+    labelled: how many features, the first ones, have a label of their own.
     """
 
     student: Any
     task: Task
     features: Sequence[Feature]
     rows: Sequence[int]
-    held: Sequence[int]
+    held_out: Sequence[int]
     options: DistillationOptions
     labelled: int
 
@@ -93,25 +93,31 @@ def distillation_phases(trainee: Trainee, teacher_width: int, targets: Targets) 
     if width != teacher_width:
         project = torch.nn.Linear(width, teacher_width, device=trainee.device)
 
-    def layers(index: Index, feed: dict[str, torch.Tensor]) -> torch.Tensor:
-        wanted = targets.states(index, feed)
-        return transformer_loss(trainee.run_with_states(feed), wanted, feed["attention_mask"], project)
+    def layer_loss(index: Index, feed: dict[str, torch.Tensor]) -> torch.Tensor:
+        teacher_states = targets.states(index, feed)
+        return transformer_loss(
+            trainee.run_with_states(feed), teacher_states, feed["attention_mask"], project
+        )
 
-    def logits(index: Index, feed: dict[str, torch.Tensor]) -> torch.Tensor:
-        wanted = targets.logits_for(index, feed)
+    def logit_loss(index: Index, feed: dict[str, torch.Tensor]) -> torch.Tensor:
+        teacher_logits = targets.logits_for(index, feed)
         if trainee.task.output_mode == "regression":
-            return score_loss(trainee.run(feed), wanted)
+            return score_loss(trainee.run(feed), teacher_logits)
         if not options.label_weight:
-            return soft_loss(trainee.run(feed), wanted, options.temperature)
-        known = labels[torch.from_numpy(index)].to(trainee.device)
+            return soft_loss(trainee.run(feed), teacher_logits, options.temperature)
+        row_labels = labels[torch.from_numpy(index)].to(trainee.device)
         weights = options.label_weight, options.temperature
-        return mixed_loss(trainee.run(feed), wanted, known, *weights)
+        return mixed_loss(trainee.run(feed), teacher_logits, row_labels, *weights)
 
-    both = torch.nn.ModuleDict({"student": trainee.student} | ({"projection": project} if project else {}))
+    with_projection = torch.nn.ModuleDict(
+        {"student": trainee.student} | ({"projection": project} if project else {})
+    )
     # After one epoch there is nothing to choose from.
-    chooses = loss_score(trainee, layers) if options.transformer.epochs > 1 else None
-    first = Phase("transformer", options.transformer, both, layers, chooses)
-    second = Phase("prediction", options.prediction, modules, logits, metric_score(trainee, logits, targets))
+    score = loss_score(trainee, layer_loss) if options.transformer.epochs > 1 else None
+    first = Phase("transformer", options.transformer, with_projection, layer_loss, score)
+    second = Phase(
+        "prediction", options.prediction, modules, logit_loss, metric_score(trainee, logit_loss, targets)
+    )
     return [first, second] if options.transformer.epochs else [second]
 
 
@@ -134,44 +140,46 @@ def _labels(trainee: Trainee) -> torch.Tensor:
 
 
 def loss_score(trainee: Trainee, loss: Loss) -> Callable[[], Score] | None:
-    """Less loss on held-out rows is better."""
-    return (lambda: (-_mean_loss(trainee, loss), 0.0)) if trainee.held else None
+    """A score by the loss on held-out rows: less is better."""
+    return (lambda: (-_mean_loss(trainee, loss), 0.0)) if trainee.held_out else None
 
 
 def metric_score(trainee: Trainee, loss: Loss, targets: Targets | None = None) -> Callable[[], Score] | None:
-    """More of the task's primary metric on held-out rows is better; where that is equal, less loss.
+    """A score by the task's primary metric on held-out rows; where that is equal, by the loss.
 
-    targets: the teacher's; a task without labels is judged by them, another one needs none.
+    targets: the teacher's; only a task without labels is judged by them.
     """
     import torch
 
-    task, held = trainee.task, list(trainee.held)
+    task, held_out = trainee.task, list(trainee.held_out)
 
-    def teachers() -> Array:
+    def teacher_predictions() -> Array:
         assert targets is not None
         logits = torch.empty(len(trainee.features), task.num_labels)
-        for index, feed in trainee.batches(held):
+        for index, feed in trainee.batches(held_out):
             logits[index] = targets.logits_for(index, feed).cpu()
-        return predictions_of(task, logits[held].numpy())
+        return predictions_of(task, logits[held_out].numpy())
 
     def score() -> Score:
         logits = torch.empty(len(trainee.features), task.num_labels)
         with torch.no_grad():
-            for index, feed in trainee.batches(held):
+            for index, feed in trainee.batches(held_out):
                 logits[index] = trainee.run(feed).cpu()
-        labels = labels_array([trainee.features[row] for row in held], task)
-        metrics = compute_metrics(task, logits[held].numpy(), teachers() if labels is None else labels)
+        labels = labels_array([trainee.features[row] for row in held_out], task)
+        metrics = compute_metrics(
+            task, logits[held_out].numpy(), teacher_predictions() if labels is None else labels
+        )
         return metrics[task.primary_metric], -_mean_loss(trainee, loss)
 
-    return score if held else None
+    return score if held_out else None
 
 
 def _mean_loss(trainee: Trainee, loss: Loss) -> float:
-    """Over the rows that are held out."""
+    """The mean loss over the held-out rows."""
     import torch
 
     total = 0.0
     with torch.no_grad():
-        for index, feed in trainee.batches(trainee.held):
+        for index, feed in trainee.batches(trainee.held_out):
             total += float(loss(index, feed)) * len(index)
-    return total / len(trainee.held)
+    return total / len(trainee.held_out)

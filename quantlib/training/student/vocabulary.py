@@ -13,7 +13,7 @@ _PADDING = 0  # the id that `features.pad` fills with
 
 
 @contextmanager
-def only_words_of(student: Any, features: Sequence[Feature]) -> Iterator[None]:
+def only_tokens_of(student: Any, features: Sequence[Feature]) -> Iterator[None]:
     """Within the block the embedding table holds only the tokens of `features`; after it, all tokens again.
 
     A token that never occurs has no gradient, but costs time in clipping and in the optimizer's step: in half
@@ -28,19 +28,19 @@ def only_words_of(student: Any, features: Sequence[Feature]) -> Iterator[None]:
 
     full: Any = student.get_input_embeddings()
     occurring = {_PADDING}.union(*(row.input_ids.tolist() for row in features))
-    words = torch.tensor(sorted(occurring), device=full.weight.device)
-    place = torch.full((full.num_embeddings,), -1, device=words.device)  # -1 is out of range, so an error
-    place[words] = torch.arange(len(words), device=words.device)
-    padding = None if full.padding_idx is None else int(place[full.padding_idx])
+    tokens = torch.tensor(sorted(occurring), device=full.weight.device)
+    row_of = torch.full((full.num_embeddings,), -1, device=tokens.device)  # -1 is out of range, so an error
+    row_of[tokens] = torch.arange(len(tokens), device=tokens.device)
+    padding = None if full.padding_idx is None else int(row_of[full.padding_idx])
     if padding == -1:  # padding never occurs, so its row needs no masking
         padding = None
-    weight = full.weight.detach()[words]
-    used = torch.nn.Embedding(len(words), full.embedding_dim, padding, _weight=weight)
-    used.register_forward_pre_hook(lambda _module, ids: (place[ids[0]],))
-    student.set_input_embeddings(used)
+    weight = full.weight.detach()[tokens]
+    reduced = torch.nn.Embedding(len(tokens), full.embedding_dim, padding, _weight=weight)
+    reduced.register_forward_pre_hook(lambda _module, ids: (row_of[ids[0]],))
+    student.set_input_embeddings(reduced)
     try:
         yield
     finally:
         student.set_input_embeddings(full)
         with torch.no_grad():
-            full.weight[words] = used.weight
+            full.weight[tokens] = reduced.weight
