@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,3 +121,21 @@ def test_where_none_meets_a_wish_that_is_said() -> None:
     assert as_json([choice]) == [
         {"wish": "within your limits", "variant": None, "why": "no variant of this run"}
     ]
+
+
+def test_a_wide_interval_makes_nothing_as_fast() -> None:
+    """A float model that could be as fast as 8 bits, for all that a restless machine can tell, is not."""
+    shaken = {place: math.log(7.0) + 0.8 * (place[1] - 1) for place in PLACES}
+    slower = dict.fromkeys(PLACES, math.log(4.5))
+    scores = {name: FIELD.scores[name] for name in ("teacher", "student_quant_2", "student")}
+    field = Field(
+        scores
+        | {
+            "student_quant_2": replace(scores["student_quant_2"], log_ratios=shaken),
+            "student": replace(scores["student"], log_ratios=slower),
+        },
+        "teacher",
+        lambda *_: False,
+    )
+    assert field.speed("student", "student_quant_2").quantile(0.975) > 0, "it could be"
+    assert field.about_as_fast(["student", "student_quant_2"]) == ["student_quant_2"]

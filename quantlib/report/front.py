@@ -121,7 +121,15 @@ class Field:
         return min(names, key=lambda name: (behind[name], self.scores[name].logit_error, name))
 
     def about_as_fast(self, names: list[str], share: float = CLEAR_TIME) -> list[str]:
-        """Those that are not clearly slower than the fastest, by more than this share of its time."""
+        """Those that are not clearly slower than the fastest, by more than this share of its time.
+
+        Nor by three times the share as measured: a wide interval makes nothing fast.
+        """
         fastest = max(names, key=lambda name: self.scores[name].log_speedup)
-        least = math.log(1 - share)
-        return [n for n in names if n == fastest or self.speed(n, fastest).quantile(_SURE) >= least]
+        least, far = math.log(1 - share), math.log(1 - 3 * share)
+
+        def is_as_fast(name: str) -> bool:
+            speed = self.speed(name, fastest)
+            return speed.quantile(_SURE) >= least and speed.center >= far
+
+        return [name for name in names if name == fastest or is_as_fast(name)]
