@@ -62,13 +62,9 @@ def run(suite: Path, tiny_options: ExperimentOptions, pytester: pytest.Pytester)
     def run(*args: Any, root: Path = suite) -> pytest.RunResult:
         given = {str(arg).partition("=")[0] for arg in args}
         kept = [word for word in words if word.partition("=")[0] not in given]
-        # In this process, which has loaded what takes long to load; xdist needs one of its own.
-        start = (
-            pytester.runpytest_subprocess
-            if any(word.startswith("-n") for word in given)
-            else pytester.runpytest_inprocess
+        return pytester.runpytest_subprocess(
+            f"--rootdir={root}", f"--confcutdir={root}", f"-c{root / 'pytest.ini'}", *kept, *args
         )
-        return start(f"--rootdir={root}", f"--confcutdir={root}", f"-c{root / 'pytest.ini'}", *kept, *args)
 
     return lambda *args, **more: run(str(suite / "bench"), *args, **more)
 
