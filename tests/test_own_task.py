@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from quantlib.data import tasks
 from quantlib.data.tasks import LabelMismatch, ModelLabels, OwnTask, data_hash, label_order, read_own_task
 from quantlib.data.tasks.own import text_columns
-from quantlib.experiment import ExperimentOptions
+from quantlib.experiment import ExperimentOptions, run
 from quantlib.experiment.build import build
 from quantlib.experiment.measure import evaluate
 from quantlib.onnx_model.model import Model
@@ -421,3 +421,32 @@ def test_a_file_of_weights_is_part_of_a_model(tmp_path: Path, tiny_onnx: Path) -
     (tmp_path / "weights").unlink()
     with pytest.raises(InputError, match="its external data file weights is missing"):
         _ = Model(tmp_path / "model.onnx").sha256
+
+
+SETS = [row | {"label": ("bad|good", "good", "", "bad")[i % 4]} for i, row in enumerate(ROWS)]
+SCORES = [row | {"label": len(row["text"]) / 10} for row in ROWS]
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "kind", "metric"),
+    [
+        (SETS, {"problem_type": "multi_label_classification"}, "multi_label", "micro_f1"),
+        (SCORES, {"num_labels": 1}, "regression", "pearson"),
+    ],
+    ids=["sets", "scores"],
+)
+def test_other_kinds_run_to_their_table(
+    rows: list[dict[str, Any]], changes: dict[str, Any], kind: str, metric: str, tmp_path: Path
+) -> None:
+    names = {0: "bad", 1: "good"} if kind == "multi_label" else {0: "LABEL_0"}
+    teacher = tiny.write_checkpoint(tmp_path / "teacher", id2label=names, **changes)
+    options = ExperimentOptions(
+        evaluation=write_csv(tmp_path / "test.csv", rows), label="label", teacher=str(teacher), seq_len=32,
+        recipes=("quant_2",), threads=1, warmup_runs=0, num_runs=2, timing_seconds=0.0,
+        output_dir=tmp_path / "runs", cache_dir=tmp_path / "cache",
+    )  # fmt: skip
+    run(options)
+    results = json.loads((tmp_path / "runs" / options.task_name / "results.json").read_text(encoding="utf-8"))
+    assert next(iter(results["teacher"])) == metric
+    assert results["quant_2"]["eval_loss"] > 0
+    assert abs(results["quant_2"]["accuracy_drop"]) < 1

@@ -239,6 +239,16 @@ def test_machine_recipes_and_cache_are_shown(call: Call, folder: Path) -> None:
     assert "dynamic" not in call("cache", "--clear")
 
 
+def test_what_is_broken_ends_with_1(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ENVIRONMENT_VARIABLE, "/proc/nowhere")
+    broken = json.loads(call("doctor", "--json", code=1))
+    assert "cannot write /proc/nowhere" in broken["problems"][0]
+
+
+def test_without_a_command_the_help_is_shown(call: Call) -> None:
+    assert call() == call("--help")
+
+
 def test_layers_and_operators_are_explained(call: Call, tiny_teacher: Path) -> None:
     rows = ("--evaluation", "texts.txt", "--teacher", tiny_teacher, *SMALL[:4])
     layers = json.loads(call("explain", *rows, "--json"))

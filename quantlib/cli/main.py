@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -67,7 +68,6 @@ def _version(asked: bool) -> None:
 def _group() -> typer.Typer:
     group = typer.Typer(
         cls=Subcommands,
-        no_args_is_help=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         help="Which int8 variant of a fine-tuned BERT can ship on a CPU: build, measure, hold by a gate.",
@@ -87,4 +87,5 @@ def _group() -> typer.Typer:
 
 def quantlib(arguments: Sequence[str] | None = None) -> int:
     """Run the command line of all subcommands and return its exit code; see `run_app`."""
-    return run_app(_group(), arguments, "quantlib")
+    words = sys.argv[1:] if arguments is None else arguments
+    return run_app(_group(), words or ["--help"], "quantlib")
