@@ -218,10 +218,15 @@ def labels_array(features: Sequence[Feature], task: Task) -> npt.NDArray[Any] | 
         raise ValueError(f"{task.name} has labels, but not all of these rows have one")
     if task.output_mode != "multi_label":
         return np.array(labels, dtype=np.int64 if task.output_mode == "classification" else np.float32)
-    indicators = np.zeros((len(labels), task.num_labels), dtype=np.int8)
-    for row, label in enumerate(labels):
-        indicators[row, list(cast(tuple[int, ...], label))] = 1
-    return indicators
+    return indicators(cast(list[tuple[int, ...]], labels), task.num_labels)
+
+
+def indicators(label_sets: Sequence[Sequence[int]], num_labels: int) -> npt.NDArray[np.int8]:
+    """Sets of label indices as 0 and 1: int8, (rows, labels)."""
+    array = np.zeros((len(label_sets), num_labels), dtype=np.int8)
+    for row, labels in enumerate(label_sets):
+        array[row, list(labels)] = 1
+    return array
 
 
 def features_hash(features: Sequence[Feature]) -> str:

@@ -118,22 +118,17 @@ def _of(rows: tasks.OwnRows, models: Sequence[Path], options: TaskOptions) -> Bu
     own = options.own_task is not None
     for number, model in enumerate(models):
         given_models.check_for_task(model, task, options.seq_len, gave_order=own and number == 0)
-    variants = tuple(
-        Variant(
-            name,
-            Model(path),
-            Path(path.name),
-            features.convert_examples_to_features(
-                rows.splits.evaluation,
-                task.labels,
-                options.seq_len,
-                features.load_tokenizer(path.parent),
-                task.output_mode,
-            ),
-        )
-        for name, path in zip(_names(models), models, strict=True)
-    )
-    return Built(task, variants, {"data": tasks.data_hash(rows.splits)})
+    tokenized: dict[str, list[features.Feature]] = {}  # once for each tokenizer
+    variants = []
+    for name, path in zip(_names(models), models, strict=True):
+        tokenizer = features.load_tokenizer(path.parent)
+        key = tokenizer.to_str()
+        if key not in tokenized:
+            tokenized[key] = features.convert_examples_to_features(
+                rows.splits.evaluation, task.labels, options.seq_len, tokenizer, task.output_mode
+            )
+        variants.append(Variant(name, Model(path), Path(path.name), tokenized[key]))
+    return Built(task, tuple(variants), {"data": tasks.data_hash(rows.splits)})
 
 
 def _names(models: Sequence[Path]) -> list[str]:

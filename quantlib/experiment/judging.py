@@ -40,11 +40,8 @@ class Judged:
         """
         if self.disturbed:
             raise InputError("baseline NOT written: other programs used too much of the machine")
-        self._keep(self.current)
+        keep_models(self.store, self.built, self.current)
         gate.write_record(path, self.current)
-
-    def _keep(self, baseline: gate.GateRecord) -> None:
-        keep_models(self.store, self.built, baseline)
 
 
 def keep_models(store: FileStore, built: Built, baseline: gate.GateRecord) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantlib.compression.variants import TEACHER, VariantName
+from quantlib.data.features import indicators
 from quantlib.data.scoring import Scoring
 from quantlib.data.tasks import TASKS
 from quantlib.support.errors import InputError
@@ -218,10 +219,7 @@ def recorded_array(scoring: Scoring, rows: Sequence[Row]) -> npt.NDArray[Any]:
     """The reverse, of labels too: int64 or float64 (rows,); 0 and 1, int8 (rows, labels), for multi_label."""
     if scoring.output_mode != "multi_label":
         return np.asarray(rows, dtype=np.float64 if scoring.output_mode == "regression" else np.int64)
-    sets = np.zeros((len(rows), scoring.num_labels), dtype=np.int8)
-    for place, row in enumerate(rows):
-        sets[place, list(cast(tuple[int, ...], row))] = 1
-    return sets
+    return indicators(cast(Sequence[tuple[int, ...]], rows), scoring.num_labels)
 
 
 def machine_differences(current: GateRecord, baseline: GateRecord) -> list[str]:
