@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import warm
 from filelock import FileLock
 from hypothesis import settings
 
@@ -44,6 +45,13 @@ def same_package_in_other_processes() -> Iterator[None]:
     """Processes of a test import the quantlib beside these tests, even if another one is installed."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_waking() -> Iterator[None]:
+    """Nothing that is timed in a test is believed, so that nothing need be woken for it."""
+    with warm.no_waking():
         yield
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from warm import run_script
 
 import quantization_experiments
 from quantlib.cli import run as run_command
@@ -413,7 +414,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_options: ExperimentO
     root = tmp_path_factory.mktemp("[red]command")
     assert tiny_options.teacher and tiny_options.data_dir and tiny_options.cache_dir
     case = Case(root, Path(tiny_options.teacher), tiny_options.data_dir, tiny_options.cache_dir)
-    return case, run(case)
+    return case, run_script(COMMAND, *case.arguments(), cwd=COMMAND.parent)
 
 
 def test_the_command_prints_steps_and_a_table(finished: Finished) -> None:
@@ -479,7 +480,9 @@ def test_a_limit_met_while_training_leaves_no_model(case: Case, finished: Finish
     case.cache_dir = shutil.copytree(finished[0].cache_dir, tmp_path / "cache")
     case.more = ["--seed", "43"]
     students = set((case.cache_dir / "student").glob("*/*"))
-    process = run(case, "-c", LIMITED.format(bytes=20_000))
+    script = tmp_path / "limited.py"
+    script.write_text(LIMITED.format(bytes=20_000), encoding="utf-8")
+    process = run_script(script, *case.arguments(), cwd=COMMAND.parent)
     assert process.returncode == 2
     assert process.stderr.startswith(f"error: cannot write {case.cache_dir}/student/")
     assert process.stderr.endswith("the file is larger than this process may write\n")

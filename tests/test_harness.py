@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from warm import run_pytest
 
 from quantlib.experiment import ExperimentOptions
 
@@ -62,9 +63,8 @@ def run(suite: Path, tiny_options: ExperimentOptions, pytester: pytest.Pytester)
     def run(*args: Any, root: Path = suite) -> pytest.RunResult:
         given = {str(arg).partition("=")[0] for arg in args}
         kept = [word for word in words if word.partition("=")[0] not in given]
-        return pytester.runpytest_subprocess(
-            f"--rootdir={root}", f"--confcutdir={root}", f"-c{root / 'pytest.ini'}", *kept, *args
-        )
+        places = (f"--rootdir={root}", f"--confcutdir={root}", f"-c{root / 'pytest.ini'}")
+        return run_pytest(*places, *kept, *map(str, args), cwd=pytester.path)
 
     return lambda *args, **more: run(str(suite / "bench"), *args, **more)
 
@@ -136,9 +136,8 @@ def test_students_are_quantized_and_held_to_limits(suite, tiny_options, pytester
     words += [f"-c{suite / 'pytest.ini'}"]
     limits = suite / "strict.toml"
     limits.write_text("[recipe.student_quantized]\nmin_compression_ratio = 100\n", encoding="utf-8")
-    result = pytester.runpytest_subprocess(
-        *words, f"--limits={limits}", "-k", "size or drop", str(suite / "bench"), "-rA"
-    )
+    words += [f"--limits={limits}", "-k", "size or drop", str(suite / "bench"), "-rA"]
+    result = run_pytest(*words, cwd=pytester.path)
     # teacher_compiled, dynamic_u8s8, and the student's three
     assert result.parseoutcomes() == {"passed": 9, "failed": 1, "deselected": 29}
     assert "test_size_and_quantized_share[student_dynamic_u8s8]" in text_of(result)

@@ -41,6 +41,11 @@ ONE_THREAD = SessionConfig(threads=1)
 Array = np.ndarray[Any, Any]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_waking() -> None:
+    """Here waking is what is tested."""
+
+
 class FakeClock:
     """A clock that moves only when work is done."""
 

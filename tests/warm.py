@@ -1,0 +1,121 @@
+"""Processes that start warm: forked from one in which the large packages are imported already.
+
+Importing PyTorch, transformers, ONNX Runtime, SciPy and scikit-learn takes a process two to four seconds, and
+the tests start dozens. What is tested, quantlib and pytest's plugins, is imported by each process anew.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from importlib.metadata import entry_points
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+_PRELOADED = (
+    "numpy", "scipy.stats", "scipy.optimize", "sklearn.metrics", "onnx", "onnxscript", "onnxruntime",
+    "torch", "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert",
+    "tokenizers", "pydantic", "rich.progress", "rich.table", "typer", "matplotlib.figure",
+)  # fmt: skip
+_TESTS = Path(__file__).resolve().parent
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(list(_PRELOADED))
+
+
+def run_pytest(*arguments: str, cwd: Path) -> pytest.RunResult:
+    """Run pytest with these arguments in a process of its own, as `pytester.runpytest_subprocess` does."""
+    start = time.perf_counter()
+    arguments = (f"--basetemp={cwd / 'basetemp'}", *arguments)
+    finished = _run(partial(_pytest, arguments), ["pytest", *arguments], cwd)
+    seconds = time.perf_counter() - start
+    print(finished.stdout, finished.stderr, sep="\n")
+    return pytest.RunResult(
+        finished.returncode, finished.stdout.splitlines(), finished.stderr.splitlines(), seconds
+    )
+
+
+def run_script(script: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a Python file with these arguments in a process of its own."""
+    return _run(partial(_script, script), [str(script), *arguments], cwd)
+
+
+@contextmanager
+def no_waking() -> Iterator[None]:
+    """Time models without waking the processor before each block: the times are not what is tested."""
+    from quantlib.measuring.latency.process import TimedProcess
+
+    time_runs = TimedProcess.time
+
+    def time_at_once(process: TimedProcess, runs: int, *, warmup_runs: int = 0, **_: float) -> list[float]:
+        return time_runs(process, runs, warmup_runs=warmup_runs, wake_seconds=0.0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TimedProcess, "time", time_at_once)
+        yield
+
+
+class _NoWaking:
+    """The plugin of pytest in pytest that is `no_waking`."""
+
+    def pytest_configure(self, config: pytest.Config) -> None:
+        stack = ExitStack()
+        stack.enter_context(no_waking())
+        config.add_cleanup(stack.close)
+
+
+def _pytest(arguments: Sequence[str]) -> None:
+    for plugin in entry_points(
+        group="pytest11"
+    ):  # anyio comes with transformers; pytest rewrites its asserts
+        package = plugin.module.partition(".")[0]
+        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+            del sys.modules[name]
+    sys.exit(int(pytest.main(list(arguments), plugins=[_NoWaking()])))
+
+
+def _script(script: Path) -> None:
+    sys.path.insert(0, str(script.parent))
+    with no_waking():
+        runpy.run_path(str(script), run_name="__main__")
+
+
+def _run(main: Callable[[], None], argv: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    with TemporaryDirectory() as directory:
+        outputs = [Path(directory, name) for name in ("stdout", "stderr")]
+        arguments = (main, argv, cwd, dict(os.environ), outputs)
+        process = _context.Process(target=_child, args=arguments)
+        process.start()
+        process.join()
+        stdout, stderr = (path.read_text(encoding="utf-8", errors="replace") for path in outputs)
+        assert process.exitcode is not None
+        return subprocess.CompletedProcess(argv, process.exitcode, stdout, stderr)
+
+
+def _child(
+    main: Callable[[], None],
+    argv: list[str],
+    cwd: Path,
+    environment: dict[str, str],
+    outputs: Sequence[Path],
+) -> None:
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv[:] = argv
+    paths = [cwd, *environment.get("PYTHONPATH", "").split(os.pathsep)]
+    sys.path[:] = [*map(str, paths), *(path for path in sys.path if Path(path).resolve() != _TESTS)]
+    for descriptor, path in enumerate(outputs, start=1):
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    main()
