@@ -7,7 +7,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
 import tiny
 import warm
@@ -92,27 +94,30 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once(tmp_path_factory, "tiny-bert", tiny.write_checkpoint)
 
 
-@pytest.fixture(scope="session")
-def tiny_trace(tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output of PyTorch's exporter for `tiny_teacher`, before anything is renamed or stripped."""
+@pytest.fixture(scope="module", autouse=True)
+def traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """PyTorch's exporter, which takes seconds, is given each model once; then its output is read."""
     from quantlib.onnx_model import export
-    from quantlib.training.checkpoints import load_classifier
 
-    def make(directory: Path) -> None:
-        traced = export._to_onnx(load_classifier(tiny_teacher), 64)
-        (directory / "trace.onnx").write_bytes(traced.SerializeToString(deterministic=True))
+    trace = export._to_onnx
 
-    return made_once(tmp_path_factory, "trace-bert", make) / "trace.onnx"
+    def traced(model: Any, longest: int) -> onnx.ModelProto:
+        def make(directory: Path) -> None:
+            made = trace(model, longest).SerializeToString(deterministic=True)
+            (directory / "trace.onnx").write_bytes(made)
 
-
-@pytest.fixture(scope="session")
-def tiny_onnx(tiny_teacher: Path, tiny_trace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny_teacher`, exported at opset 17 for 64 tokens, of `tiny_trace`."""
-    import onnx
+        name = f"trace-{tiny.digest(model)}-{longest}"
+        return onnx.load(made_once(tmp_path_factory, name, make) / "trace.onnx")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("quantlib.onnx_model.export._to_onnx", lambda *_: onnx.load(tiny_trace))
-        return _export(tmp_path_factory, "bert", tiny_teacher)
+        patch.setattr(export, "_to_onnx", traced)
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`tiny_teacher`, exported at opset 17 for 64 tokens."""
+    return _export(tmp_path_factory, "bert", tiny_teacher)
 
 
 def _export(factory: pytest.TempPathFactory, kind: str, checkpoint: Path) -> Path:

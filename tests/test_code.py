@@ -93,7 +93,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def clear_caches() -> None:
     """Clear the caches: parts of keys are computed once in a process."""
-    for function in (code._source, code._module_hash, code._imports):
+    for function in (code._source, code._module_hash, code._imports, code._follow_definition):
         function.cache_clear()
 
 

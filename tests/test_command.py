@@ -397,17 +397,6 @@ def test_a_message_of_several_lines_becomes_one(
 # A whole run
 
 
-def run(case: Case, *prefix: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = prefix or (str(COMMAND),)
-    return subprocess.run(
-        [sys.executable, *command, *case.arguments()],
-        capture_output=True,
-        encoding="utf-8",
-        cwd=COMMAND.parent,
-        env=os.environ | environment,
-    )
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_options: ExperimentOptions) -> Finished:
     """A second run as a user starts it, in a directory whose name is markup."""
@@ -456,8 +445,15 @@ def test_a_small_limit_on_files_is_one_line_and_leaves_the_run_before(
     finished: Finished,
 ) -> None:
     case, _ = finished
+    few = ["--recipes", "quant_2", "--no-student"]
     before = {path: path.read_bytes() for path in case.written()}
-    process = run(case, "-c", LIMITED.format(bytes=20_000), PYTHONIOENCODING="ascii")
+    process = subprocess.run(
+        [sys.executable, "-c", LIMITED.format(bytes=20_000), *case.arguments(), *few],
+        capture_output=True,
+        encoding="utf-8",
+        cwd=COMMAND.parent,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )
     assert process.returncode == 2
     assert process.stdout.startswith("? read rows"), "where there is no ✓"
     assert process.stderr == (
@@ -502,6 +498,7 @@ def test_a_full_disk_is_one_line(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", full)
+    case.more = ["--recipes", "quant_2", "--no-student"]
     text = refusal(case.arguments(), capfd)
     place = case.output_dir / "SST-2" / "ts_teacher_bert" / "model.onnx"
     assert text == f"error: cannot write {place}: no space left on the disk"

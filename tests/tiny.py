@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -135,6 +136,15 @@ def write_checkpoint(directory: Path, kind: str = "bert", *, seed: int = 0, **ch
         model.save_pretrained(directory)
     write_tokenizer(directory, kind)
     return directory
+
+
+def digest(model: Any) -> str:
+    """A SHA-256 of a model of PyTorch: of what it is made of, and of its weights."""
+    digest = hashlib.sha256(f"{model!r} {model.config!r}".encode())
+    for name, weight in model.state_dict().items():
+        digest.update(f"{name} {weight.shape} {weight.dtype}".encode())
+        digest.update(weight.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def examples(count: int, seed: int = 3) -> list[Example]:

@@ -157,12 +157,17 @@ def _follow(function: Callable[..., object]) -> tuple[dict[str, str], list[str]]
     """The hashes of a function and all definitions that it uses in its room; the modules of other rooms."""
     if not isinstance(function, FunctionType) or function.__name__ == "<lambda>":
         raise ValueError(f"{function!r} is not a function made by a def")
-    start = _module_in(Path(inspect.getfile(function)))
-    definition, enclosing = _definition(function, _source(start))
+    start, line = _module_in(Path(inspect.getfile(function))), function.__code__.co_firstlineno
+    return _follow_definition(start, line, function.__qualname__.replace(".<locals>", ""))
+
+
+@cache
+def _follow_definition(start: str, line: int, name: str) -> tuple[dict[str, str], list[str]]:
+    definition, enclosing = _definition(line, _source(start))
     hashes: dict[str, str] = {}
     modules: list[str] = []
     pending: list[tuple[str, str, Sequence[ast.AST], Sequence[Scope]]] = []
-    pending.append((start, function.__qualname__.replace(".<locals>", ""), [definition], enclosing))
+    pending.append((start, name, [definition], enclosing))
 
     def follow_import(statement: Import, module: str, name: str | None, attribute: str | None) -> None:
         for bound, target, inner in _targets(statement, module):
@@ -206,9 +211,8 @@ def _room(module: str) -> list[str]:
     return module.split(".")[1:2]
 
 
-def _definition(function: FunctionType, tree: ast.Module) -> tuple[ast.FunctionDef, list[Scope]]:
-    """The definition of a function, and the scopes that enclose it, the innermost first."""
-    line = function.__code__.co_firstlineno  # of the first decorator, if there is one
+def _definition(line: int, tree: ast.Module) -> tuple[ast.FunctionDef, list[Scope]]:
+    """The function that begins at a line, with its decorators; the scopes around it, innermost first."""
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     node = next(f for f in functions if line == min([f.lineno, *(d.lineno for d in f.decorator_list)]))
     enclosing = [f for f in functions if f is not node and any(inner is node for inner in ast.walk(f))]

@@ -185,10 +185,8 @@ class TimedProcess:
                 self._process.kill()
             with suppress(BrokenPipeError):  # a command that never reached a dead process
                 self._process.stdin.close()
-            try:
-                self._process.wait(_CLOSE_SECONDS)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
+            with at_most(_CLOSE_SECONDS, self._process.kill):
+                self._process.wait()  # without a timeout: with one, it looks every 50 ms only
 
 
 def _environment() -> dict[str, str]:
