@@ -220,16 +220,13 @@ def test_models_are_timed_without_rows(call: Call) -> None:
 
 def test_the_gate_writes_a_baseline_and_passes_on_it(call: Call, folder: Path, tiny_teacher: Path) -> None:
     rows = ("--evaluation", "texts.txt", "--teacher", tiny_teacher, "--recipes", "quant_2", *SMALL[:4])
-    quick = (
-        "--shapes 1x8 --gate-seconds 0.1 --gate-launches 2 --gate-max-others 1 --max-drop-points 100".split()
-    )
-    call("gate", "base.json", "--gate-update", *rows, *quick, *loose)
+    quick = ("--shapes", "1x8", "--gate-seconds", 0.1, "--gate-launches", 2, "--gate-max-others", 1)
+    rows += ("--max-drop-points", 100)
+    call("gate", "base.json", "--gate-update", *rows, *quick)
     assert json.loads((folder / "base.json").read_text(encoding="utf-8"))["task"] == "texts"
-    judged = json.loads(call("gate", "base.json", *rows, *quick, *loose, "--json"))
+    judged = json.loads(call("gate", "base.json", *rows, *quick, "--json"))
     assert judged["outcome"] == "pass"
-    assert "limit at least 1000" in call(
-        "gate", "base.json", *rows, *quick, *loose, "--min-speedup", 1000, code=1
-    )
+    assert "limit at least 1000" in call("gate", "base.json", *rows, *quick, "--min-speedup", 1000, code=1)
 
 
 def test_machine_recipes_and_cache_are_shown(call: Call, folder: Path) -> None:

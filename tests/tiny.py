@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from exact import exact_session
 
 from quantlib.data.features import Feature, batches, convert_examples_to_features, load_tokenizer
@@ -145,6 +148,22 @@ def digest(model: Any) -> str:
         digest.update(f"{name} {weight.shape} {weight.dtype}".encode())
         digest.update(weight.contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def same_operators() -> Iterator[None]:
+    """Let PyTorch's exporter read its ONNX operators once, which takes half a second, not for each model."""
+    registry, from_torchlib = _operators()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "from_torchlib", staticmethod(from_torchlib))
+        yield
+
+
+@cache
+def _operators() -> tuple[Any, Callable[..., Any]]:
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    return ONNXRegistry, cache(ONNXRegistry.from_torchlib)
 
 
 def examples(count: int, seed: int = 3) -> list[Example]:

@@ -6,6 +6,7 @@ the tests start dozens. What is tested, quantlib and pytest's plugins, is import
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -108,6 +109,7 @@ def _child(
     environment: dict[str, str],
     outputs: Sequence[Path],
 ) -> None:
+    gc.freeze()  # what was imported stays, and need not be looked through again and again
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
