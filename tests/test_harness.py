@@ -150,8 +150,8 @@ import importlib
 from quantlib.measuring.checks import Checks, Invariance, Saturation
 
 found = Checks((Saturation(True, why_not="not asked"), Invariance(32, 1.0, 0.5, labels_changed=2)))
-measure = importlib.import_module("quantlib.experiment.measure")
-measure.check = lambda built, *_: {variant.name: found for variant in built.variants}
+fixtures = importlib.import_module("quantlib.harness.fixtures")
+fixtures.check = lambda built, *_: {variant.name: found for variant in built.variants}
 """
 
 

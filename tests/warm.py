@@ -1,7 +1,7 @@
-"""Processes that start warm: forked from one in which the large packages are imported already.
+"""Processes that start warm: forked from one that has imported this module, and with it the large packages.
 
 Importing PyTorch, transformers, ONNX Runtime, SciPy and scikit-learn takes a process two to four seconds, and
-the tests start dozens. What is tested, quantlib and pytest's plugins, is imported by each process anew.
+reading the code that makes a cache's entries another half; the tests start dozens.
 """
 
 from __future__ import annotations
@@ -22,15 +22,10 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-_PRELOADED = (
-    "numpy", "scipy.stats", "scipy.optimize", "sklearn.metrics", "onnx", "onnxscript", "onnxruntime",
-    "torch", "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert",
-    "tokenizers", "pydantic", "rich.progress", "rich.table", "typer", "matplotlib.figure",
-)  # fmt: skip
 _TESTS = Path(__file__).resolve().parent
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(list(_PRELOADED))
+_context.set_forkserver_preload(["preloaded"])
 
 
 def run_pytest(*arguments: str, cwd: Path) -> pytest.RunResult:
@@ -95,7 +90,9 @@ def _run(main: Callable[[], None], argv: list[str], cwd: Path) -> subprocess.Com
         outputs = [Path(directory, name) for name in ("stdout", "stderr")]
         arguments = (main, argv, cwd, dict(os.environ), outputs)
         process = _context.Process(target=_child, args=arguments)
-        process.start()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(_TESTS), prepend=os.pathsep)  # for the first process, that forks
+            process.start()
         process.join()
         stdout, stderr = (path.read_text(encoding="utf-8", errors="replace") for path in outputs)
         assert process.exitcode is not None
@@ -109,6 +106,7 @@ def _child(
     environment: dict[str, str],
     outputs: Sequence[Path],
 ) -> None:
+    assert "preloaded" in sys.modules, "errors of its import are not shown"
     gc.freeze()  # what was imported stays, and need not be looked through again and again
     os.chdir(cwd)
     os.environ.clear()
