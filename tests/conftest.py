@@ -60,7 +60,7 @@ def no_waking() -> Iterator[None]:
 # Files that take longest come first, so that no worker ends long after the others (with xdist's
 # --no-loadscope-reorder; by itself it takes files with most tests first).
 LONGEST = (
-    "test_export_layers", "test_embedded", "test_experiment", "test_harness", "test_export", "test_command",
+    "test_export_layers", "test_experiment", "test_embedded", "test_harness", "test_export", "test_command",
     "test_quantlib", "test_own_task", "test_tables",
     "test_sensitivity", "test_bench_distillation", "test_quantize", "test_graph",
     "test_distillation_vocabulary", "test_accuracy", "test_calibration",

@@ -14,6 +14,7 @@ import tiny
 import typer
 
 from quantlib.cli.main import SUBCOMMANDS, quantlib, subcommand
+from quantlib.measuring.profile.peak import Peak
 from quantlib.support.cache import ENVIRONMENT_VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -242,6 +243,7 @@ def test_machine_recipes_and_cache_are_shown(call: Call, folder: Path) -> None:
 
 def test_what_is_broken_ends_with_1(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, "/proc/nowhere")
+    monkeypatch.setattr("quantlib.experiment.diagnosis.measure_peak", lambda _: Peak(1.0, 2.0, 1))
     broken = json.loads(call("doctor", "--json", code=1))
     assert "cannot write /proc/nowhere" in broken["problems"][0]
 

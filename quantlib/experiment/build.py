@@ -26,7 +26,7 @@ from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_json, sha256_tree
 from quantlib.support.progress import Step, Steps
 from quantlib.training import checkpoints
-from quantlib.training.student import distil, parse_student_config
+from quantlib.training.student import StudentConfig, distil, parse_student_config
 from quantlib.training.student.precision import chosen_precision
 from quantlib.training.student.students import INITS
 from quantlib.training.teacher import TrainingOptions, fine_tune
@@ -86,6 +86,8 @@ def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[B
     start = _start(options)
     gave_order = options.own_task is not None
     teacher = _trained_teacher(work) if named is None else _given(work, named, gave_order=gave_order)
+    if options.trains_student:
+        _student_shape(options, teacher)  # may be impossible, which is said before anything takes long
     hashes = {"data": tasks.data_hash(work.splits), TEACHER: given_models.hash_of(teacher)}
     sources = {TEACHER: teacher}
     reports: dict[str, Compiled] = {}
@@ -183,10 +185,14 @@ def _start(options: ExperimentOptions) -> Path | None:
     return checkpoints.resolve(init, STUDENT)
 
 
+def _student_shape(options: ExperimentOptions, teacher: Path) -> StudentConfig:
+    """The shape of the student that is made of a teacher."""
+    return parse_student_config(options.student_config).for_teacher(checkpoints.read_config(teacher))
+
+
 def _distilled(work: Work, teacher: Path) -> Path:
     order = checkpoints.check_for_task(teacher, work.task)
-    student = parse_student_config(work.options.student_config)
-    student = student.for_teacher(checkpoints.read_config(teacher))
+    student = _student_shape(work.options, teacher)
     options = replace(work.options.distillation, precision=_precision(work))
     key = _training_key(work) | {
         "teacher": sha256_tree(teacher),
