@@ -51,9 +51,9 @@ def same_package_in_other_processes() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_waking() -> Iterator[None]:
-    """Nothing that is timed in a test is believed, so that nothing need be woken for it."""
-    with warm.no_waking():
+def timed_here() -> Iterator[None]:
+    """Nothing that is timed in a test is believed, so that no model need a process and a woken processor."""
+    with warm.timed_here():
         yield
 
 

@@ -42,8 +42,8 @@ Array = np.ndarray[Any, Any]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_waking() -> None:
-    """Here waking is what is tested."""
+def timed_here() -> None:
+    """Here the processes are what is tested."""
 
 
 class FakeClock:

@@ -12,6 +12,7 @@ import os
 import runpy
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +20,8 @@ from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import Any, Self
 
 import pytest
 
@@ -46,26 +49,68 @@ def run_script(script: Path, *arguments: str, cwd: Path) -> subprocess.Completed
 
 
 @contextmanager
-def no_waking() -> Iterator[None]:
-    """Time models without waking the processor before each block: the times are not what is tested."""
-    from quantlib.measuring.latency.process import TimedProcess
+def timed_here() -> Iterator[None]:
+    """Time models in a thread of this process, at once: the times, and what a process costs, are not tested.
 
-    time_runs = TimedProcess.time
+    Otherwise each model has a process, again in each launch, and wakes the processor before each block.
+    """
+    from quantlib.measuring.latency import process
 
-    def time_at_once(process: TimedProcess, runs: int, *, warmup_runs: int = 0, **_: float) -> list[float]:
-        return time_runs(process, runs, warmup_runs=warmup_runs, wake_seconds=0.0)
+    time_runs = process.TimedProcess.time
+
+    def time_at_once(
+        timed: process.TimedProcess, runs: int, *, warmup_runs: int = 0, **_: float
+    ) -> list[float]:
+        return time_runs(timed, runs, warmup_runs=warmup_runs, wake_seconds=0.0)
+
+    def start(command: Sequence[str], **words: Any) -> Any:
+        return _Worker() if command == process._WORKER else subprocess.Popen(command, **words)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TimedProcess, "time", time_at_once)
+        patch.setattr(process.TimedProcess, "time", time_at_once)
+        patch.setattr(process, "subprocess", SimpleNamespace(Popen=start, PIPE=subprocess.PIPE))
         yield
 
 
-class _NoWaking:
-    """The plugin of pytest in pytest that is `no_waking`."""
+class _Worker:
+    """What serves a `TimedProcess` in a thread, with the interface of its process."""
+
+    pid = os.getpid()
+
+    def __init__(self) -> None:
+        from quantlib.measuring.latency.worker import serve
+
+        (commands, stdin), (stdout, answers) = os.pipe(), os.pipe()
+        self.stdin, self.stdout = os.fdopen(stdin, "w"), os.fdopen(stdout)
+
+        def served() -> None:
+            with os.fdopen(commands) as lines, os.fdopen(answers, "w") as written:
+                serve(lines, written)
+
+        self._thread = threading.Thread(target=served)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+        self.stdout.close()
+
+    def kill(self) -> None:
+        """Nothing is killed: the thread ends with its commands."""
+
+    def wait(self) -> int:
+        self._thread.join()
+        return 0
+
+
+class _TimedHere:
+    """The plugin of pytest in pytest that is `timed_here`."""
 
     def pytest_configure(self, config: pytest.Config) -> None:
         stack = ExitStack()
-        stack.enter_context(no_waking())
+        stack.enter_context(timed_here())
         config.add_cleanup(stack.close)
 
 
@@ -76,12 +121,12 @@ def _pytest(arguments: Sequence[str]) -> None:
         package = plugin.module.partition(".")[0]
         for name in [name for name in sys.modules if name.partition(".")[0] == package]:
             del sys.modules[name]
-    sys.exit(int(pytest.main(list(arguments), plugins=[_NoWaking()])))
+    sys.exit(int(pytest.main(list(arguments), plugins=[_TimedHere()])))
 
 
 def _script(script: Path) -> None:
     sys.path.insert(0, str(script.parent))
-    with no_waking():
+    with timed_here():
         runpy.run_path(str(script), run_name="__main__")
 
 
