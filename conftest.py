@@ -1,3 +1,1 @@
-"""Loads quantlib's pytest plugin for the benchmarks in bench/."""
-
-pytest_plugins = ["quantlib.harness.plugin"]
+"""Marks the root of the repository for pytest; quantlib's plugin is loaded by its entry point."""

@@ -295,8 +295,8 @@ def pytest_runs(
         baseline, verdict = Path(scratch) / "baseline.json", Path(scratch) / "verdict.md"
         store = FileStore(Path(scratch) / "store", ".onnx")
         command = [sys.executable, "-m", "pytest", "bench", "-q", "-k", "test_gate", f"--gate={baseline}"]
-        command += ["--recipes", variant_name, "--no-student", f"--gate-store={store.directory}"]
-        command += ["--teacher", teacher] if teacher else []
+        command += ["--quant-recipes", variant_name, "--quant-no-student", f"--gate-store={store.directory}"]
+        command += ["--quant-teacher", teacher] if teacher else []
         for run in range(runs):
             if run % RUNS_PER_BASELINE == 0 and not (unchanged and run):
                 with load() if loaded in ("baseline", "both") else contextlib.nullcontext():

@@ -2,14 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 
-
-def test_labels_do_not_depend_on_the_batch(candidate, checks, record_property):
-    results = checks[candidate.name]
-    for name, value in results.values().items():
-        record_property(name, value)
-    # A dynamic recipe takes its ranges from the batch, so its labels may; the property tells how many.
-    dynamic = candidate.recipe is not None and candidate.recipe.mode == "dynamic"
-    if results.failed(dynamic=dynamic):
-        pytest.fail(f"{candidate.name}: {results.note}", pytrace=False)
+def test_labels_do_not_depend_on_the_batch(quant_variant):
+    quant_variant.check_batch()

@@ -10,7 +10,7 @@ import transformers.models.bert.modeling_bert  # noqa: F401
 
 import quantlib.cli.run
 import quantlib.experiment
-import quantlib.harness.fixtures  # noqa: F401
+import quantlib.harness.run  # noqa: F401
 from quantlib.support import code
 
 for path in code.ROOT.rglob("*.py"):

@@ -47,15 +47,24 @@ def same_quantlib(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def run(suite: Path, tiny_options: ExperimentOptions, pytester: pytest.Pytester) -> Run:
     """Run pytest in the suite on the tiny teacher and one dynamic variant, from the cache of the tiny run."""
-    words = ["--task=SST-2", f"--data-dir={tiny_options.data_dir}", f"--teacher={tiny_options.teacher}"]
-    words += ["--no-student", f"--calibration-samples={tiny_options.calibration_samples}"]
-    words += ["--recipes=dynamic_u8s8", "--seq-len=32", "--shapes=1x16", "--threads=1"]
+    words = [
+        "--quant-task=SST-2",
+        f"--quant-data-dir={tiny_options.data_dir}",
+        f"--quant-teacher={tiny_options.teacher}",
+    ]
+    words += ["--quant-no-student", f"--quant-calibration-samples={tiny_options.calibration_samples}"]
     words += [
-        f"--cache-dir={tiny_options.cache_dir}",
-        "--num-runs=3",
-        "--warmup-runs=1",
+        "--quant-recipes=dynamic_u8s8",
+        "--quant-seq-len=32",
+        "--quant-shapes=1x16",
+        "--quant-threads=1",
+    ]
+    words += [
+        f"--quant-cache-dir={tiny_options.cache_dir}",
+        "--quant-num-runs=3",
+        "--quant-warmup-runs=1",
         "--gate-launches=2",
-        "--timing-seconds=0",
+        "--quant-timing-seconds=0",
     ]
     # Not to depend on what else this machine does while the tests run.
     words += ["--gate-max-others=1"]
@@ -129,14 +138,23 @@ def test_times_and_checks_every_variant(run, tmp_path):
 
 
 def test_students_are_quantized_and_held_to_limits(suite, tiny_options, pytester):
-    words = ["--task=SST-2", f"--data-dir={tiny_options.data_dir}", f"--teacher={tiny_options.teacher}"]
-    words += ["--threads=1", f"--calibration-samples={tiny_options.calibration_samples}"]
-    words += ["--recipes=dynamic_u8s8", "--seq-len=32", "--shapes=1x16", "--student-config=layers=1"]
-    words += [f"--cache-dir={tiny_options.cache_dir}", f"--rootdir={suite}", f"--confcutdir={suite}"]
+    words = [
+        "--quant-task=SST-2",
+        f"--quant-data-dir={tiny_options.data_dir}",
+        f"--quant-teacher={tiny_options.teacher}",
+    ]
+    words += ["--quant-threads=1", f"--quant-calibration-samples={tiny_options.calibration_samples}"]
+    words += [
+        "--quant-recipes=dynamic_u8s8",
+        "--quant-seq-len=32",
+        "--quant-shapes=1x16",
+        "--quant-student-config=layers=1",
+    ]
+    words += [f"--quant-cache-dir={tiny_options.cache_dir}", f"--rootdir={suite}", f"--confcutdir={suite}"]
     words += [f"-c{suite / 'pytest.ini'}"]
     limits = suite / "strict.toml"
     limits.write_text("[recipe.student_quantized]\nmin_compression_ratio = 100\n", encoding="utf-8")
-    words += [f"--limits={limits}", "-k", "size or drop", str(suite / "bench"), "-rA"]
+    words += [f"--quant-limits={limits}", "-k", "size or drop", str(suite / "bench"), "-rA"]
     result = run_pytest(*words, cwd=pytester.path)
     # teacher_compiled, dynamic_u8s8, and the student's three
     assert result.parseoutcomes() == {"passed": 9, "failed": 1, "deselected": 29}
@@ -150,15 +168,17 @@ import importlib
 from quantlib.measuring.checks import Checks, Invariance, Saturation
 
 found = Checks((Saturation(True, why_not="not asked"), Invariance(32, 1.0, 0.5, labels_changed=2)))
-fixtures = importlib.import_module("quantlib.harness.fixtures")
-fixtures.check = lambda built, *_: {variant.name: found for variant in built.variants}
+session = importlib.import_module("quantlib.harness.session")
+session.check = lambda built, *_: {variant.name: found for variant in built.variants}
 """
 
 
 def test_labels_that_depend_on_the_batch_fail_but_in_dynamic_variants(run, pytester, tmp_path):
     pytester.makepyfile(changing=CHANGING)
     report = tmp_path / "report.xml"
-    result = run("-p", "changing", "-k", "batch", "--recipes=quant_2,dynamic_u8s8", f"--junitxml={report}")
+    result = run(
+        "-p", "changing", "-k", "batch", "--quant-recipes=quant_2,dynamic_u8s8", f"--junitxml={report}"
+    )
     counts = result.parseoutcomes()
     assert (counts["passed"], counts["failed"]) == (1, 2)
     for name in ("teacher_compiled", "quant_2"):
@@ -207,7 +227,7 @@ def test_under_xdist_it_says_that_timing_is_off(run):
 def test_drop_above_its_limit_fails_with_the_figures(run, tmp_path):
     strict = tmp_path / "limits.toml"
     strict.write_text("[default]\nmin_compression_ratio = 50.0\n", encoding="utf-8")
-    result = run(f"--limits={strict}", "-k", "size")
+    result = run(f"--quant-limits={strict}", "-k", "size")
     assert result.ret == 1
     assert re.search(r"dynamic_u8s8: compression ratio \d+\.\d+.*limit 50", text_of(result))
 
@@ -216,7 +236,7 @@ def test_failed_run_is_not_saved_as_a_baseline(run, tmp_path):
     strict = tmp_path / "limits.toml"
     strict.write_text("[recipe.dynamic_u8s8]\nmin_compression_ratio = 50.0\n", encoding="utf-8")
     storage = tmp_path / "storage"
-    result = run(f"--limits={strict}", "--benchmark-autosave", f"--benchmark-storage={storage}")
+    result = run(f"--quant-limits={strict}", "--benchmark-autosave", f"--benchmark-storage={storage}")
     assert result.ret == 1
     assert "Not saving: 1 tests failed" in text_of(result)
     assert not list(storage.rglob("*.json"))
@@ -245,13 +265,13 @@ def test_regressed_run_is_not_saved_as_a_baseline(run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["--task=QQP"], "error: unknown task 'QQP'; known: "),
-        (["--recipes=int7"], "error: unknown recipe 'int7'; known: "),
-        (["--shapes=8by16"], "error: --shapes '8by16' is not BATCHxLENGTH"),
-        (["--shapes=1x64"], "error: --shapes 1x64: longer than --seq-len 32"),
-        (["--teacher=/nowhere"], "error: teacher /nowhere: no such directory"),
+        (["--quant-task=QQP"], "error: unknown task 'QQP'; known: "),
+        (["--quant-recipes=int7"], "error: unknown recipe 'int7'; known: "),
+        (["--quant-shapes=8by16"], "error: --quant-shapes '8by16' is not BATCHxLENGTH"),
+        (["--quant-shapes=1x64"], "error: --quant-shapes 1x64: longer than --quant-seq-len 32"),
+        (["--quant-teacher=/nowhere"], "error: teacher /nowhere: no such directory"),
         (["--gate=/nowhere.json"], "error: /nowhere.json: no such baseline"),
-        (["--gate-update", "--limits=/nowhere.toml"], "/nowhere.toml"),
+        (["--gate-update", "--quant-limits=/nowhere.toml"], "/nowhere.toml"),
         (["--gate-update", "--benchmark-only"], "error: --gate and --benchmark-only exclude each other"),
         (["--gate-update", "-n1"], "error: --gate cannot run under pytest-xdist"),
         (["--gate-update", "--gate-launches=0"], "launches must be at least 1"),
@@ -377,7 +397,7 @@ def test_baseline_of_another_machine_gates_accuracy_and_size_only(run, made, tmp
 
 
 def test_without_compiling_no_variant_is_compiled(run):
-    result = run("--no-compile", "--stock-sessions", "-k", "size or latency")
+    result = run("--quant-no-compile", "--quant-stock-sessions", "-k", "size or latency")
     assert result.ret == 0
     result.assert_outcomes(passed=3, deselected=8)
     assert "variants teacher, dynamic_u8s8, 1 threads" in text_of(result)
@@ -386,14 +406,14 @@ def test_without_compiling_no_variant_is_compiled(run):
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        ("--stock-sessions", "stock_sessions: True, baseline False"),
-        ("--no-compile", "compile: False, baseline True"),
+        ("--quant-stock-sessions", "stock_sessions: True, baseline False"),
+        ("--quant-no-compile", "compile: False, baseline True"),
     ],
 )
 def test_baseline_with_other_sessions_or_graphs_is_told(run, made, option, words):
     result = run(f"--gate={made}", option, "-k", "test_gate")
     assert f"the baseline was made with other settings ({words})" in text_of(result)
-    if option == "--no-compile":
+    if option == "--quant-no-compile":
         assert result.ret == 1
         assert "teacher_compiled: in the baseline, but not in this run" in text_of(result)
 
@@ -436,7 +456,7 @@ def test_damaged_baseline_is_wrong_use(run, tmp_path):
 def test_update_does_not_write_what_breaks_a_limit(run, tmp_path):
     strict = tmp_path / "limits.toml"
     strict.write_text("[default]\nmin_compression_ratio = 50.0\n", encoding="utf-8")
-    result = run("--gate-update", f"--gate={tmp_path / 'new.json'}", f"--limits={strict}")
+    result = run("--gate-update", f"--gate={tmp_path / 'new.json'}", f"--quant-limits={strict}")
     assert result.ret == 1
     assert "baseline NOT written" in text_of(result)
     assert not (tmp_path / "new.json").exists()

@@ -1,7 +1,11 @@
-"""Options are declared once; this is what is made of them. As a script it writes docs/options.md anew."""
+"""Options are declared once; this is what is made of them.
+
+As a script it writes docs/options.md and the flags of the pytest plugin.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,6 +20,7 @@ from quantlib.compression.recipes import select as recipe_selection
 from quantlib.experiment.gate_options import GateOptions
 from quantlib.experiment.options import ExperimentOptions, recipes_for, variant_names
 from quantlib.gate.record import GateRecord, settings_differences
+from quantlib.harness import flags
 from quantlib.measuring.latency import Sampling
 from quantlib.support.errors import InputError
 from quantlib.support.options import (
@@ -40,6 +45,17 @@ def page_from(text: str) -> str:
         text, count = re.subn(pattern, lambda match: match[1] + table + match[2], text, flags=re.DOTALL)  # noqa: B023
         assert count == 1, cls
     return text
+
+
+def flags_from_declarations() -> str:
+    """The file from which the pytest plugin takes its flags."""
+    return json.dumps(dict(flags.declared()), indent=1) + "\n"
+
+
+def test_pytest_has_the_flags_that_are_declared() -> None:
+    assert flags.FILE.read_text(encoding="utf-8") == flags_from_declarations(), (
+        "run python tests/test_options.py"
+    )
 
 
 def test_the_documentation_shows_every_option() -> None:
@@ -90,9 +106,15 @@ def test_a_number_out_of_its_range_is_refused(count: int) -> None:
 
 def test_the_table_says_where_an_option_is_offered() -> None:
     lines = markdown_table(Sample).splitlines()
-    assert lines[2] == "| `--count COUNT` | `[run] count` | `3` | How many. | the command, `pytest bench` |"
+    assert (
+        lines[2]
+        == "| `--count COUNT` | `[run] count` | `3` | How many. | the command, pytest as `--quant-count` |"
+    )
     assert lines[5] == "| `--place PLACE` | `[run] place` |  | Where. | the command |"
-    assert lines[6] == "| `--no-fast` | `[run] fast` | `off` | Go slowly. | the command, `pytest bench` |"
+    assert (
+        lines[6]
+        == "| `--no-fast` | `[run] fast` | `off` | Go slowly. | the command, pytest as `--quant-no-fast` |"
+    )
 
 
 # Options of an experiment
@@ -179,17 +201,26 @@ import sys
 
 
 def test_light():
-    heavy = {"torch", "onnx", "onnxruntime", "rich", "transformers", "scipy", "sklearn"}
+    heavy = {"torch", "onnx", "onnxruntime", "rich", "transformers", "numpy", "scipy", "sklearn", "typer"}
     assert not heavy & set(sys.modules)
 """
 
 
 def pytest_without_benchmarks(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run pytest on one unit test of a project that loads the plugin."""
-    (root / "conftest.py").write_text('pytest_plugins = ["quantlib.harness.plugin"]\n')
+    """Run pytest on one unit test where the plugin is loaded, and no other."""
     (root / "test_units.py").write_text(UNITS)
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments, "test_units.py"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "quantlib.harness.plugin",
+            *arguments,
+            "test_units.py",
+        ],
         cwd=root,
         env=os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
@@ -198,13 +229,13 @@ def pytest_without_benchmarks(root: Path, *arguments: str) -> subprocess.Complet
 
 
 def test_the_plugin_is_light_and_silent_without_benchmarks(tmp_path: Path) -> None:
-    process = pytest_without_benchmarks(tmp_path, "--task=unknown")
+    process = pytest_without_benchmarks(tmp_path)
     assert process.returncode == 0, process.stdout
     assert "quantlib:" not in process.stdout
 
 
 def test_a_gate_without_benchmarks_fails(tmp_path: Path) -> None:
-    limits = f"--limits={ROOT / 'bench' / 'limits.toml'}"
+    limits = f"--quant-limits={ROOT / 'bench' / 'limits.toml'}"
     process = pytest_without_benchmarks(tmp_path, "--gate-update", limits, "-k", "nothing")
     assert process.returncode == 1, process.stdout
     assert "gate: accuracy, latency, presence, size not gated: tests were left out" in process.stdout
@@ -213,3 +244,4 @@ def test_a_gate_without_benchmarks_fails(tmp_path: Path) -> None:
 
 if __name__ == "__main__":
     PAGE.write_text(page_from(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    flags.FILE.write_text(flags_from_declarations(), encoding="utf-8")

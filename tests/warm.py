@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from importlib.metadata import entry_points
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -115,13 +114,9 @@ class _TimedHere:
 
 
 def _pytest(arguments: Sequence[str]) -> None:
-    for plugin in entry_points(
-        group="pytest11"
-    ):  # anyio comes with transformers; pytest rewrites its asserts
-        package = plugin.module.partition(".")[0]
-        for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-            del sys.modules[name]
-    sys.exit(int(pytest.main(list(arguments), plugins=[_TimedHere()])))
+    # Pytest wants to rewrite the asserts of its plugins, and some are imported already.
+    late = "-Wignore::pytest.PytestAssertRewriteWarning"
+    sys.exit(int(pytest.main([late, *arguments], plugins=[_TimedHere()])))
 
 
 def _script(script: Path) -> None:

@@ -37,17 +37,27 @@ def init(
     ] = "",
     task: Annotated[str | None, typer.Option(help="A name for the task; default: the data's.")] = None,
     config: Annotated[Path | None, typer.Option(help="The file to write; default: quantlib.toml.")] = None,
+    config_only: Annotated[
+        bool, typer.Option("--config-only", help="Write no tests for pytest, and no workflow for CI.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Look at rows and a checkpoint, and write quantlib.toml. It asks nothing that it can find out.
+    """Look at rows and a checkpoint, and write quantlib.toml, tests for pytest and a workflow for CI.
+
+    It asks nothing that it can find out.
 
     Example: quantlib init data/test.csv --teacher checkpoints/tickets
     """
     from quantlib.experiment.proposing import default_path, propose
+    from quantlib.experiment.scaffold import write_tests
 
     made = propose(data, teacher, config or default_path(), label=label, text=split_names(text), name=task)
+    tests = {} if config_only else write_tests(made.path.parent)
     if json:
-        print_json({"path": str(made.path), "notes": list(made.notes), "open": list(made.open)})
+        written = [str(path) for path, is_new in tests.items() if is_new]
+        print_json(
+            {"path": str(made.path), "tests": written, "notes": list(made.notes), "open": list(made.open)}
+        )
         return
     print(made.text, end="")
     print()
@@ -55,4 +65,6 @@ def init(
         print(f"# {note}")
     for sentence in made.open:
         print(f"! {sentence}")
+    for path, is_new in tests.items():
+        print(f"written to {path}" if is_new else f"left as it is: {path}")
     print(f"written to {made.path}; next: quantlib check")

@@ -1,6 +1,5 @@
-"""The pytest plugin: options, fixtures and hooks of `pytest bench`; the only place that imports pytest.
+"""The pytest plugin for tests of quantized models; the only place that imports pytest.
 
-A project loads it from its root conftest.py with `pytest_plugins = ["quantlib.harness.plugin"]`. It serves
-one directory, `bench` if the ini option `quantlib_bench` does not name another, and is silent in any other
-run.
+It is loaded in every pytest run where quantlib is installed, and does nothing until a test asks for one of
+its fixtures or a flag of it is given. `-p no:quantlib` switches it off.
 """

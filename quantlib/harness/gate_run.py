@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,10 @@ from quantlib.experiment.build import Built
 from quantlib.experiment.gate_options import GateOptions
 from quantlib.experiment.judging import Judged, judge_run
 from quantlib.experiment.options import ExperimentOptions
+from quantlib.gate.findings import Area
 from quantlib.support.progress import Steps
 
-AREAS = frozenset({"accuracy", "size", "latency", "presence"})
+AREAS: frozenset[Area] = frozenset({"accuracy", "size", "latency", "presence"})
 
 
 class GateRun:
@@ -38,12 +41,11 @@ class GateRun:
         self.judged: Judged | None = None
         self.last_words = ""
 
-    def judge(self, record: gate.GateRecord, built: Built, steps: Steps) -> gate.Verdict:
-        """Every finding of this run; sampling the latencies is what takes its time."""
+    def judge(self, record: gate.GateRecord, built: Built, steps: Steps) -> None:
+        """Find everything there is to find; sampling the latencies is what takes its time."""
         self.judged = judge_run(
             built, record, self.experiment, self.options, self.limits, self.baseline, steps
         )
-        return self.judged.verdict
 
     def finish(self, session: pytest.Session) -> None:
         """Fail a run that left something out; write the baseline of an update that holds.
@@ -85,3 +87,30 @@ class GateRun:
                 terminalreporter.line(line)
         if self.last_words:
             terminalreporter.line(self.last_words)
+
+
+@dataclass(frozen=True)
+class GateVerdict:
+    """What the gate found, as a test sees it."""
+
+    gate: GateRun
+    record_property: Callable[[str, object], None]
+
+    def check(self, area: Area | None = None, *names: str) -> None:
+        """Fail on the violations; with --gate-strict, on the undecided comparisons of latency too.
+
+        area: one of `AREAS`, by default all of them. names: of a variant, and of a shape. A gate run in which
+        an area was never checked fails.
+        """
+        assert self.gate.judged is not None
+        areas = AREAS if area is None else {area}
+        self.gate.reached |= areas
+        verdict, texts = self.gate.judged.verdict, []
+        for finding in (finding for area in sorted(areas) for finding in verdict.of(area, *names)):
+            if finding.area == "latency":
+                self.record_property(finding.metric, finding.text)
+            strict = finding.area == "latency" and self.gate.options.gate_strict
+            if finding.kind == "violation" or (strict and finding.kind == "undecided"):
+                texts.append(finding.text)
+        if texts:
+            pytest.fail("\n".join(texts), pytrace=False)

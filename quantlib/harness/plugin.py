@@ -1,59 +1,75 @@
-"""The hooks that every pytest run calls; they import nothing heavy, and leave the rest to `Harness`."""
+"""What pytest loads: light flags, hooks and fixtures; `Harness` does the work once a test asks for it."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from quantlib.harness import flags
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from quantlib.harness.gate_run import GateVerdict
+    from quantlib.harness.models import QuantModel
+    from quantlib.harness.run import Harness
+
+_NAME = "quantlib-harness"
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """The command's options, and those of the harness."""
-    from quantlib.experiment.gate_options import GateOptions
-    from quantlib.experiment.options import ExperimentOptions
-    from quantlib.support.options import PYTEST, Option, options_of
-
-    def add(group: pytest.OptionGroup, item: Option) -> None:
-        # What is not given is None or empty, so that the configuration file can say it.
-        words: dict[str, Any] = {"type": item.kind, "default": None, "metavar": item.metavar}
-        if item.is_switch:
-            words = {"action": "store_true"}
-        elif item.pairs or (item.many and not item.comma):
-            words = {"action": "append", "default": [], "metavar": item.metavar}
-        elif item.bare is not None:
-            words |= {"nargs": "?", "const": item.bare}
-        elif item.comma:
-            words |= {"type": str}
-        shown = f" Default: {item.shown_default}." if item.shown_default and not item.is_switch else ""
-        group.addoption(item.flag, dest=item.name, help=(item.help + shown).replace("%", "%%"), **words)
-
-    parser.addini("quantlib_bench", "the directory with benchmarks, limits and baselines", default="bench")
-    group = parser.getgroup("quantlib", "quantized models (the options of quantization_experiments.py)")
-    for item in options_of(ExperimentOptions, PYTEST):
-        add(group, item)
-    gate = parser.getgroup(
-        "gate", "the harness, and the gate: fail on a real regression, and on nothing else"
-    )
-    for item in options_of(GateOptions, PYTEST):
-        add(gate, item)
+    """The options of the command, and those of the gate."""
+    parser.addini("quantlib_bench", "the directory with limits.toml and baselines", default="bench")
+    flags.add_flags(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Check the options and register the harness, if this run has something for it to do."""
-    directory = config.rootpath / config.getini("quantlib_bench")
-    gating = config.getoption("gate") is not None or config.getoption("gate_update")
-    if not (gating or any(_touches(config, argument, directory) for argument in config.args)):
-        return
-    from quantlib.harness import fixtures
+    """Check the flags, if any is given: what is wrong is said before tests are collected."""
+    if any(value not in (None, [], False) for value in flags.given(config).values()):
+        _harness(config)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each variant and shape; their ids are the keys of baselines."""
+    asked = {"quant_model", "quant_variant", "quant_shape", "quant_models", "quant_verdict"}
+    if asked.intersection(metafunc.fixturenames):
+        _harness(metafunc.config).parametrize(metafunc)
+
+
+def _harness(config: pytest.Config) -> Harness:
+    """This run's harness, made when it is first needed."""
     from quantlib.harness.run import Harness
 
-    config.pluginmanager.register(Harness(config, directory), "quantlib-harness")
-    config.pluginmanager.register(fixtures, "quantlib-harness-fixtures")
+    harness = config.pluginmanager.getplugin(_NAME)
+    if harness is None:
+        harness = Harness(config)
+        config.pluginmanager.register(harness, _NAME)
+    assert isinstance(harness, Harness)
+    return harness
 
 
-def _touches(config: pytest.Config, argument: str, directory: Path) -> bool:
-    """Whether an argument of the command line is in the directory or above it."""
-    path = (config.invocation_params.dir / argument.partition("::")[0]).resolve()
-    directory = directory.resolve()
-    return path.is_relative_to(directory) or directory.is_relative_to(path)
+@pytest.fixture(scope="session")
+def quant_models(pytestconfig: pytest.Config) -> Mapping[str, QuantModel]:
+    """Every variant by name, the teacher first: each is built once in a session, and kept in the cache."""
+    return _harness(pytestconfig).models
+
+
+@pytest.fixture
+def quant_model(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> QuantModel:
+    """Each variant in turn, the teacher included."""
+    return _harness(request.config).model(request.param, record_property)
+
+
+@pytest.fixture
+def quant_variant(
+    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> QuantModel:
+    """Each variant in turn that is compared with the teacher: all others, also those in float."""
+    return _harness(request.config).model(request.param, record_property)
+
+
+@pytest.fixture
+def quant_verdict(pytestconfig: pytest.Config, record_property: Callable[[str, object], None]) -> GateVerdict:
+    """What the gate found in this run. Tests that ask for it are collected with --gate and --gate-update."""
+    return _harness(pytestconfig).verdict(record_property)

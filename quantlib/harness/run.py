@@ -1,61 +1,51 @@
-"""One run of `pytest bench`: its state in one object, and the hooks that use it."""
+"""One pytest run that asks for models: its hooks, and the gate if it is on."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import pytest
 
 from quantlib import gate
-from quantlib.experiment.gate_options import GateOptions
-from quantlib.experiment.options import ExperimentOptions, variant_names
-from quantlib.harness.gate_run import GateRun
+from quantlib.experiment.options import variant_names
+from quantlib.harness.gate_run import GateRun, GateVerdict
+from quantlib.harness.models import QuantModel
 from quantlib.harness.saving import refuse_to_save
+from quantlib.harness.session import Session, wrong_use
 from quantlib.machine import hardware
-from quantlib.measuring.latency import LatencyStats
 from quantlib.support.cache import versions_key
-from quantlib.support.configuration import find_configuration
 from quantlib.support.errors import InputError
-from quantlib.support.options import PYTEST, from_flags, options_of
-
-
-@contextlib.contextmanager
-def wrong_use() -> Iterator[None]:
-    """What the user got wrong ends the run with its one line and exit code 2."""
-    try:
-        yield
-    except InputError as error:
-        pytest.exit(f"error: {error}", returncode=2)
 
 
 class Harness:
-    """A run of the benchmarks in `directory`: options, limits, what was timed, and the gate if it is on."""
+    """What quantlib does in a pytest run; pytest calls its hooks."""
 
-    def __init__(self, config: pytest.Config, directory: Path) -> None:
+    def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.directory = directory
-        self.timings: list[tuple[str, str, LatencyStats]] = []
         with wrong_use():
-            found = find_configuration(config.rootpath)
-            of_run, of_gate = found.values(ExperimentOptions, GateOptions)
-            offered = {item.name for item in options_of(ExperimentOptions, PYTEST)}
-            of_run = {name: value for name, value in of_run.items() if name in offered}
-            self.experiment = from_flags(ExperimentOptions, vars(config.option), PYTEST, of_run)
-            self.options = from_flags(GateOptions, vars(config.option), PYTEST, of_gate)
-            self.options.check_lengths(self.experiment.seq_len)
-            task = self.experiment.task_name
-            named = self.options.gate
-            self.baseline_path = Path(named) if named else directory / "baseline" / f"{task}.json"
-            self.gate = self._gate() if self.options.gating else None
+            self.session = Session(config)
+            self.gate = self._gate() if self.session.options.gating else None
 
-    def read_limits(self) -> gate.LimitTable:
-        """The table of limits."""
-        path = self.options.limits or self.directory / "limits.toml"
-        return gate.read_limits(path, self.experiment.resolved_recipes, self.experiment.task_name)
+    @cached_property
+    def models(self) -> Mapping[str, QuantModel]:
+        """Every variant by name."""
+        return {variant.name: QuantModel(variant, self.session) for variant in self.session.built.variants}
+
+    def model(self, name: str, record_property: Callable[[str, object], None]) -> QuantModel:
+        """A variant for one test."""
+        return QuantModel(self.models[name].variant, self.session, record_property)
+
+    def verdict(self, record_property: Callable[[str, object], None]) -> GateVerdict:
+        """Every finding of a gate run, for one test."""
+        assert self.gate is not None, "the gate's tests are collected in a gate run only"
+        if self.gate.judged is None:
+            record, built = self.session.record, self.session.built
+            with self.session.shown():
+                self.gate.judge(record, built, self.session.steps)
+        return GateVerdict(self.gate, record_property)
 
     def _gate(self) -> GateRun:
         if self.config.getoption("numprocesses", None) or hasattr(self.config, "workerinput"):
@@ -65,37 +55,46 @@ class Harness:
                 "--gate and --benchmark-only exclude each other: the gate's tests are no benchmarks"
             )
         # An update answers to the limits alone.
-        baseline = None if self.options.gate_update else gate.read_record(self.baseline_path)
-        return GateRun(self.experiment, self.options, self.read_limits(), baseline, self.baseline_path)
+        baseline = None if self.session.options.gate_update else gate.read_record(self.session.baseline_path)
+        return GateRun(
+            self.session.experiment,
+            self.session.options,
+            self.session.limits,
+            baseline,
+            self.session.baseline_path,
+        )
+
+    # Hooks
 
     def pytest_report_header(self) -> list[str]:
-        """What is built, on what, and whether timing is on."""
-        names = ", ".join(variant_names(self.experiment))
-        lines = [
-            f"quantlib: task {self.experiment.task_name}, variants {names}, "
-            f"{self.experiment.threads} threads, {hardware.describe().cpu_model}"
-        ]
+        """That timing is off, if it is."""
         if self.config.getoption("numprocesses", None):
-            lines.append("quantlib: timing is OFF under pytest-xdist; only accuracy and size are checked")
-        return lines
+            return ["quantlib: timing is OFF under pytest-xdist; only accuracy and size are checked"]
+        return []
 
-    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """One test for each variant and shape; their ids are the keys of baselines."""
-        if not metafunc.definition.path.is_relative_to(self.directory):
-            return
-        names = variant_names(self.experiment)
-        if "variant" in metafunc.fixturenames:
-            metafunc.parametrize("variant", names, indirect=True)
-        if "candidate" in metafunc.fixturenames:
-            metafunc.parametrize("candidate", names[1:], indirect=True)
-        if "shape" in metafunc.fixturenames:
-            shapes = self.options.parsed_shapes
-            metafunc.parametrize("shape", shapes, ids=map(str, shapes))
+    def pytest_report_collectionfinish(self) -> str:
+        """What is built, and on what."""
+        names = ", ".join(variant_names(self.session.experiment))
+        return (
+            f"quantlib: task {self.session.experiment.task_name}, variants {names}, "
+            f"{self.session.experiment.threads} threads, {hardware.describe().cpu_model}"
+        )
+
+    def parametrize(self, metafunc: pytest.Metafunc) -> None:
+        """One test for each variant and shape that it asks for."""
+        names = variant_names(self.session.experiment)
+        if "quant_model" in metafunc.fixturenames:
+            metafunc.parametrize("quant_model", names, indirect=True)
+        if "quant_variant" in metafunc.fixturenames:
+            metafunc.parametrize("quant_variant", names[1:], indirect=True)
+        if "quant_shape" in metafunc.fixturenames:
+            shapes = self.session.options.parsed_shapes
+            metafunc.parametrize("quant_shape", shapes, ids=map(str, shapes))
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         """The gate's tests are there only in a gate run."""
         if self.gate is None:
-            of_the_gate = [item for item in items if item.get_closest_marker("gate")]
+            of_the_gate = [item for item in items if "quant_verdict" in getattr(item, "fixturenames", ())]
             items[:] = [item for item in items if item not in of_the_gate]
             if of_the_gate:
                 self.config.hook.pytest_deselected(items=of_the_gate)
@@ -111,9 +110,9 @@ class Harness:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The standard errors of the timed runs, the gate's verdict, and where results went."""
-        if self.timings:
+        if self.session.timings:
             terminalreporter.section("latency: mean ± standard error, ms")
-            for name, shape, stats in self.timings:
+            for name, shape, stats in self.session.timings:
                 warning = "  NOISY: the machine was busy; these runs tell little" if stats.noisy else ""
                 terminalreporter.line(
                     f"{name:<28} {shape:>7}  {stats.mean_ms:9.3f} ± {stats.standard_error_ms:.3f}{warning}"
@@ -128,5 +127,5 @@ class Harness:
         for key in ("node", "release", "python_build"):
             machine_info.pop(key, None)
         machine_info["cpu"] = {"brand_raw": machine.cpu_model, **asdict(machine)}
-        machine_info["threads"] = self.experiment.threads
+        machine_info["threads"] = self.session.experiment.threads
         machine_info["versions"] = versions_key("onnxruntime", "onnx", "numpy")

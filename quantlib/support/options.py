@@ -58,6 +58,11 @@ class Option:
     default: Any = None
 
     @property
+    def pytest_flag(self) -> str:
+        """Its flag in pytest, where other plugins have theirs: with a prefix, but for those of the gate."""
+        return self.flag if self.flag.startswith("--gate") else f"--quant-{self.flag.removeprefix('--')}"
+
+    @property
     def is_switch(self) -> bool:
         """Whether the flag takes no value; it says the opposite of the default."""
         return self.kind is bool
@@ -180,8 +185,8 @@ def check_ranges(options: object) -> None:
 def markdown_table(cls: type) -> str:
     """A table of the options for the documentation, in Markdown."""
     lines = ["| option | in the file | default | meaning | offered by |", "| --- | --- | --- | --- | --- |"]
-    names = {COMMAND: "the command", PYTEST: "`pytest bench`"}
     for item in options_of(cls):
+        names = {COMMAND: "the command", PYTEST: f"pytest as `{item.pytest_flag}`"}
         value = "" if item.is_switch else " " + (item.metavar or item.name.upper())
         cells = (
             f"`{item.flag}{value}`",
