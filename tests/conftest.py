@@ -141,14 +141,21 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """A tiny classifier of each architecture; `tiny_teacher` and `tiny_onnx` are the first one."""
     if request.param == "bert":
         checkpoint, model = (request.getfixturevalue(name) for name in ("tiny_teacher", "tiny_onnx"))
-    else:
-        checkpoint = made_once(
-            tmp_path_factory,
-            f"tiny-{request.param}",
-            lambda directory: tiny.write_checkpoint(directory, request.param),
-        )
-        model = _export(tmp_path_factory, request.param, checkpoint)
-    return tiny.Exported(request.param, checkpoint, model, tiny.features(checkpoint, 48))
+        return tiny.Exported("bert", checkpoint, model, tiny.features(checkpoint, 48))
+    return _exported(tmp_path_factory, request.param)
+
+
+# A CamemBERT is an XLM-RoBERTa by another name (a test shows it), and tracing takes seconds.
+@pytest.fixture(scope="session", params=[kind for kind in tiny.MORE_ARCHITECTURES if kind != "camembert"])
+def more_exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tiny.Exported:
+    """A tiny classifier of each architecture that `exported` lacks."""
+    return _exported(tmp_path_factory, request.param)
+
+
+def _exported(factory: pytest.TempPathFactory, kind: str) -> tiny.Exported:
+    checkpoint = made_once(factory, f"tiny-{kind}", lambda directory: tiny.write_checkpoint(directory, kind))
+    model = _export(factory, kind, checkpoint)
+    return tiny.Exported(kind, checkpoint, model, tiny.features(checkpoint, 48))
 
 
 @pytest.fixture

@@ -83,6 +83,20 @@ ARCHITECTURES: dict[str, Architecture] = {
             head="classifier.out_proj",
             position_offset=2,  # positions are counted from pad_token_id + 1
         ),
+        *(
+            Architecture(  # RoBERTa's under other names; their encoder is called roberta
+                model_type,
+                classifier,
+                "roberta.encoder.layer",
+                pooler="classifier.dense",
+                head="classifier.out_proj",
+                position_offset=2,
+            )
+            for model_type, classifier in (
+                ("xlm-roberta", "XLMRobertaForSequenceClassification"),
+                ("camembert", "CamembertForSequenceClassification"),
+            )
+        ),
     )
 }
 

@@ -64,7 +64,7 @@ def compile_onnx(
     "bert.encoder.layer.0.attention.self.qkv/Attention", with its weight "....qkv.weight".
 
     Args:
-        onnx_path: opset 13 to 18; BERT, DistilBERT, RoBERTa or ELECTRA.
+        onnx_path: opset 13 to 18; of any architecture in `quantlib.training.architectures`.
         out_path: the file to write. It declares at least opset 17 if LayerNormalization was fused.
         last_attention: "row" lets the last attention ask for one row, as products for query and for key and
             value; "whole" leaves it one node, like the others. "row" is as fast at 1x32; at 1x128 and 8x128
