@@ -27,7 +27,7 @@ from quantlib.training.checkpoints import load_classifier
 
 BERT = {"Attention": 1, "MultiHeadAttention": 1, "Gelu": 2, "LayerNormalization": 5}
 # What the compiled models of two layers consist of. The last attention is cut to one row.
-FUSED = {"xlm-roberta": BERT}
+FUSED = {"xlm-roberta": BERT, "mpnet": BERT}
 COUNTED = ("Attention", "MultiHeadAttention", "Softmax", "Gelu", "FastGelu", "Erf", "LayerNormalization")
 PARTS = ("qkv", "attention_output", "ffn_in", "ffn_out")
 

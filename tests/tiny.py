@@ -54,8 +54,9 @@ ARCHITECTURES = {
 MORE_ARCHITECTURES = {
     "xlm-roberta": "XLMRobertaForSequenceClassification",
     "camembert": "CamembertForSequenceClassification",
+    "mpnet": "MPNetForSequenceClassification",
 }
-_ROBERTA_IDS = ("roberta", "xlm-roberta", "camembert")  # padding is 1, positions start at 2
+_ROBERTA_IDS = ("roberta", "xlm-roberta", "camembert", "mpnet")  # padding is 1, positions start at 2
 # What sets a tiny model apart from BERT's settings.
 _SETTINGS: dict[str, dict[str, Any]] = {
     "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},

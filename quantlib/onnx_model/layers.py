@@ -129,11 +129,16 @@ def find_linears(model: ir.Model) -> list[Linear]:
 
 
 def find_embeddings(model: ir.Model) -> list[Embedding]:
-    """Every Gather of rows of a constant float matrix, in graph order."""
+    """Every Gather of rows of a constant float matrix, in graph order.
+
+    A table of what is added to attention scores is left out: it has a few hundred numbers.
+    """
     embeddings = []
     for node in model.graph:
         source = node.inputs[0] if node.op_type == "Gather" else None
-        if source is not None and is_matrix(source) and integer(node, "axis", 0) == 0:
+        if source is None or role(_name(node)) == "position_bias":
+            continue
+        if is_matrix(source) and integer(node, "axis", 0) == 0:
             embeddings.append(Embedding(_name(node), str(source.name), node))
     return embeddings
 

@@ -9,8 +9,8 @@ from quantlib.training.architectures import ARCHITECTURES
 
 # Where a layer stands in the network, in the order in which data flows through one.
 ROLES = (
-    "embeddings", "projection", "qkv", "attention_output", "ffn_in", "ffn_out", "pooler", "classifier",
-    "other",
+    "embeddings", "projection", "position_bias", "qkv", "attention_output", "ffn_in", "ffn_out", "pooler",
+    "classifier", "other",
 )  # fmt: skip
 
 _ROWS = tuple(ARCHITECTURES.values())
@@ -43,6 +43,7 @@ _ROLE_PATTERNS = tuple(
     (role, re.compile(pattern))
     for role, pattern in (
         ("projection", rf"\b(?:{_names(row.embedding_projection for row in _ROWS)})\b"),
+        ("position_bias", rf"\b(?:{_names(row.position_bias for row in _ROWS)})\b"),
         ("embeddings", r"embedding"),
         ("qkv", _in_layer(_QKV)),
         ("attention_output", _in_layer(row.attention_output for row in _ROWS)),
@@ -54,6 +55,7 @@ _ROLE_PATTERNS = tuple(
 )
 _WORDS = {
     "projection": "embeddings projection",
+    "position_bias": "position bias",
     "attention_output": "attention output",
     "ffn_in": "FFN input",
     "ffn_out": "FFN output",

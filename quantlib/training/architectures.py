@@ -20,6 +20,7 @@ class Architecture:
     Names of modules. layers: the list of encoder layers. query, key, value, attention_output, ffn_in,
     ffn_out: linear layers within a layer. pooler: the layer before the last one, without the encoder's name.
     head: the last linear layer. embedding_projection: between embeddings and layers of another width.
+    position_bias: the table of what attention scores get by the distance of query and key.
     """
 
     model_type: str
@@ -28,6 +29,7 @@ class Architecture:
     pooler: str = "pooler"
     head: str = "classifier"
     embedding_projection: str | None = None
+    position_bias: str | None = None
     query: str = "attention.self.query"
     key: str = "attention.self.key"
     value: str = "attention.self.value"
@@ -96,6 +98,20 @@ ARCHITECTURES: dict[str, Architecture] = {
                 ("xlm-roberta", "XLMRobertaForSequenceClassification"),
                 ("camembert", "CamembertForSequenceClassification"),
             )
+        ),
+        Architecture(
+            "mpnet",
+            "MPNetForSequenceClassification",
+            "mpnet.encoder.layer",
+            pooler="classifier.dense",
+            head="classifier.out_proj",
+            query="attention.attn.q",
+            key="attention.attn.k",
+            value="attention.attn.v",
+            attention_output="attention.attn.o",
+            position_bias="relative_attention_bias",
+            position_offset=2,
+            takes_token_types=False,
         ),
     )
 }

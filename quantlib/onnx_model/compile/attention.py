@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,8 @@ def fuse_attention(model: ir.Model) -> tuple[int, list[str]]:
 
     The node takes X, one weight (in, 3 * hidden) and one bias (3 * hidden,) for query, key and value, and the
     mask as `mask_index`, int32 (batch, sequence), 1 for a real token: only in this form can it be quantized
-    as QAttention. All nodes share the mask's one Cast.
+    as QAttention. All nodes share the mask's one Cast. What else is added to the scores (a bias by relative
+    position) is its `attention_bias`, (1 or batch, 1 or heads, sequence, sequence).
 
     Returns:
         How many were fused, and a sentence for each that was not.
@@ -33,7 +34,10 @@ def fuse_attention(model: ir.Model) -> tuple[int, list[str]]:
 
     mask = next((value for value in model.graph.inputs if value.name == "attention_mask"), None)
     fusion = _Fusion(mask, None if mask is None else _as_integers(model.graph, mask))
-    fused = pattern.RewriteRule(fusion.pattern, fusion.rewrite, fusion.check).apply_to_model(model)
+    rules = (fusion.pattern, fusion.biased_pattern)
+    fused = sum(
+        pattern.RewriteRule(rule, fusion.rewrite, fusion.check).apply_to_model(model) for rule in rules
+    )
     unknown = "it is not softmax(q·k * scale + mask)·v of one input"
     left = [
         f"{module(node.outputs[0])}: attention is not fused: {fusion.refused.get(str(node.name), unknown)}"
@@ -82,24 +86,52 @@ class _Fusion:
         mask: Any,
     ) -> Any:
         """The nodes that the exporter writes for one attention."""
-        from onnxscript.rewriter.pattern import ANY_VALUE
 
-        query = op.Reshape(op.Add(op.MatMul(x, q), q_bias), ANY_VALUE, _outputs=["heads"])
-        key = op.Reshape(op.Add(op.MatMul(x, k), k_bias), ANY_VALUE)
-        value = op.Reshape(op.Add(op.MatMul(x, v), v_bias), ANY_VALUE)
-        scores = op.MatMul(op.Transpose(query, perm=_HEADS_FIRST), op.Transpose(key, perm=_KEYS))
-        weights = op.Softmax(op.Add(op.Mul(scores, scale), mask), axis=-1, _outputs=["weights"])
-        averaged = op.MatMul(weights, op.Transpose(value, perm=_HEADS_FIRST))
-        return op.Reshape(op.Transpose(averaged, perm=_HEADS_FIRST), ANY_VALUE, _outputs=["joined"])
+        def weights(scores: Any) -> Any:
+            return op.Add(op.Mul(scores, scale, _outputs=["scaled"]), mask)
 
-    def check(self, _context: Any, weights: Any, **values: Any) -> bool:
+        return _written_out(op, x, ((q, q_bias), (k, k_bias), (v, v_bias)), weights)
+
+    def biased_pattern(
+        self,
+        op: Any,
+        x: Any,
+        q: Any,
+        q_bias: Any,
+        k: Any,
+        k_bias: Any,
+        v: Any,
+        v_bias: Any,
+        scale: Any,
+        bias: Any,
+        mask: Any,
+    ) -> Any:
+        """Those of an attention with a bias, as MPNet has it; its scores are divided."""
+
+        def weights(scores: Any) -> Any:
+            return op.Add(op.Add(op.Div(scores, scale, _outputs=["scaled"]), bias), mask)
+
+        return _written_out(op, x, ((q, q_bias), (k, k_bias), (v, v_bias)), weights)
+
+    def check(self, _context: Any, weights: Any, bias: Any = None, **values: Any) -> bool:
         """Whether this attention can be fused; if not, the reason is noted."""
-        reason = _form(**values) or self._mask_reason(values["mask"])
+        reason = _form(**values) or _bias_reason(bias, values["heads"]) or self._mask_reason(values["mask"])
         if reason:
             self.refused[str(weights.producer().name)] = reason
         return not reason
 
-    def rewrite(self, op: Any, x: Any, heads: Any, scale: Any, mask: Any, joined: Any, **values: Any) -> Any:
+    def rewrite(
+        self,
+        op: Any,
+        x: Any,
+        heads: Any,
+        scale: Any,
+        scaled: Any,
+        mask: Any,
+        joined: Any,
+        bias: Any = None,
+        **values: Any,
+    ) -> Any:
         """The fused node."""
         name = f"{module(joined)}.qkv"
         _, _, count, size = heads.shape
@@ -108,12 +140,16 @@ class _Fusion:
         # operator's default, -10000, the scores would still matter.
         attributes = {"num_heads": count, "mask_filter_value": self.paddings[mask]}
         factor = float(np.asarray(constant(scale)).item())
+        if scaled.producer().op_type == "Div":
+            factor = 1 / factor
         if not math.isclose(factor, 1 / math.sqrt(size), rel_tol=1e-6):
             attributes["scale"] = factor
         weight = _join(op, f"{name}.weight", [values["q"], values["k"], values["v"]], axis=1)
         biases = [values["q_bias"], values["k_bias"], values["v_bias"]]
-        bias = _join(op, f"{name}.bias", biases, axis=0)
-        fused = op.Attention(x, weight, bias, self.mask_index, **attributes, _domain=MICROSOFT)
+        inputs = [x, weight, _join(op, f"{name}.bias", biases, axis=0), self.mask_index]
+        if bias is not None:
+            inputs += [None, _for_one_row(bias)]
+        fused = op.Attention(*inputs, **attributes, _domain=MICROSOFT)
         fused.producer().name = f"{name}/Attention"
         return fused
 
@@ -127,6 +163,39 @@ class _Fusion:
                 self.paddings[mask] = error
         padding = self.paddings[mask]
         return str(padding) if isinstance(padding, NotPaddingError) else ""
+
+
+def _written_out(op: Any, x: Any, products: Sequence[tuple[Any, Any]], shifted: Callable[[Any], Any]) -> Any:
+    """softmax(shifted(q·k))·v, with its heads split and joined. products: weight and bias of q, k and v."""
+    from onnxscript.rewriter.pattern import ANY_VALUE
+
+    query, key, value = (
+        op.Reshape(op.Add(op.MatMul(x, weight), bias), ANY_VALUE, _outputs=[name])
+        for (weight, bias), name in zip(products, ("heads", "key_heads", "value_heads"), strict=True)
+    )
+    scores = op.MatMul(op.Transpose(query, perm=_HEADS_FIRST), op.Transpose(key, perm=_KEYS))
+    weights = op.Softmax(shifted(scores), axis=-1, _outputs=["weights"])
+    averaged = op.MatMul(weights, op.Transpose(value, perm=_HEADS_FIRST))
+    return op.Reshape(op.Transpose(averaged, perm=_HEADS_FIRST), ANY_VALUE, _outputs=["joined"])
+
+
+def _bias_reason(bias: ir.Value | None, heads: ir.Value) -> str:
+    """Why a bias cannot be the fused node's; "" if it can, or if there is none."""
+    if bias is None:
+        return ""
+    count = None if heads.shape is None else heads.shape[2]
+    if bias.shape is None or len(bias.shape) != 4 or bias.shape[1] not in (1, count):
+        return "its bias is not (batch, heads, sequence, sequence)"
+    return ""
+
+
+def _for_one_row(bias: ir.Value) -> ir.Value:
+    """A bias that is alike for all rows of a batch, before it was repeated for each: (1, ...)."""
+    repeated = bias.producer()
+    source = repeated.inputs[0] if repeated is not None and repeated.op_type == "Expand" else None
+    if source is None or source.shape is None or bias.shape is None:
+        return bias
+    return source if [1, *bias.shape[1:]] == list(source.shape) else bias
 
 
 def _form(*, heads: ir.Value, scale: ir.Value, **values: ir.Value) -> str:

@@ -49,7 +49,7 @@ def attend_from_row(model: ir.Model) -> int:
     """Replace an attention of which only one row is read by an attention with one query, in place.
 
     Keys and values are one product, (in, 2 * hidden), for all rows; the query is a product for one row;
-    com.microsoft MultiHeadAttention joins them.
+    com.microsoft MultiHeadAttention joins them. Of a bias of the scores the row's part is taken.
 
     Returns:
         How many there were: 1, or 0 where the last layer was not cut or its attention not fused.
@@ -130,7 +130,7 @@ def _row_of(graph: ir.Graph, value: ir.Value, place: ir.Value) -> ir.Value:
 
 def _split_attention(graph: ir.Graph, attention: ir.Node, reader: ir.Node) -> None:
     """Replace a fused attention by two products and an attention for the row that is read."""
-    x, weight, bias, mask_index = attention.inputs
+    x, weight, bias, mask_index, *rest = attention.inputs
     place = reader.inputs[1]
     assert x is not None and place is not None
     weights, biases = np.asarray(constant(weight)), np.asarray(constant(bias))
@@ -144,11 +144,24 @@ def _split_attention(graph: ir.Graph, attention: ir.Node, reader: ir.Node) -> No
     key, value = writer.node("Split", [pair, halves], f"{name}.key_value", [shape, shape], {"axis": 2})
     attributes = {each: attribute.value for each, attribute in attention.attributes.items()}
     inputs = [query, key, value, None, mask_index]
+    added = rest[1] if len(rest) > 1 else None
+    if added is not None:
+        inputs.append(_row_of_scores(writer, added, place, f"{name}.attention_bias"))
     (joined,) = writer.node(
         "MultiHeadAttention", inputs, name, [_shape(row, width=hidden)], attributes, MICROSOFT
     )
     reader.outputs[0].replace_all_uses_with(joined)
     graph.remove([reader, attention], safe=True)
+
+
+def _row_of_scores(writer: _Writer, bias: ir.Value, place: ir.Value, name: str) -> ir.Value:
+    """The part of a bias (batch, heads, rows, rows) that is added to the scores of one row."""
+    import onnx_ir as ir
+
+    assert bias.shape is not None
+    batch, heads, _, rows = bias.shape
+    (row,) = writer.node("Gather", [bias, place], name, [ir.Shape([batch, heads, 1, rows])], {"axis": 2})
+    return row
 
 
 def _shape(value: ir.Value, rows: int | None = None, width: int | None = None) -> ir.Shape:
