@@ -27,7 +27,11 @@ from quantlib.training.checkpoints import load_classifier
 
 BERT = {"Attention": 1, "MultiHeadAttention": 1, "Gelu": 2, "LayerNormalization": 5}
 # What the compiled models of two layers consist of. The last attention is cut to one row.
-FUSED = {"xlm-roberta": BERT, "mpnet": BERT}
+FUSED = {
+    "xlm-roberta": BERT,
+    "mpnet": BERT,
+    "albert": {"Attention": 2, "FastGelu": 2, "LayerNormalization": 5},
+}
 COUNTED = ("Attention", "MultiHeadAttention", "Softmax", "Gelu", "FastGelu", "Erf", "LayerNormalization")
 PARTS = ("qkv", "attention_output", "ffn_in", "ffn_out")
 
@@ -77,11 +81,20 @@ def test_what_is_fused(more_exported: tiny.Exported, compiled: Compiled) -> None
 
 
 def test_layers_have_roles_and_groups(more_exported: tiny.Exported, compiled: Compiled) -> None:
-    expected = Counter({f"layer.{n}.{part}": 1 for n in (0, 1) for part in PARTS})
-    expected |= Counter({"layer.1.qkv": 2, "pooler": 1, "classifier": 1})
+    expected = Counter({f"layer.{n}.{part}": 1 for n in (0, 1) for part in PARTS} | {"layer.1.qkv": 2})
+    if more_exported.kind == "albert":  # both layers are the same one
+        expected = Counter({"projection": 1} | {f"layer.0.{part}": 2 for part in PARTS})
     model = load_ir(compiled.path)
-    assert Counter(layers.group(layer.name) for layer in find_linears(model)) == expected
+    groups = Counter(layers.group(layer.name) for layer in find_linears(model))
+    assert groups == expected + Counter(pooler=1, classifier=1)
     assert {layers.group(table.name) for table in find_embeddings(model)} == {"embeddings"}
+
+
+def layer_weights(path: Path) -> list[str]:
+    """The constant matrices of the encoder's layers."""
+    constants = load_ir(path).graph.initializers.values()
+    names = [str(value.name) for value in constants if len(layers.dimensions(value)) == 2]
+    return [name for name in names if layers.layer_number(name) is not None]
 
 
 @pytest.mark.parametrize("name", ["quant_1", "quant_2", "static_u8s8_smooth", "dynamic_u8s8"])
@@ -103,6 +116,8 @@ def test_quantized_logits_are_close(
     assert 0 < np.sqrt(np.square(errors).mean()) < 0.02
     assert errors.max() < 0.05
     assert find_linears(load_ir(path)) == [], "no layer is left in float"
+    if more_exported.kind == "albert":
+        assert len(layer_weights(path)) == 4, "layers share their weights"
 
 
 def test_a_camembert_is_an_xlm_roberta_by_another_name(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ MORE_ARCHITECTURES = {
     "xlm-roberta": "XLMRobertaForSequenceClassification",
     "camembert": "CamembertForSequenceClassification",
     "mpnet": "MPNetForSequenceClassification",
+    "albert": "AlbertForSequenceClassification",
 }
 _ROBERTA_IDS = ("roberta", "xlm-roberta", "camembert", "mpnet")  # padding is 1, positions start at 2
 # What sets a tiny model apart from BERT's settings.
@@ -64,6 +65,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "roberta": {"type_vocab_size": 1},
     "xlm-roberta": {"type_vocab_size": 1},
     "camembert": {"type_vocab_size": 1},
+    "albert": {"embedding_size": 16},
 }
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantlib.compression.calibration import Channels, collect_channels
+from quantlib.compression.calibration import Channels, collect_channels, join_channels
 from quantlib.compression.grid import activation_grid, levels, quantize_weight
 from quantlib.data.features import Feed
 from quantlib.onnx_model.layers import FloatArray, Linear, find_linears, layers_by_input, load_ir
@@ -77,8 +77,25 @@ def search_smoothing(
         raise InputError(f"{onnx_path}: no MatMul or Gemm with a weight to smooth")
     channels = collect_channels(onnx_path, feeds, list(layers_of), threads=threads, progress=progress)
     with threadpool_limits(threads):
-        searched = {name: _search(channels[name], layers) for name, layers in layers_of.items()}
+        searched = _searched(channels, layers_of)
     return {name: smoothing for name, smoothing in searched.items() if smoothing.gain_db >= WORTHWHILE_DB}
+
+
+def _searched(
+    channels: Mapping[str, Channels], layers_of: Mapping[str, Sequence[Linear]]
+) -> dict[str, Smoothing]:
+    """The best smoothing of each activation; those whose layers have the same weights get the same factors.
+
+    Otherwise weights that an ALBERT's layers share would have to be there once for each layer.
+    """
+    sharing: dict[tuple[str, ...], list[str]] = {}
+    for name, layers in layers_of.items():
+        sharing.setdefault(tuple(layer.weight_name for layer in layers), []).append(name)
+    searched: dict[str, Smoothing] = {}
+    for names in sharing.values():
+        best = _search(join_channels([channels[name] for name in names]), layers_of[names[0]])
+        searched |= dict.fromkeys(names, best)
+    return {name: searched[name] for name in layers_of}
 
 
 def smooth_onnx(onnx_path: Path, out_path: Path, smoothing: Mapping[str, Smoothing]) -> Path:
@@ -96,6 +113,7 @@ def smooth_onnx(onnx_path: Path, out_path: Path, smoothing: Mapping[str, Smoothi
             activations.
     """
     import onnx_ir as ir
+    from onnx_ir.passes.common import DeduplicateHashedInitializersPass
 
     from quantlib.compression.folding import scale_input
 
@@ -108,6 +126,7 @@ def smooth_onnx(onnx_path: Path, out_path: Path, smoothing: Mapping[str, Smoothi
         if name not in layers_of:
             raise InputError(f"{onnx_path}: no product takes the activation {name!r}")
         scale_input(model.graph, layers_of[name], layers, chosen.factors)
+    DeduplicateHashedInitializersPass()(model)  # weights that layers share were scaled once for each
     model.metadata_props[MARK] = "1"
     with atomic_file(out_path) as scratch:
         ir.save(model, scratch)

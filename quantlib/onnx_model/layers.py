@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantlib.onnx_model.model import Model, reading_onnx
-from quantlib.onnx_model.roles import ROLES, group, groups, label, role
+from quantlib.onnx_model.roles import ROLES, group, groups, label, layer_number, role
 from quantlib.support.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ROLES", "Embedding", "FloatArray", "Linear",
     "constant", "dimensions", "find_embeddings", "find_linears", "group", "groups", "initializer",
-    "integer", "is_bias", "is_matrix", "label", "layers_by_input", "load_ir", "names", "role", "skeleton_ir",
+    "integer", "is_bias", "is_matrix", "label", "layer_number", "layers_by_input",
+    "load_ir", "names", "role", "skeleton_ir",
 ]  # fmt: skip
 
 FloatArray = npt.NDArray[np.float32]

@@ -16,6 +16,7 @@ class Architecture:
     calls the number of layers, the width, the FFN's width and the number of heads. position_offset: position
     embeddings that no token uses. takes_token_types: whether `token_type_ids` are an input. can_be_distilled:
     whether a student can be made of it. runs_in_parts: whether `forward` runs it layer by layer.
+    layers_are_shared: whether the same weights are used for many layers.
 
     Names of modules. layers: the list of encoder layers. query, key, value, attention_output, ffn_in,
     ffn_out: linear layers within a layer. pooler: the layer before the last one, without the encoder's name.
@@ -43,6 +44,7 @@ class Architecture:
     takes_token_types: bool = True
     can_be_distilled: bool = False
     runs_in_parts: bool = False
+    layers_are_shared: bool = False
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -112,6 +114,19 @@ ARCHITECTURES: dict[str, Architecture] = {
             position_bias="relative_attention_bias",
             position_offset=2,
             takes_token_types=False,
+        ),
+        Architecture(
+            "albert",
+            "AlbertForSequenceClassification",
+            "albert.encoder.albert_layer_groups",
+            embedding_projection="embedding_hidden_mapping_in",
+            query="albert_layers.0.attention.query",
+            key="albert_layers.0.attention.key",
+            value="albert_layers.0.attention.value",
+            attention_output="albert_layers.0.attention.dense",
+            ffn_in="albert_layers.0.ffn",
+            ffn_out="albert_layers.0.ffn_output",
+            layers_are_shared=True,
         ),
     )
 }

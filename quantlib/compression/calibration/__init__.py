@@ -4,7 +4,7 @@ Batch after batch is folded into a few numbers and a histogram for each activati
 not grow with the number of rows; ranges of every method come from that one pass.
 """
 
-from quantlib.compression.calibration.channels import Channels, collect_channels
+from quantlib.compression.calibration.channels import Channels, collect_channels, join_channels
 from quantlib.compression.calibration.graph import (
     activations,
     load_with_shapes,
@@ -43,6 +43,7 @@ __all__ = [
     "collect",
     "collect_channels",
     "derive",
+    "join_channels",
     "load_with_shapes",
     "merge",
     "observe",

@@ -31,6 +31,15 @@ class Channels:
     sample: FloatArray
 
 
+def join_channels(several: Sequence[Channels]) -> Channels:
+    """Activations of the same channels as one."""
+    return Channels(
+        np.min([channels.low for channels in several], axis=0),
+        np.max([channels.high for channels in several], axis=0),
+        np.concatenate([channels.sample for channels in several]),
+    )
+
+
 def collect_channels(
     onnx_path: Path,
     feeds: Iterable[Feed],

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from quantlib.onnx_model.compile.naming import number_nodes
 from quantlib.onnx_model.layers import load_ir
 from quantlib.support.errors import InputError
 from quantlib.support.files import atomic_file
@@ -125,5 +126,6 @@ def _rewrite(model: ir.Model, row_attention: bool) -> tuple[dict[str, int], list
     passes.DeduplicateHashedInitializersPass()(model)
     done["merged_constants"] = constants - len(model.graph.initializers)
     passes.RemoveUnusedOpsetsPass()(model)
+    number_nodes(model.graph)
     passes.ClearMetadataAndDocStringPass()(model)  # the rewriter's own notes, and the exporter's stack traces
     return done, left

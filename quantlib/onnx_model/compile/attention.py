@@ -64,13 +64,15 @@ class _Fusion:
     """The rewrite rule. The arguments of its methods are the values that the pattern names.
 
     refused: {name of a Softmax: why its attention was not fused}. paddings: for each mask the number it adds
-    to padding, or why it is no padding mask.
+    to padding, or why it is no padding mask. joined: constants side by side, by what they were joined from:
+    layers that share their weights share these too.
     """
 
     attention_mask: ir.Value | None
     mask_index: ir.Value | None
     refused: dict[str, str] = field(default_factory=dict)
     paddings: dict[ir.Value, float | NotPaddingError] = field(default_factory=dict)
+    joined: dict[tuple[ir.Value, ...], ir.Value] = field(default_factory=dict)
 
     def pattern(
         self,
@@ -144,14 +146,24 @@ class _Fusion:
             factor = 1 / factor
         if not math.isclose(factor, 1 / math.sqrt(size), rel_tol=1e-6):
             attributes["scale"] = factor
-        weight = _join(op, f"{name}.weight", [values["q"], values["k"], values["v"]], axis=1)
-        biases = [values["q_bias"], values["k_bias"], values["v_bias"]]
-        inputs = [x, weight, _join(op, f"{name}.bias", biases, axis=0), self.mask_index]
+        weight = self._join(op, f"{name}.weight", [values[part] for part in "qkv"], axis=1)
+        qkv_bias = self._join(op, f"{name}.bias", [values[f"{part}_bias"] for part in "qkv"], axis=0)
+        inputs = [x, weight, qkv_bias, self.mask_index]
         if bias is not None:
             inputs += [None, _for_one_row(bias)]
         fused = op.Attention(*inputs, **attributes, _domain=MICROSOFT)
         fused.producer().name = f"{name}/Attention"
         return fused
+
+    def _join(self, op: Any, name: str, values: Sequence[ir.Value], axis: int) -> Any:
+        """Constants side by side, as one initializer."""
+        import onnx_ir as ir
+
+        key = tuple(values)
+        if key not in self.joined:
+            arrays = [np.asarray(constant(value)) for value in values]
+            self.joined[key] = op.initializer(ir.tensor(np.concatenate(arrays, axis=axis), name=name))
+        return self.joined[key]
 
     def _mask_reason(self, mask: ir.Value) -> str:
         if self.attention_mask is None:
@@ -213,11 +225,3 @@ def _form(*, heads: ir.Value, scale: ir.Value, **values: ir.Value) -> str:
     if heads.shape is None or len(heads.shape) != 4 or not all(isinstance(n, int) for n in heads.shape[2:]):
         return "the number of its heads is not known"
     return ""
-
-
-def _join(op: Any, name: str, values: Sequence[ir.Value], axis: int) -> Any:
-    """Constants side by side, as one initializer."""
-    import onnx_ir as ir
-
-    arrays = [np.asarray(constant(value)) for value in values]
-    return op.initializer(ir.tensor(np.concatenate(arrays, axis=axis), name=name))

@@ -17,3 +17,13 @@ def module(value: ir.Value) -> str:
     """
     name = str(value.name)
     return name.rpartition("/")[0] or name
+
+
+def number_nodes(graph: ir.Graph) -> None:
+    """Give nodes of the same name a number, as the exporter does; layers that are one module have such."""
+    taken: dict[str, int] = {}
+    for node in graph:
+        name = str(node.name)
+        taken[name] = taken.get(name, 0) + 1
+        if taken[name] > 1:
+            node.name = f"{name}_{taken[name]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +13,13 @@ from quantlib.onnx_model.layers import constant, find_linears, is_bias, role
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+_GELUS = frozenset({"Gelu", "FastGelu"})
 # The first opset with LayerNormalization; below it the export writes the formula out.
 _WITH_LAYER_NORMALIZATION = 17
 
 
 def fuse_gelu(model: ir.Model) -> tuple[int, list[str]]:
-    """Fuse GELU by erf into com.microsoft Gelu, in place.
+    """Fuse GELU by erf into com.microsoft Gelu and GELU by tanh into FastGelu, in place.
 
     Not into BiasGelu: the bias stays with its product, since an 8-bit product includes its bias. After a
     product in FP32, ONNX Runtime fuses bias and GELU itself when it loads the model.
@@ -25,18 +27,30 @@ def fuse_gelu(model: ir.Model) -> tuple[int, list[str]]:
     Returns:
         How many were fused, and a sentence for each FFN with another activation.
     """
+    from onnxscript.rewriter import pattern
     from onnxscript.rewriter.ort_fusions import erfgelu
 
     fused: int = erfgelu.rules.apply_to_model(model)
+    fused += pattern.RewriteRule(_tanh_gelu, _fast_gelu).apply_to_model(model)
     for node in model.graph:
-        if node.op_type == "Gelu" and node.domain == MICROSOFT:
-            node.name = f"{module(node.outputs[0])}/Gelu"
+        if node.op_type in _GELUS and node.domain == MICROSOFT:
+            node.name = f"{module(node.outputs[0])}/{node.op_type}"
     left = []
     for linear in find_linears(model):
         following = sorted({use.node.op_type for use in linear.last.outputs[0].uses()})
-        if role(linear.name) == "ffn_in" and following != ["Gelu"]:
-            left.append(f"{linear.name}: {', '.join(following)} behind it is not GELU by erf: not fused")
+        if role(linear.name) == "ffn_in" and not set(following) <= _GELUS:
+            left.append(f"{linear.name}: {', '.join(following)} behind it is not GELU: not fused")
     return fused, left
+
+
+def _tanh_gelu(op: Any, x: Any) -> Any:
+    """GELU by tanh, x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))), as the exporter writes it."""
+    cubic = op.Add(x, op.Mul(op.Pow(x, 3.0), 0.044715))
+    return op.Mul(op.Mul(x, 0.5), op.Add(op.Tanh(op.Mul(cubic, math.sqrt(2 / math.pi))), 1.0))
+
+
+def _fast_gelu(op: Any, x: Any) -> Any:
+    return op.FastGelu(x, _domain=MICROSOFT)
 
 
 def fuse_layer_normalization(model: ir.Model) -> tuple[int, list[str]]:

@@ -52,14 +52,22 @@ def attend_from_row(model: ir.Model) -> int:
     com.microsoft MultiHeadAttention joins them. Of a bias of the scores the row's part is taken.
 
     Returns:
-        How many there were: 1, or 0 where the last layer was not cut or its attention not fused.
+        How many there were: 1, or 0 where the last layer was not cut, its attention not fused, or its weight
+        is that of other layers too and would have to be there twice.
     """
     for node in model.graph:
         users = [use.node for use in node.outputs[0].uses()]
-        if node.op_type == "Attention" and node.domain == MICROSOFT and len(users) == 1 and _is_cut(users[0]):
+        if node.op_type != "Attention" or node.domain != MICROSOFT:
+            continue
+        if len(users) == 1 and _is_cut(users[0]) and not _shares_its_weight(node):
             _split_attention(model.graph, node, users[0])
             return 1
     return 0
+
+
+def _shares_its_weight(attention: ir.Node) -> bool:
+    weight = attention.inputs[1]
+    return weight is not None and len(list(weight.uses())) > 1
 
 
 def _is_cut(node: ir.Node) -> bool:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from quantlib.data.features import INPUT_NAMES
 from quantlib.onnx_model.export.layers import find_stack, repeat_layer, shortened
-from quantlib.onnx_model.export.naming import name_nodes, strip_notes
+from quantlib.onnx_model.export.naming import merge_equal_weights, name_nodes, strip_notes
 from quantlib.onnx_model.export.opset import TRACED_OPSET, check_opset, declare_opset
 from quantlib.onnx_model.export.parity import check_parity
 from quantlib.onnx_model.parity import ParityError
 from quantlib.support.files import atomic_file
-from quantlib.training.architectures import accepted
+from quantlib.training.architectures import accepted, of_model
 from quantlib.training.checkpoints import (
     check_sequence_length,
     load_classifier,
@@ -88,7 +88,8 @@ def _whole_graph(model: Any, longest: int) -> onnx.ModelProto:
             proto = strip_notes(name_nodes(_to_onnx(model, longest)))
         if repeat_layer(proto, stack, sample):
             return proto
-    return strip_notes(name_nodes(_to_onnx(model, longest)))
+    proto = strip_notes(name_nodes(_to_onnx(model, longest)))
+    return merge_equal_weights(proto) if of_model(model).layers_are_shared else proto
 
 
 def _to_onnx(model: Any, longest: int) -> onnx.ModelProto:

@@ -40,10 +40,10 @@ class Stack:
 
 
 def find_stack(model: Any) -> Stack | None:
-    """The layers of a model where there are more than three and they are built alike."""
-    name = of_model(model).layers
-    stack = Stack(name, model.get_submodule(name))
-    if len(stack.layers) <= TRACED:
+    """The layers of a model where there are more than three, each used once, and they are built alike."""
+    architecture = of_model(model)
+    stack = Stack(architecture.layers, model.get_submodule(architecture.layers))
+    if architecture.layers_are_shared or len(stack.layers) <= TRACED:
         return None
     forms = {(repr(layer), _shapes(layer), len(list(layer.buffers()))) for layer in stack.layers}
     return stack if len(forms) == 1 and next(iter(forms))[2] == 0 else None

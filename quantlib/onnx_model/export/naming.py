@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import TYPE_CHECKING
 
@@ -64,11 +65,31 @@ def _constants(graph: onnx.GraphProto, taken: dict[str, int]) -> dict[str, str]:
         if not re.fullmatch(r"val_\d+", tensor.name):
             continue
         used_by = users.get(tensor.name, [])
-        if len(used_by) == 1 and used_by[0].op_type == "MatMul":
-            new[tensor.name] = _unique(f"{used_by[0].name.rpartition('/')[0]}.weight", taken)
+        modules = {node.name.rpartition("/")[0] for node in used_by if node.op_type == "MatMul"}
+        if len(modules) == 1 and all(node.op_type == "MatMul" for node in used_by):
+            new[tensor.name] = _unique(f"{modules.pop()}.weight", taken)
         else:
             new[tensor.name] = _unique("constant", taken)
     return new
+
+
+def merge_equal_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with one of each set of equal weights, under its first name; changed in place.
+
+    The exporter writes a transposed weight anew for each use.
+    """
+    first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+    names: dict[str, str] = {}
+    for tensor in proto.graph.initializer:
+        key = (tensor.data_type, tuple(tensor.dims), hashlib.sha256(tensor.raw_data).digest())
+        if len(tensor.dims) == 2 and tensor.HasField("raw_data"):
+            names[tensor.name] = first.setdefault(key, tensor.name)
+    kept = [tensor for tensor in proto.graph.initializer if names.get(tensor.name) in (None, tensor.name)]
+    for node in proto.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    return proto
 
 
 def _module(node: onnx.NodeProto) -> str:
