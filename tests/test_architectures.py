@@ -2,38 +2,54 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import tiny
 import torch
+from onnx import helper
 
 from quantlib.compression.calibration import collect, derive
 from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
 from quantlib.compression.recipes import RECIPES
 from quantlib.compression.smoothing import search_smoothing, smooth_onnx
 from quantlib.data.features import CalibrationReader, Feed
+from quantlib.experiment import ExperimentOptions
+from quantlib.experiment import run as run_experiment
 from quantlib.machine.sessions import feed_for, open_session
 from quantlib.onnx_model import layers
 from quantlib.onnx_model.compile import Compiled, compile_onnx
+from quantlib.onnx_model.export.naming import fold_transposes
 from quantlib.onnx_model.layers import find_embeddings, find_linears, load_ir
 from quantlib.onnx_model.model import op_counts
-from quantlib.training.architectures import accepted, of_model
+from quantlib.training.architectures import ARCHITECTURES, accepted, of_model
 from quantlib.training.checkpoints import load_classifier
 
+PARTS = ("qkv", "attention_output", "ffn_in", "ffn_out")
 BERT = {"Attention": 1, "MultiHeadAttention": 1, "Gelu": 2, "LayerNormalization": 5}
-# What the compiled models of two layers consist of. The last attention is cut to one row.
+# What the compiled models of two layers consist of. The last attention is cut to one row where it is fused
+# and has a weight of its own.
 FUSED = {
     "xlm-roberta": BERT,
     "mpnet": BERT,
     "albert": {"Attention": 2, "FastGelu": 2, "LayerNormalization": 5},
+    "deberta-v2": {"Softmax": 2, "Gelu": 3, "LayerNormalization": 5},
+    "modernbert": {"Softmax": 2, "Gelu": 3, "LayerNormalization": 6},
 }
+# Groups that are not those of a BERT, and how many products are in each.
+GROUPS = {
+    "albert": {"projection": 1} | {f"layer.0.{part}": 2 for part in PARTS},  # both layers are the same one
+    "modernbert": {f"layer.{n}.{part}": 1 for n in (0, 1) for part in PARTS},
+    "deberta-v2": {f"layer.{n}.{part}": 3 if part == "qkv" else 1 for n in (0, 1) for part in PARTS},
+}
+ROOT = Path(__file__).parents[1]
 COUNTED = ("Attention", "MultiHeadAttention", "Softmax", "Gelu", "FastGelu", "Erf", "LayerNormalization")
-PARTS = ("qkv", "attention_output", "ffn_in", "ffn_out")
 
 
 @pytest.fixture(scope="module")
@@ -74,16 +90,22 @@ def test_pytorch_computes_the_same(more_exported: tiny.Exported, compiled: Compi
             np.testing.assert_allclose(run(path, feed), expected, atol=1e-4)
 
 
+def unfused_attentions(kind: str) -> list[str]:
+    names = {"deberta-v2": "deberta.encoder.layer.{}.attention.self", "modernbert": "model.layers.{}.attn"}
+    return [names[kind].format(layer) for layer in (0, 1)] if kind in names else []
+
+
 def test_what_is_fused(more_exported: tiny.Exported, compiled: Compiled) -> None:
     counts = op_counts(compiled.path)
     assert {name: counts[name] for name in COUNTED if counts[name]} == FUSED[more_exported.kind]
-    assert compiled.left == ()
+    left = [f"{name}: attention is not fused" for name in unfused_attentions(more_exported.kind)]
+    assert [sentence.rpartition(": ")[0] for sentence in compiled.left] == left
+    assert (compiled.done["folded_products"] > 0) == (more_exported.kind == "deberta-v2")
 
 
 def test_layers_have_roles_and_groups(more_exported: tiny.Exported, compiled: Compiled) -> None:
-    expected = Counter({f"layer.{n}.{part}": 1 for n in (0, 1) for part in PARTS} | {"layer.1.qkv": 2})
-    if more_exported.kind == "albert":  # both layers are the same one
-        expected = Counter({"projection": 1} | {f"layer.0.{part}": 2 for part in PARTS})
+    bert = {f"layer.{n}.{part}": 1 for n in (0, 1) for part in PARTS} | {"layer.1.qkv": 2}
+    expected = Counter(GROUPS.get(more_exported.kind, bert))
     model = load_ir(compiled.path)
     groups = Counter(layers.group(layer.name) for layer in find_linears(model))
     assert groups == expected + Counter(pooler=1, classifier=1)
@@ -131,3 +153,92 @@ def test_a_camembert_is_an_xlm_roberta_by_another_name(tmp_path: Path) -> None:
     assert list(one) == list(other)
     assert all(torch.equal(one[name], other[name]) for name in one)
     np.testing.assert_array_equal(*(torch_logits(model, feeds()[3]) for model in (first, second)))
+
+
+def test_large_weights_of_several_products_are_stored_as_the_products_need_them(tmp_path: Path) -> None:
+    """The exporter leaves their Transpose in the graph; small ones it folds, as those of tiny models."""
+    node = helper.make_node
+    nodes = [
+        node("Transpose", ["w"], ["turned"], name="first/Transpose", perm=[1, 0]),
+        node("MatMul", ["x", "turned"], ["once"], name="first/MatMul"),
+        node("Transpose", ["w"], ["again"], name="second/Transpose", perm=[1, 0]),
+        node("MatMul", ["once", "again"], ["y"], name="second/MatMul"),
+        node("Transpose", ["both"], ["other"], name="third/Transpose", perm=[1, 0]),
+        node("MatMul", ["y", "other"], ["z"], name="third/MatMul"),
+        node("MatMul", ["z", "both"], ["out"], name="fourth/MatMul"),
+    ]
+    draw = np.random.default_rng(0)
+    constants = {name: draw.normal(size=(4, 4)).astype(np.float32) for name in ("w", "both")}
+    path = tiny.save_graph(tmp_path / "model.onnx", nodes, constants, outputs=("out",))
+    feed = {"x": draw.normal(size=(2, 3, 4)).astype(np.float32)}
+    expected = open_session(path, threads=1).run(None, feed)[0]
+    onnx.save(fold_transposes(onnx.load(path)), path)
+    np.testing.assert_allclose(open_session(path, threads=1).run(None, feed)[0], expected, atol=1e-5)
+    weights = [layer.weight_name for layer in find_linears(load_ir(path))]
+    assert weights == ["w", "w", "both_transposed", "both"]
+    assert sorted(load_ir(path).graph.initializers) == ["both", "both_transposed", "w"]
+
+
+def test_the_main_job_runs_an_albert(glue_dir: Path, tmp_path: Path) -> None:
+    checkpoint = tiny.write_checkpoint(tmp_path / "albert", "albert")
+    recipes = ("quant_2", "static_u8s8_smooth")
+    options = ExperimentOptions(
+        task="SST-2",
+        data_dir=glue_dir,
+        teacher=str(checkpoint),
+        no_student=True,
+        recipes=recipes,
+        output_dir=tmp_path / "runs",
+        cache_dir=tmp_path / "cache",
+        seq_len=32,
+        threads=1,
+        calibration_samples=16,
+        warmup_runs=0,
+        num_runs=3,
+        timing_seconds=0.0,
+    )
+    run_experiment(options)
+    (written,) = (tmp_path / "runs").glob("*/results.json")
+    results = json.loads(written.read_text(encoding="utf-8"))
+    assert list(results) == ["teacher", "teacher_compiled", *recipes]
+    assert all(values["agreement"] > 0.9 for values in results.values())
+
+
+# The page of architectures
+
+
+def row_of(kind: str) -> list[str]:
+    """The cells of an architecture's row in docs/architectures.md."""
+    page = (ROOT / "docs" / "architectures.md").read_text(encoding="utf-8")
+    (row,) = (line for line in page.splitlines() if line.startswith(f"| `{kind}` |"))
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def test_the_page_lists_every_architecture() -> None:
+    for kind, row in ARCHITECTURES.items():
+        cells = row_of(kind)
+        assert cells[1] == f"`{row.classifier}`"
+        assert cells[6] == ("yes" if row.can_be_distilled else "no")
+    cells = row_of("camembert")
+    assert [cells[0], *cells[2:]] == ["`camembert`", *row_of("xlm-roberta")[2:]]
+
+
+def says_what_is_fused(kind: str, path: Path) -> None:
+    counts, cells = op_counts(path), row_of(kind)
+    whole = "written out" if counts["Softmax"] else "fused"
+    assert cells[2] == whole
+    assert cells[3] == (whole if kind in ("mpnet", "deberta-v2") else "none")
+    assert cells[4] == ("fused, by tanh" if counts["FastGelu"] else "fused")
+    assert cells[5] == "one node"
+    assert counts["Gelu"] + counts["FastGelu"] >= 2
+    assert counts["LayerNormalization"] >= 5
+    assert not counts["Erf"]
+
+
+def test_the_page_says_what_is_fused(exported: tiny.Exported, tmp_path: Path) -> None:
+    compiled = compile_onnx(exported.model, tmp_path / "compiled.onnx", threads=1)
+    says_what_is_fused(exported.kind, compiled.path)
+
+
+def test_the_page_says_what_is_fused_of_the_others(more_exported: tiny.Exported, compiled: Compiled) -> None:
+    says_what_is_fused(more_exported.kind, compiled.path)

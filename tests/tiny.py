@@ -56,6 +56,8 @@ MORE_ARCHITECTURES = {
     "camembert": "CamembertForSequenceClassification",
     "mpnet": "MPNetForSequenceClassification",
     "albert": "AlbertForSequenceClassification",
+    "deberta-v2": "DebertaV2ForSequenceClassification",
+    "modernbert": "ModernBertForSequenceClassification",
 }
 _ROBERTA_IDS = ("roberta", "xlm-roberta", "camembert", "mpnet")  # padding is 1, positions start at 2
 # What sets a tiny model apart from BERT's settings.
@@ -66,6 +68,28 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "xlm-roberta": {"type_vocab_size": 1},
     "camembert": {"type_vocab_size": 1},
     "albert": {"embedding_size": 16},
+    # As in the published checkpoints of DeBERTa-v3, with fewer buckets.
+    "deberta-v2": {
+        "relative_attention": True,
+        "position_buckets": 8,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": ["p2c", "c2p"],
+        "position_biased_input": False,
+        "type_vocab_size": 0,
+        "pooler_hidden_size": 32,
+        "pooler_dropout": 0,
+        "pooler_hidden_act": "gelu",
+    },
+    # A window of 4 tokens to either side, so that short rows show it. The ids are those of `BERT_TOKENS`.
+    "modernbert": {
+        "local_attention": 8,
+        "pad_token_id": 0,
+        "cls_token_id": 2,
+        "sep_token_id": 3,
+        "bos_token_id": 2,
+        "eos_token_id": 3,
+    },
 }
 
 

@@ -31,11 +31,12 @@ def _in_layer(names: Iterable[str]) -> str:
 
 # What compiling makes of queries, keys and values is named beside them.
 _FUSED = {"query": "query", "key_value": "key and value", "qkv": "QKV"}
-_QKV = [name for row in _ROWS for name in (row.query, row.key, row.value)]
+_QKV = [name for row in _ROWS for name in (row.query, row.key, row.value, row.qkv) if name]
 _QKV += [f"{row.query.rpartition('.')[0]}.{fused}" for row in _ROWS for fused in _FUSED]
 _QKV_WORDS = _FUSED | {
     getattr(row, word).rpartition(".")[2]: word for row in _ROWS for word in ("query", "key", "value")
 }
+_QKV_WORDS |= {row.qkv.rpartition(".")[2]: "QKV" for row in _ROWS if row.qkv}
 _QKV_PART = re.compile(rf"\.({_names(_QKV_WORDS)})\b")
 
 # Nodes are named after the modules they come from. The first pattern that matches decides.

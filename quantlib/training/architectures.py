@@ -19,9 +19,10 @@ class Architecture:
     layers_are_shared: whether the same weights are used for many layers.
 
     Names of modules. layers: the list of encoder layers. query, key, value, attention_output, ffn_in,
-    ffn_out: linear layers within a layer. pooler: the layer before the last one, without the encoder's name.
-    head: the last linear layer. embedding_projection: between embeddings and layers of another width.
-    position_bias: the table of what attention scores get by the distance of query and key.
+    ffn_out: linear layers within a layer. qkv: one that is query, key and value. pooler: the layer before the
+    last one, without the encoder's name. head: the last linear layer. embedding_projection: between
+    embeddings and layers of another width. position_bias: the table of what attention scores get by the
+    distance of query and key.
     """
 
     model_type: str
@@ -37,6 +38,7 @@ class Architecture:
     attention_output: str = "attention.output.dense"
     ffn_in: str = "intermediate.dense"
     ffn_out: str = "output.dense"
+    qkv: str | None = None
     shape_keys: tuple[str, str, str, str] = (
         "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads",
     )  # fmt: skip
@@ -127,6 +129,26 @@ ARCHITECTURES: dict[str, Architecture] = {
             ffn_in="albert_layers.0.ffn",
             ffn_out="albert_layers.0.ffn_output",
             layers_are_shared=True,
+        ),
+        Architecture(
+            "deberta-v2",
+            "DebertaV2ForSequenceClassification",
+            "deberta.encoder.layer",
+            query="attention.self.query_proj",
+            key="attention.self.key_proj",
+            value="attention.self.value_proj",
+            embedding_projection="embed_proj",
+        ),
+        Architecture(
+            "modernbert",
+            "ModernBertForSequenceClassification",
+            "model.layers",
+            pooler="head.dense",
+            qkv="attn.Wqkv",
+            attention_output="attn.Wo",
+            ffn_in="mlp.Wi",
+            ffn_out="mlp.Wo",
+            takes_token_types=False,
         ),
     )
 }

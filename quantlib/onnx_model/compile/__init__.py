@@ -2,6 +2,7 @@
 
 What is fused and why, in the order in which it is done:
 
+- Products that depend on no input are computed once (`quantlib.onnx_model.compile.folding`).
 - Attention and its mask become com.microsoft Attention, which ONNX Runtime computes for all heads at once and
   can quantize whole (`quantlib.onnx_model.compile.attention`); that the mask is one of padding is shown first
   (`quantlib.onnx_model.compile.mask`).
@@ -37,9 +38,10 @@ MARK = "quantlib.compiled"
 class Compiled:
     """A compiled model, and what was done to it.
 
-    done: how often each rewrite was done. "attention", "gelu" and "layer_normalization" count the new nodes,
-    "row" the nodes that now work on one row, "merged_constants" initializers that equalled another;
-    "row_attention" is 1 if the last attention asks for one row. left: a sentence for each part that was not
+    done: how often each rewrite was done. "folded_products" counts the nodes that depended on no input,
+    "attention", "gelu" and "layer_normalization" the new nodes, "row" the nodes that now work on one row,
+    "merged_constants" initializers that equalled another; "row_attention" is 1 if the last attention asks for
+    one row. left: a sentence for each part that was not
     recognised and stays as it was. nodes_before, nodes_after: of the graph. difference: the largest of a
     logit in the parity check.
     """
@@ -106,10 +108,11 @@ def _rewrite(model: ir.Model, row_attention: bool) -> tuple[dict[str, int], list
     import onnx_ir.passes.common as passes
 
     from quantlib.onnx_model.compile.attention import fuse_attention
+    from quantlib.onnx_model.compile.folding import fold_products
     from quantlib.onnx_model.compile.pointwise import fuse_gelu, fuse_layer_normalization
     from quantlib.onnx_model.compile.row import attend_from_row, cut_to_row
 
-    done: dict[str, int] = {}
+    done = {"folded_products": fold_products(model)}
     left: list[str] = []
     for name, rewrite in {
         "attention": fuse_attention,

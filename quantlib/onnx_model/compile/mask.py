@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    import onnxruntime
 
     Compute = Callable[[npt.NDArray[np.int64]], npt.NDArray[Any]]
 
@@ -70,20 +71,9 @@ def _check_ancestors(bias: ir.Value, attention_mask: ir.Value) -> None:
 
 def _subgraph(bias: ir.Value, attention_mask: ir.Value) -> Compute:
     """The part of the graph that computes the bias, as a function of the mask alone."""
-    import onnx_ir as ir
-    import onnxruntime
-
     graph = attention_mask.graph
     assert graph is not None
-    part = ir.convenience.extract(graph, list(graph.inputs), [bias])
-    # The runtime knows IR versions up to the one of its own ONNX; nothing here needs more than 8.
-    proto = ir.to_proto(ir.Model(part, ir_version=8))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = session_of(graph, graph.inputs, [bias])
     names = [value.name for value in session.get_inputs()]
 
     def compute(mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
@@ -92,6 +82,24 @@ def _subgraph(bias: ir.Value, attention_mask: ir.Value) -> Compute:
         return np.asarray(session.run(None, feed)[0])
 
     return compute
+
+
+def session_of(
+    graph: ir.Graph, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]
+) -> onnxruntime.InferenceSession:
+    """A session of the part of a graph that computes some values from others."""
+    import onnx_ir as ir
+    import onnxruntime
+
+    part = ir.convenience.extract(graph, list(inputs), list(outputs))
+    # The runtime knows IR versions up to the one of its own ONNX; nothing here needs more than 8.
+    proto = ir.to_proto(ir.Model(part, ir_version=8))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def _random_mask(rows: int, tokens: int, seed: int) -> npt.NDArray[np.int64]:

@@ -37,10 +37,18 @@ def fuse_gelu(model: ir.Model) -> tuple[int, list[str]]:
             node.name = f"{module(node.outputs[0])}/{node.op_type}"
     left = []
     for linear in find_linears(model):
-        following = sorted({use.node.op_type for use in linear.last.outputs[0].uses()})
+        following = sorted({node.op_type for node in _behind(linear.last)})
         if role(linear.name) == "ffn_in" and not set(following) <= _GELUS:
             left.append(f"{linear.name}: {', '.join(following)} behind it is not GELU: not fused")
     return fused, left
+
+
+def _behind(node: ir.Node) -> list[ir.Node]:
+    """The activation behind a product; of a gated one, what reads the part that is not the gate (GeGLU)."""
+    users = [use.node for use in node.outputs[0].uses()]
+    if len(users) == 1 and users[0].op_type == "Split":
+        users = [use.node for use in users[0].outputs[0].uses()]
+    return users
 
 
 def _tanh_gelu(op: Any, x: Any) -> Any:

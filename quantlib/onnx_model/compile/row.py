@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantlib.onnx_model.compile.naming import MICROSOFT, module
-from quantlib.onnx_model.layers import FloatArray, constant, initializer, is_matrix
+from quantlib.onnx_model.layers import FloatArray, constant, initializer, integer, is_matrix
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -97,6 +97,8 @@ def _is_row_wise(node: ir.Node) -> bool:
     if node.op_type == "LayerNormalization":
         axis = node.attributes.get("axis")
         return len(node.outputs) == 1 and (axis is None or axis.as_int() == -1)
+    if node.op_type == "Split":
+        return integer(node, "axis", 0) in (-1, 2) and _by_row(node.inputs[0], shape)
     return node.op_type in _ELEMENTWISE and all(_by_row(value, shape) for value in node.inputs)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantlib.data.features import INPUT_NAMES
 from quantlib.onnx_model.export.layers import find_stack, repeat_layer, shortened
-from quantlib.onnx_model.export.naming import merge_equal_weights, name_nodes, strip_notes
+from quantlib.onnx_model.export.naming import fold_transposes, merge_equal_weights, name_nodes, strip_notes
 from quantlib.onnx_model.export.opset import TRACED_OPSET, check_opset, declare_opset
 from quantlib.onnx_model.export.parity import check_parity
 from quantlib.onnx_model.parity import ParityError
@@ -85,10 +85,10 @@ def _whole_graph(model: Any, longest: int) -> onnx.ModelProto:
     stack = find_stack(model)
     if stack is not None:
         with shortened(model, stack) as sample:
-            proto = strip_notes(name_nodes(_to_onnx(model, longest)))
+            proto = fold_transposes(strip_notes(name_nodes(_to_onnx(model, longest))))
         if repeat_layer(proto, stack, sample):
             return proto
-    proto = strip_notes(name_nodes(_to_onnx(model, longest)))
+    proto = fold_transposes(strip_notes(name_nodes(_to_onnx(model, longest))))
     return merge_equal_weights(proto) if of_model(model).layers_are_shared else proto
 
 

@@ -6,6 +6,8 @@ import hashlib
 import re
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     import onnx
 
@@ -71,6 +73,37 @@ def _constants(graph: onnx.GraphProto, taken: dict[str, int]) -> dict[str, str]:
         else:
             new[tensor.name] = _unique("constant", taken)
     return new
+
+
+def fold_transposes(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with weights that are transposed when it runs stored so; changed in place.
+
+    The exporter stores a weight as its product needs it, except a large one that several products use.
+    """
+    import onnx
+
+    graph = proto.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer if len(tensor.dims) == 2}
+    turned = [node for node in graph.node if node.op_type == "Transpose" and node.input[0] in weights]
+    new = {node.output[0]: node.input[0] for node in turned}
+    others = {name for node in graph.node if node not in turned for name in node.input}
+    for source in dict.fromkeys(new.values()):
+        array = onnx.numpy_helper.to_array(weights[source]).T
+        name = f"{source}_transposed" if source in others else source
+        tensor = onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
+        if source in others:
+            graph.initializer.append(tensor)
+        else:
+            weights[source].CopyFrom(tensor)
+        new = {output: name if weight == source else weight for output, weight in new.items()}
+    outdated = {name for node in turned for name in (node.input[0], node.output[0])}
+    for info in [info for info in graph.value_info if info.name in outdated]:
+        graph.value_info.remove(info)
+    for node in turned:
+        graph.node.remove(node)
+    for node in graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+    return proto
 
 
 def merge_equal_weights(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -40,6 +40,10 @@ def declare_opset(proto: onnx.ModelProto, opset: int) -> None:
 
     if opset < 17:
         _replace(proto.graph, "LayerNormalization", _layer_normalization)
+    if opset < 18:
+        for node in proto.graph.node:
+            if node.op_type == "Split" and len(node.input) == 1:
+                _split_evenly(node)
     if opset < 15:
         _replace(proto.graph, "Shape", _shape)
     if opset < 14:
@@ -54,6 +58,13 @@ def declare_opset(proto: onnx.ModelProto, opset: int) -> None:
     except onnx.checker.ValidationError as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(f"opset {opset} cannot express this model: {reason}") from error
+
+
+def _split_evenly(node: onnx.NodeProto) -> None:
+    """Drop the number of parts, which came with 18: without it there are as many, all equal."""
+    kept = [attribute for attribute in node.attribute if attribute.name != "num_outputs"]
+    del node.attribute[:]
+    node.attribute.extend(kept)
 
 
 def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -66,8 +66,8 @@ def _one_thread() -> Iterator[None]:
 
 
 def _token_types(config: Any) -> int:
-    """How many token types a model tells apart: 1 where it has no use for them."""
-    return int(getattr(config, "type_vocab_size", 1))
+    """How many token types a model tells apart: 1 where it has no use for them (DeBERTa-v3 says 0)."""
+    return max(1, int(getattr(config, "type_vocab_size", 1)))
 
 
 def _random_feed(batch: int, length: int, vocabulary: int, token_types: int) -> Feed:
