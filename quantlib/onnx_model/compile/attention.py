@@ -82,14 +82,16 @@ class _Fusion:
         mask: Any,
     ) -> Any:
         """The nodes that the exporter writes for one attention."""
-        from onnxscript.rewriter.pattern import ANY_VALUE
+        from onnxscript.rewriter.pattern import ANY_VALUE, OrValue
 
         query = op.Reshape(op.Add(op.MatMul(x, q), q_bias), ANY_VALUE, _outputs=["heads"])
         key = op.Reshape(op.Add(op.MatMul(x, k), k_bias), ANY_VALUE)
         value = op.Reshape(op.Add(op.MatMul(x, v), v_bias), ANY_VALUE)
         scores = op.MatMul(op.Transpose(query, perm=_HEADS_FIRST), op.Transpose(key, perm=_KEYS))
         weights = op.Softmax(op.Add(op.Mul(scores, scale), mask), axis=-1, _outputs=["weights"])
-        averaged = op.MatMul(weights, op.Transpose(value, perm=_HEADS_FIRST))
+        # Exports of scaled_dot_product_attention guard against rows of padding only.
+        guarded = OrValue([op.Where(op.IsNaN(weights), [0.0], weights), weights])
+        averaged = op.MatMul(guarded, op.Transpose(value, perm=_HEADS_FIRST))
         return op.Reshape(op.Transpose(averaged, perm=_HEADS_FIRST), ANY_VALUE, _outputs=["joined"])
 
     def check(self, _context: Any, weights: Any, **values: Any) -> bool:

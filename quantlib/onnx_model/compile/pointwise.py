@@ -25,9 +25,11 @@ def fuse_gelu(model: ir.Model) -> tuple[int, list[str]]:
     Returns:
         How many were fused, and a sentence for each FFN with another activation.
     """
+    from onnxscript.rewriter import pattern
     from onnxscript.rewriter.ort_fusions import erfgelu
 
-    fused: int = erfgelu.rules.apply_to_model(model)
+    rules = pattern.RewriteRuleSet(erfgelu.rules.rules, commute=True)
+    fused: int = rules.apply_to_model(model)
     for node in model.graph:
         if node.op_type == "Gelu" and node.domain == MICROSOFT:
             node.name = f"{module(node.outputs[0])}/Gelu"

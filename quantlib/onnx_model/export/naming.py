@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from quantlib.onnx_model.model import PRODUCER
+
 if TYPE_CHECKING:
     import onnx
 
@@ -49,7 +51,7 @@ def strip_notes(proto: onnx.ModelProto) -> onnx.ModelProto:
     ):
         part.doc_string = ""
         del part.metadata_props[:]
-    proto.producer_name, proto.producer_version = "quantlib", ""
+    proto.producer_name, proto.producer_version = PRODUCER, ""
     return proto
 
 
