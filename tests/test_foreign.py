@@ -19,8 +19,11 @@ from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
 from quantlib.compression.recipes import RECIPES
 from quantlib.compression.smoothing import search_smoothing, smooth_onnx
 from quantlib.data.features import CalibrationReader, Feature, Feed
+from quantlib.data.tasks import Task
 from quantlib.machine.sessions import feed_for, open_session
+from quantlib.measuring.accuracy import run_logits
 from quantlib.onnx_model.compile import Compiled, compile_onnx
+from quantlib.onnx_model.interface import interface_of
 from quantlib.onnx_model.layers import find_embeddings, find_linears, load_ir
 from quantlib.onnx_model.model import op_counts
 from quantlib.support.errors import InputError
@@ -259,3 +262,80 @@ def test_an_operator_that_no_converter_knows(plain: Path, tmp_path: Path) -> Non
     model = edited(plain, tmp_path / "model.onnx", change)
     with pytest.raises(InputError, match="opset 11 cannot be raised to 17 to compile"):
         compile_onnx(model, tmp_path / "compiled.onnx", threads=1)
+
+
+def outputs(*added: tuple[str, list[str | int]], logits: str = "logits") -> Change:
+    """The logits under a name, behind other outputs."""
+
+    def change(graph: onnx.GraphProto) -> None:
+        (output,) = graph.output
+        (last,) = (node for node in graph.node if output.name in node.output)
+        last.output[0] = output.name = logits
+        del graph.output[:]
+        graph.output.extend(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in added
+        )
+        graph.output.append(output)
+
+    return change
+
+
+WEIGHTS = "/bert/encoder/layer.0/attention/self/Softmax_output_0"
+STATES = "/bert/encoder/layer.0/output/LayerNorm/Add_1_output_0"
+POOLED = "/bert/pooler/activation/Tanh_output_0"
+ATTENTION = (WEIGHTS, ["rows", 2, "tokens", "tokens"])
+HIDDEN = (STATES, ["rows", "tokens", 32])
+
+
+@pytest.mark.parametrize("name", ["logits", "output.1"])
+def test_logits_among_other_outputs(plain: Path, tmp_path: Path, name: str) -> None:
+    """Hidden states and weights of attention stay outputs; an attention whose weights are one stays too."""
+    model = edited(plain, tmp_path / "model.onnx", outputs(HIDDEN, ATTENTION, logits=name))
+    assert interface_of(model).logits == 2
+    compiled = compile_onnx(model, tmp_path / "compiled.onnx", threads=1)
+    (sentence,) = compiled.left
+    assert sentence.endswith(f"attention is not fused: its weights are an output of the model, {WEIGHTS}")
+    assert compiled.done["attention"] == 1
+    feed = random_feed(3, 9)
+    want, got = (open_session(path, threads=1) for path in (model, compiled.path))
+    for expected, value in zip(
+        want.run([STATES, WEIGHTS, name], feed_for(want, feed)),
+        got.run([STATES, WEIGHTS, name], feed_for(got, feed)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(value, expected, atol=1e-4)
+    task = Task("Two", "classification", ("0", "1"), ("accuracy",), tiny.Rows(()))
+    np.testing.assert_allclose(run_logits(got, feed, task, compiled.path), run(plain, feed), atol=1e-4)
+
+
+def test_outputs_among_which_the_logits_cannot_be_told(plain: Path, tmp_path: Path) -> None:
+    change = outputs((POOLED, ["rows", 32]), logits="scores")
+    model = edited(plain, tmp_path / "model.onnx", change)
+    message = rf"its outputs are {POOLED}, scores; a classifier gives logits of \(rows, labels\)"
+    with pytest.raises(InputError, match=message):
+        interface_of(model)
+    with pytest.raises(InputError, match=message):
+        compile_onnx(model, tmp_path / "compiled.onnx", threads=1)
+
+
+def test_inputs_without_names(plain: Path, tmp_path: Path) -> None:
+    def change(graph: onnx.GraphProto) -> None:
+        graph.input[0].name = "input.1"
+
+    with pytest.raises(InputError, match=r"its inputs are input\.1, .*torch\.onnx\.export names them"):
+        interface_of(edited(plain, tmp_path / "model.onnx", change))
+
+
+def test_weights_among_the_inputs(plain: Path, tiny_onnx: Path, tmp_path: Path) -> None:
+    """Files of IR version 3 list them there."""
+
+    def change(graph: onnx.GraphProto) -> None:
+        graph.input.extend(
+            helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            for tensor in graph.initializer
+        )
+
+    model = edited(plain, tmp_path / "model.onnx", change)
+    assert interface_of(model).inputs == ("input_ids", "attention_mask", "token_type_ids")
+    compiled = compile_onnx(model, tmp_path / "compiled.onnx", threads=1)
+    assert op_counts(compiled.path) == op_counts(compile_onnx(tiny_onnx, tmp_path / "own.onnx").path)

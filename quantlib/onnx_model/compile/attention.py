@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +34,18 @@ def fuse_attention(model: ir.Model) -> tuple[int, list[str]]:
     mask = next((value for value in model.graph.inputs if value.name == "attention_mask"), None)
     fusion = _Fusion(mask, None if mask is None else _as_integers(model.graph, mask))
     fused = pattern.RewriteRule(fusion.pattern, fusion.rewrite, fusion.check).apply_to_model(model)
-    unknown = "it is not softmax(q·k * scale + mask)·v of one input"
     left = [
-        f"{module(node.outputs[0])}: attention is not fused: {fusion.refused.get(str(node.name), unknown)}"
+        f"{module(node.outputs[0])}: attention is not fused: {_reason(node, fusion.refused)}"
         for node in model.graph
         if node.op_type == "Softmax"
     ]
     return fused, left
+
+
+def _reason(softmax: ir.Node, refused: Mapping[str, str]) -> str:
+    if softmax.outputs[0].is_graph_output():
+        return f"its weights are an output of the model, {softmax.outputs[0].name}"
+    return refused.get(str(softmax.name), "it is not softmax(q·k * scale + mask)·v of one input")
 
 
 def _as_integers(graph: ir.Graph, mask: ir.Value) -> ir.Value:

@@ -45,6 +45,7 @@ def normalize(model: ir.Model) -> list[str]:
 
     if model.producer_name == PRODUCER:
         return []
+    passes.RemoveInitializersFromInputsPass()(model)
     lift = passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
     lift(model)
     try:
