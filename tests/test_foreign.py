@@ -12,7 +12,7 @@ import onnx
 import pytest
 import tiny
 from exact import exact_session
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from quantlib.compression.calibration import collect, derive
 from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
@@ -224,6 +224,28 @@ def test_other_inputs(plain: Path, tiny_onnx: Path, tmp_path: Path, change: Chan
     assert op_counts(compiled.path) == op_counts(own.path)
     feed = random_feed(3, 9)
     np.testing.assert_allclose(run(compiled.path, feed), run(plain, feed), atol=1e-4)
+
+
+def test_the_form_of_older_versions(plain: Path, tmp_path: Path) -> None:
+    """Scores are divided by the root of the width of a head, and padding is -10000."""
+
+    def change(graph: onnx.GraphProto) -> None:
+        graph.initializer.append(numpy_helper.from_array(np.float32(5), "five"))
+        graph.initializer.append(numpy_helper.from_array(np.float32(-1e4), "padding"))
+        for layer in (0, 1):
+            (scale,) = (n for n in graph.node if n.name == f"/bert/encoder/layer.{layer}/attention/self/Mul")
+            scale.op_type, scale.input[1] = "Div", "five"
+        (masked,) = (n for n in graph.node if n.name == "/bert/Where_1")
+        masked.input[2] = "padding"
+
+    model = edited(plain, tmp_path / "model.onnx", change)
+    compiled = compile_onnx(model, tmp_path / "compiled.onnx", threads=1)
+    assert compiled.left == ()
+    (fused,) = (node for node in onnx.load(compiled.path).graph.node if node.op_type == "Attention")
+    attributes = {a.name: helper.get_attribute_value(a) for a in fused.attribute}
+    assert attributes == {"num_heads": 2, "mask_filter_value": -1e4, "scale": pytest.approx(0.2)}
+    feed = random_feed(3, 9)
+    np.testing.assert_allclose(run(compiled.path, feed), run(model, feed), atol=1e-4)
 
 
 def test_token_types_that_are_no_input_are_a_constant_row(tiny_teacher: Path, tmp_path: Path) -> None:
