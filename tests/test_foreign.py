@@ -248,6 +248,26 @@ def test_the_form_of_older_versions(plain: Path, tmp_path: Path) -> None:
     np.testing.assert_allclose(run(compiled.path, feed), run(model, feed), atol=1e-4)
 
 
+def test_layers_are_told_by_their_biases_where_nodes_have_no_names(
+    plain: Path, tiny_onnx: Path, tmp_path: Path
+) -> None:
+    """As PyTorch before 1.13 wrote them."""
+
+    def change(graph: onnx.GraphProto) -> None:
+        names = {name: str(i) for i, n in enumerate(graph.node) for name in n.output if name != "logits"}
+        for i, n in enumerate(graph.node):
+            n.name = f"{n.op_type}_{i}"
+            n.input[:] = [names.get(name, name) for name in n.input]
+            n.output[:] = [names.get(name, name) for name in n.output]
+
+    model = edited(plain, tmp_path / "model.onnx", change)
+    compiled = compile_onnx(model, tmp_path / "compiled.onnx", threads=1)
+    own = compile_onnx(tiny_onnx, tmp_path / "own.onnx", threads=1)
+    assert op_counts(compiled.path) == op_counts(own.path)
+    want, got = (find_linears(load_ir(path)) for path in (own.path, compiled.path))
+    assert [(layer.name, layer.weight_name) for layer in got] == [(w.name, w.weight_name) for w in want]
+
+
 def test_token_types_that_are_no_input_are_a_constant_row(tiny_teacher: Path, tmp_path: Path) -> None:
     model = export(tiny_teacher, tmp_path / "model.onnx", "sdpa", 14, token_types=False)
     compiled = compile_onnx(model, tmp_path / "compiled.onnx", threads=1)
