@@ -368,6 +368,20 @@ def test_inputs_without_names(plain: Path, tmp_path: Path) -> None:
         interface_of(edited(plain, tmp_path / "model.onnx", change))
 
 
+def test_weights_in_another_file(plain: Path, tmp_path: Path) -> None:
+    """They move into the compiled file, which lies elsewhere."""
+    model, compiled = tmp_path / "model.onnx", tmp_path / "elsewhere" / "compiled.onnx"
+    compiled.parent.mkdir()
+    proto = onnx.load(plain)
+    onnx.save(proto, model, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    compile_onnx(model, compiled, threads=1)
+    feed = random_feed(3, 9)
+    np.testing.assert_allclose(run(compiled, feed), run(plain, feed), atol=1e-4)
+    (tmp_path / "weights.bin").unlink()
+    with pytest.raises(InputError, match=r"weights\.bin"):
+        compile_onnx(model, compiled, threads=1)
+
+
 def test_weights_among_the_inputs(plain: Path, tiny_onnx: Path, tmp_path: Path) -> None:
     """Files of IR version 3 list them there."""
 
