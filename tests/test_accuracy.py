@@ -571,8 +571,7 @@ def test_a_model_is_evaluated_in_the_order_of_the_rows(
 def test_a_regression_is_evaluated(tmp_path: Path) -> None:
     path = save_model(tmp_path / "m.onnx", weights=[[0.5], [0.0]], output="score")
     rows = [feature([i], float(i)) for i in (4, 1, 3)]
-    with pytest.raises(InputError, match="logits of shape"):
-        # Without an output named logits the first one counts, and that is the sum.
+    with pytest.raises(InputError, match="its outputs are sums, score; a classifier gives logits of"):
         evaluate_onnx(path, rows, TASKS["BBC-News"], threads=1)
     named = save_model(tmp_path / "named.onnx", weights=[[0.5], [0.0]])
     result = evaluate_onnx(named, rows, TASKS["STS-B"], threads=1)

@@ -118,9 +118,7 @@ def test_a_recipe_that_quantizes_less_fails(copied: Path) -> None:
     (copied / "mine.toml").write_text(MINE + '[nodes]\n"layer.0.ffn_in" = "float"\n', encoding="utf-8")
     result = run_pytest("bench", "--gate", cwd=copied)
     assert result.ret == 1
-    assert "VIOLATION  mine: 90.9 % of the nodes with weights are quantized" in str(
-        result.stdout
-    )
+    assert "VIOLATION  mine: 90.9 % of the nodes with weights are quantized" in str(result.stdout)
 
 
 def test_limits_are_those_of_the_configuration(copied: Path) -> None:

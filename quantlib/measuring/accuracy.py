@@ -14,6 +14,7 @@ from quantlib.data.metrics import Array
 from quantlib.data.scores import compute_metrics, first_not_finite, mean_loss, predictions_of
 from quantlib.data.tasks import Task
 from quantlib.machine.sessions import CPU_PROVIDERS, feed_for, open_session, run_session
+from quantlib.onnx_model.interface import logits_name
 from quantlib.support.errors import InputError
 
 
@@ -151,8 +152,7 @@ def run_logits(session: Any, feed: Feed, task: Task, onnx_path: Path) -> Array:
     Raises:
         InputError: the model cannot take the batch, or has another number of logits than the task has labels.
     """
-    names = [output.name for output in session.get_outputs()]
-    wanted = "logits" if "logits" in names else names[0]
+    wanted = logits_name(onnx_path, {output.name: output.shape for output in session.get_outputs()})
     try:
         taken = feed_for(session, feed)
     except InputError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,9 +41,10 @@ def interface_of(onnx_path: Path) -> Interface:
     names = tuple(value.name for value in inputs)
     unknown = [name for name in names if name not in INPUT_NAMES]
     if unknown or "input_ids" not in names:
+        hint = "; torch.onnx.export names them by input_names" if any("." in name for name in unknown) else ""
         raise InputError(
             f"{onnx_path}: its inputs are {', '.join(names) or 'none'}; a classifier of text takes "
-            f"{', '.join(INPUT_NAMES)}, the last two at will"
+            f"{', '.join(INPUT_NAMES)}, the last two at will{hint}"
         )
     for value in inputs:
         dimensions = _dimensions(value)
@@ -57,14 +59,41 @@ def interface_of(onnx_path: Path) -> Interface:
     return Interface(model.sha256, names, _logits(onnx_path, graph))
 
 
+def logits_name(onnx_path: Path, outputs: Mapping[str, Sequence[object] | None]) -> str:
+    """The name of the output that holds the logits: "logits", the only one, or the only one of their shape.
+
+    Args:
+        onnx_path: for the message.
+        outputs: {name: its dimensions, those that are fixed as integers}; None where no shape is given.
+
+    Raises:
+        InputError: there is none, or it cannot be told; the message names the outputs.
+    """
+    if "logits" in outputs:
+        return "logits"
+    if len(outputs) == 1:
+        return next(iter(outputs))
+    fitting = [
+        name
+        for name, shape in outputs.items()
+        if shape is not None and len(shape) == 2 and isinstance(shape[1], int)
+    ]
+    if len(fitting) == 1:
+        return fitting[0]
+    raise InputError(
+        f"{onnx_path}: its outputs are {', '.join(outputs) or 'none'}; a classifier gives logits of (rows, "
+        "labels), the number of labels fixed: name them logits, or have one output of that shape"
+    )
+
+
 def _logits(onnx_path: Path, graph: onnx.GraphProto) -> int:
-    outputs = {value.name: value for value in graph.output}
-    value = outputs.get("logits", next(iter(outputs.values()), None))
-    dimensions = None if value is None else _dimensions(value)
-    if value is None or dimensions is None or len(dimensions) != 2 or dimensions[1] is None:
-        said = "it has no output" if value is None else f"its output {value.name} has another shape"
+    outputs = {value.name: _dimensions(value) for value in graph.output}
+    name = logits_name(onnx_path, outputs)
+    dimensions = outputs[name]
+    if dimensions is None or len(dimensions) != 2 or dimensions[1] is None:
         raise InputError(
-            f"{onnx_path}: a classifier gives logits of (rows, labels), the number of labels fixed; {said}"
+            f"{onnx_path}: a classifier gives logits of (rows, labels), the number of labels fixed; "
+            f"its output {name} has another shape"
         )
     return dimensions[1]
 

@@ -93,12 +93,12 @@ def load_ir(onnx_path: Path) -> ir.Model:
     """A model as onnx_ir reads it, with its weights in memory.
 
     Raises:
-        InputError: the file is missing or not an ONNX model.
+        InputError: the file or its external data is missing, or it is not an ONNX model.
     """
     import onnx_ir as ir
 
-    with reading_onnx(onnx_path, ir.serde.SerdeError):
-        return _with_graph(ir.load(onnx_path), onnx_path)
+    with reading_onnx(onnx_path, ir.serde.SerdeError, OSError):
+        return _with_graph(ir.external_data.load_to_model(ir.load(onnx_path)), onnx_path)
 
 
 def skeleton_ir(model: Model) -> ir.Model:

@@ -18,6 +18,8 @@ from quantlib.support.files import copy_file, sha256_file, sha256_json
 if TYPE_CHECKING:
     import onnx
 
+# Who wrote a file, as files by quantlib say it.
+PRODUCER = "quantlib"
 # Tensors beyond this are weights; of smaller ones (shapes, zero points) the numbers are needed.
 _LARGEST_KEPT = 1 << 16
 

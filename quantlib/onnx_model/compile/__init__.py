@@ -1,7 +1,9 @@
 """Compile an exported graph for inference: the same logits from fewer and faster nodes.
 
-What is fused and why, in the order in which it is done:
+What is done and why, in order:
 
+- A graph of another exporter is brought into the form of `quantlib.onnx_model.export`, which the fusions know
+  (`quantlib.onnx_model.compile.normalize`).
 - Products that depend on no input are computed once (`quantlib.onnx_model.compile.folding`).
 - Attention and its mask become com.microsoft Attention, which ONNX Runtime computes for all heads at once and
   can quantize whole (`quantlib.onnx_model.compile.attention`); that the mask is one of padding is shown first
@@ -61,14 +63,16 @@ def compile_onnx(
     last_attention: Literal["row", "whole"] = "row",
     threads: int | None = None,
 ) -> Compiled:
-    """Compile a classifier that `quantlib.onnx_model.export` wrote; the model itself is left alone.
+    """Compile a classifier of quantlib's export or of another's; the model itself is left alone.
 
-    Nodes keep their names, as far as they stay, and so do tensors. New nodes are named after their module:
-    "bert.encoder.layer.0.attention.self.qkv/Attention", with its weight "....qkv.weight".
+    Nodes keep their names, as far as they stay, and so do tensors; those that PyTorch's exporter by
+    TorchScript named by paths get the names that quantlib's export gives. New nodes are named after their
+    module: "bert.encoder.layer.0.attention.self.qkv/Attention", with its weight "....qkv.weight".
 
     Args:
-        onnx_path: opset 13 to 18; of any architecture in `quantlib.training.architectures`.
-        out_path: the file to write. It declares at least opset 17 if LayerNormalization was fused.
+        onnx_path: opset 11 to 20; of any architecture in `quantlib.training.architectures`.
+        out_path: the file to write. It declares at least opset 17 if LayerNormalization was fused, or if
+            another exporter wrote the model.
         last_attention: "row" lets the last attention ask for one row, as products for query and for key and
             value; "whole" leaves it one node, like the others. "row" is as fast at 1x32; at 1x128 and 8x128
             it is 1.01 to 1.03 times as fast in FP32 and 1.02 to 1.05 times in 8 bits, where the scores of
@@ -76,8 +80,8 @@ def compile_onnx(
         threads: of the parity check's sessions; the physical cores by default.
 
     Raises:
-        InputError: the file is missing, no ONNX model, compiled already, or cannot be run; an unknown
-            `last_attention`.
+        InputError: the file is missing, no ONNX model, compiled already, of an opset that cannot be raised,
+            or cannot be run; an unknown `last_attention`.
         RuntimeError: the compiled graph computes something else. Nothing is written then.
     """
     from quantlib.onnx_model.compile.parity import check_parity
@@ -109,11 +113,12 @@ def _rewrite(model: ir.Model, row_attention: bool) -> tuple[dict[str, int], list
 
     from quantlib.onnx_model.compile.attention import fuse_attention
     from quantlib.onnx_model.compile.folding import fold_products
+    from quantlib.onnx_model.compile.normalize import normalize
     from quantlib.onnx_model.compile.pointwise import fuse_gelu, fuse_layer_normalization
     from quantlib.onnx_model.compile.row import attend_from_row, cut_to_row
 
+    left = normalize(model)
     done = {"folded_products": fold_products(model)}
-    left: list[str] = []
     for name, rewrite in {
         "attention": fuse_attention,
         "gelu": fuse_gelu,

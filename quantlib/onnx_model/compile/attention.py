@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +38,18 @@ def fuse_attention(model: ir.Model) -> tuple[int, list[str]]:
     fused = sum(
         pattern.RewriteRule(rule, fusion.rewrite, fusion.check).apply_to_model(model) for rule in rules
     )
-    unknown = "it is not softmax(q·k * scale + mask)·v of one input"
     left = [
-        f"{module(node.outputs[0])}: attention is not fused: {fusion.refused.get(str(node.name), unknown)}"
+        f"{module(node.outputs[0])}: attention is not fused: {_reason(node, fusion.refused)}"
         for node in model.graph
         if node.op_type == "Softmax"
     ]
     return fused, left
+
+
+def _reason(softmax: ir.Node, refused: Mapping[str, str]) -> str:
+    if softmax.outputs[0].is_graph_output():
+        return f"its weights are an output of the model, {softmax.outputs[0].name}"
+    return refused.get(str(softmax.name), "it is not softmax(q·k * scale + mask)·v of one input")
 
 
 def _as_integers(graph: ir.Graph, mask: ir.Value) -> ir.Value:
@@ -179,7 +184,7 @@ class _Fusion:
 
 def _written_out(op: Any, x: Any, products: Sequence[tuple[Any, Any]], shifted: Callable[[Any], Any]) -> Any:
     """softmax(shifted(q·k))·v, with its heads split and joined. products: weight and bias of q, k and v."""
-    from onnxscript.rewriter.pattern import ANY_VALUE
+    from onnxscript.rewriter.pattern import ANY_VALUE, OrValue
 
     query, key, value = (
         op.Reshape(op.Add(op.MatMul(x, weight), bias), ANY_VALUE, _outputs=[name])
@@ -187,7 +192,9 @@ def _written_out(op: Any, x: Any, products: Sequence[tuple[Any, Any]], shifted: 
     )
     scores = op.MatMul(op.Transpose(query, perm=_HEADS_FIRST), op.Transpose(key, perm=_KEYS))
     weights = op.Softmax(shifted(scores), axis=-1, _outputs=["weights"])
-    averaged = op.MatMul(weights, op.Transpose(value, perm=_HEADS_FIRST))
+    # Exports of scaled_dot_product_attention guard against rows of padding only.
+    guarded = OrValue([op.Where(op.IsNaN(weights), [0.0], weights), weights])
+    averaged = op.MatMul(guarded, op.Transpose(value, perm=_HEADS_FIRST))
     return op.Reshape(op.Transpose(averaged, perm=_HEADS_FIRST), ANY_VALUE, _outputs=["joined"])
 
 

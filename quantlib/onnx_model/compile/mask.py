@@ -29,6 +29,8 @@ def padding_value(bias: ir.Value, attention_mask: ir.Value) -> float:
     ancestors in the graph; and it equals where(mask, 0, number) for every query and head, by its values on
     masks of several shapes, with padding anywhere, rows without padding, and rows of padding only.
 
+    -inf counts as the smallest float32. It hides padding as well; the two differ for a row of padding only.
+
     Args:
         bias: what is added to the scores, (batch, heads or 1, queries or 1, keys).
         attention_mask: the graph's input, (batch, sequence); 0 is padding.
@@ -50,7 +52,8 @@ def padding_value(bias: ir.Value, attention_mask: ir.Value) -> float:
         numbers |= set(values[padded].tolist())
     if len(numbers) != 1:
         raise NotPaddingError(f"its mask adds {len(numbers)} different numbers to the scores of padding")
-    return float(numbers.pop())
+    # -inf, which scaled_dot_product_attention adds, would leave a row of padding only without a number.
+    return max(float(numbers.pop()), float(np.finfo(np.float32).min))
 
 
 def _check_ancestors(bias: ir.Value, attention_mask: ir.Value) -> None:
@@ -75,10 +78,14 @@ def _subgraph(bias: ir.Value, attention_mask: ir.Value) -> Compute:
     assert graph is not None
     session = session_of(graph, graph.inputs, [bias])
     names = [value.name for value in session.get_inputs()]
+    types = {value.name: value.dtype.numpy() for value in graph.inputs if value.dtype is not None}
 
     def compute(mask: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         # The data of the other inputs is not read, so zeros will do.
-        feed = {name: mask if name == attention_mask.name else np.zeros_like(mask) for name in names}
+        feed = {
+            name: (mask if name == attention_mask.name else np.zeros_like(mask)).astype(types[name])
+            for name in names
+        }
         return np.asarray(session.run(None, feed)[0])
 
     return compute

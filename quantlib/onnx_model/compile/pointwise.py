@@ -30,7 +30,8 @@ def fuse_gelu(model: ir.Model) -> tuple[int, list[str]]:
     from onnxscript.rewriter import pattern
     from onnxscript.rewriter.ort_fusions import erfgelu
 
-    fused: int = erfgelu.rules.apply_to_model(model)
+    rules = pattern.RewriteRuleSet(erfgelu.rules.rules, commute=True)
+    fused: int = rules.apply_to_model(model)
     fused += pattern.RewriteRule(_tanh_gelu, _fast_gelu).apply_to_model(model)
     for node in model.graph:
         if node.op_type in _GELUS and node.domain == MICROSOFT:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from quantlib.onnx_model.model import PRODUCER
+
 if TYPE_CHECKING:
     import onnx
 
@@ -52,7 +54,7 @@ def strip_notes(proto: onnx.ModelProto) -> onnx.ModelProto:
     ):
         part.doc_string = ""
         del part.metadata_props[:]
-    proto.producer_name, proto.producer_version = "quantlib", ""
+    proto.producer_name, proto.producer_version = PRODUCER, ""
     return proto
 
 
