@@ -67,7 +67,7 @@ def export_checkpoint(
     _copy_beside(source, out.parent)
     return {
         "model": str(out),
-        "output": embedding.OUTPUT if embeds else "logits",
+        "output": features.EMBEDDING if embeds else features.LOGITS,
         "size_bytes": Model(out).size_bytes,
         "opset": opset,
         "compiled": compiled,

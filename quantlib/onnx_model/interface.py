@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantlib.data.features import INPUT_NAMES
+from quantlib.data.features import INPUT_NAMES, output_of
 from quantlib.onnx_model.model import Model
 from quantlib.support.errors import InputError
 
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Interface:
-    """What a classifier takes and gives.
+    """What a classifier or an embedding model takes and gives.
 
-    sha256: of the file. inputs: their names. logits: how many a row gets.
+    sha256: of the file. inputs: their names. logits: how many a row gets. output: what they are called.
     """
 
     sha256: str
     inputs: tuple[str, ...]
     logits: int
+    output: str
 
 
 def interface_of(onnx_path: Path) -> Interface:
@@ -54,19 +55,21 @@ def interface_of(onnx_path: Path) -> Interface:
                     f"{onnx_path}: input {value.name} is fixed to {count} {what}; "
                     "export it with a free number of them"
                 )
-    return Interface(model.sha256, names, _logits(onnx_path, graph))
+    output, logits = _logits(onnx_path, graph)
+    return Interface(model.sha256, names, logits, output)
 
 
-def _logits(onnx_path: Path, graph: onnx.GraphProto) -> int:
+def _logits(onnx_path: Path, graph: onnx.GraphProto) -> tuple[str, int]:
+    """The name of the output, and its width."""
     outputs = {value.name: value for value in graph.output}
-    value = outputs.get("logits", next(iter(outputs.values()), None))
+    value = outputs[output_of(list(outputs))] if outputs else None
     dimensions = None if value is None else _dimensions(value)
     if value is None or dimensions is None or len(dimensions) != 2 or dimensions[1] is None:
         said = "it has no output" if value is None else f"its output {value.name} has another shape"
         raise InputError(
             f"{onnx_path}: a classifier gives logits of (rows, labels), the number of labels fixed; {said}"
         )
-    return dimensions[1]
+    return value.name, dimensions[1]
 
 
 def _dimensions(value: onnx.ValueInfoProto) -> list[int | None] | None:

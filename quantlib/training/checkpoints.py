@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantlib.data.features import load_tokenizer
 from quantlib.data.metrics import OutputMode
-from quantlib.data.tasks.labels import ModelLabels, label_order
+from quantlib.data.tasks.labels import ModelLabels, check_kind, label_order
 from quantlib.data.text import read_errors
 from quantlib.support.errors import InputError
 from quantlib.training.architectures import ARCHITECTURES, Architecture, of_model
@@ -229,10 +229,17 @@ def check_for_task(model_dir: Path, task: Task) -> list[int]:
 def order_of(model: ModelLabels, task: Task) -> list[int]:
     """The logit of each of a task's labels, by what a model says of its logits; see `check_for_task`.
 
+    An embedding task has no labels, and none is given.
+
     Raises:
         InputError: another number of labels, another kind of task, or a label that the model does not have.
     """
     names, count, place = model.names, model.count, model.source
+    check_kind(task.name, task.output_mode, model)
+    if task.output_mode == "embedding":
+        if count != task.width:
+            raise InputError(f"{place}: embeddings of width {count}; those of {task.name} have {task.width}")
+        return []
     if model.kind not in (None, task.output_mode):
         wanted = PROBLEM_TYPES[task.output_mode]
         said = PROBLEM_TYPES[model.kind]

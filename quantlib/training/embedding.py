@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from quantlib.data.features import EMBEDDING
 from quantlib.support.errors import InputError
 from quantlib.training.architectures import ARCHITECTURES, accepted, of_model
 from quantlib.training.checkpoints import check_parts, load_weights, read_config
 
 Pooling = Literal["cls", "mean", "max"]
-
-OUTPUT = "sentence_embedding"
-"""What sentence-transformers calls the embedding of a text, and the name of the exported graph's output."""
 
 _MODULES = "modules.json"
 _POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
@@ -66,6 +64,18 @@ def check_embedding_model(model_dir: Path) -> EmbeddingLayout:
         )
     check_parts(model_dir, config, ARCHITECTURES[kind], _architecture(config) or kind)
     return layout
+
+
+def width_of(model_dir: Path) -> int:
+    """How many numbers an embedding has.
+
+    Raises:
+        InputError: as for `check_embedding_model`.
+    """
+    check_embedding_model(model_dir)
+    config = read_config(model_dir)
+    width: int = config[ARCHITECTURES[config["model_type"]].shape_keys[1]]
+    return width
 
 
 def load_embedding_model(model_dir: Path) -> Any:
@@ -125,7 +135,7 @@ def _joined(encoder: Any, layout: EmbeddingLayout) -> Any:
 
         def forward(self, **feed: torch.Tensor) -> dict[str, torch.Tensor]:
             states = getattr(self, self.prefix)(**accepted(encoder, feed)).last_hidden_state
-            return {OUTPUT: self.normalize(self.pooling(states, feed["attention_mask"]))}
+            return {EMBEDDING: self.normalize(self.pooling(states, feed["attention_mask"]))}
 
     return EmbeddingModel()
 

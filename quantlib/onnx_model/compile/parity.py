@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantlib.data.features import Feed
+from quantlib.data.features import Feed, output_of
 from quantlib.machine.sessions import feed_for, open_session, run_session
 from quantlib.onnx_model.layers import constant, find_embeddings
 from quantlib.onnx_model.parity import Logits, largest_difference
@@ -45,8 +45,7 @@ def check_parity(model: ir.Model, original: Path, compiled: Path, threads: int |
 
 
 def _logits(session: onnxruntime.InferenceSession, original: Path) -> Logits:
-    names = [output.name for output in session.get_outputs()]
-    wanted = ["logits" if "logits" in names else names[0]]
+    wanted = [output_of([output.name for output in session.get_outputs()])]
     return lambda feed: np.asarray(run_session(session, original, feed_for(session, feed), wanted)[0])
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantlib.data.features import INPUT_NAMES
+from quantlib.data.features import EMBEDDING, INPUT_NAMES, LOGITS
 from quantlib.onnx_model.export.layers import find_stack, repeat_layer, shortened
 from quantlib.onnx_model.export.naming import name_nodes, strip_notes
 from quantlib.onnx_model.export.opset import TRACED_OPSET, check_opset, declare_opset
@@ -75,7 +75,7 @@ def export_bert_to_onnx(
     if embeds and logit_order is not None:
         raise InputError(f"{model_dir}: an embedding model has no logits whose order could be changed")
     model = embedding.load_embedding_model(model_dir) if embeds else load_classifier(model_dir)
-    output = embedding.OUTPUT if embeds else "logits"
+    output = EMBEDDING if embeds else LOGITS
     if logit_order is not None:
         reorder_logits(model, logit_order)
     proto = _whole_graph(model, longest_sequence(read_config(model_dir)), output)
@@ -99,7 +99,7 @@ def _whole_graph(model: Any, longest: int, output: str) -> onnx.ModelProto:
     return strip_notes(name_nodes(_to_onnx(model, longest, output)))
 
 
-def _to_onnx(model: Any, longest: int, output: str = "logits") -> onnx.ModelProto:
+def _to_onnx(model: Any, longest: int, output: str = LOGITS) -> onnx.ModelProto:
     import torch
 
     class Exported(torch.nn.Module):

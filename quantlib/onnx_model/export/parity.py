@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quantlib.data.features import Feed
+from quantlib.data.features import LOGITS, Feed
 from quantlib.onnx_model.parity import largest_difference
 from quantlib.training.architectures import accepted
 
@@ -23,7 +23,7 @@ _PARITY_SHAPES = ((1, 8), (2, 16), (3, 37), (2, 128))
 
 
 def check_parity(
-    model: Any, onnx_path: Path, seq_len: int, threads: int | None = None, output: str = "logits"
+    model: Any, onnx_path: Path, seq_len: int, threads: int | None = None, output: str = LOGITS
 ) -> float:
     """Compare an ONNX file with its PyTorch model on random rows, alone, in batches, and padded.
 
