@@ -38,8 +38,9 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         rows = self.truth.shape[:1]
-        # Pairs of embeddings have one score.
-        fits = self.logits.shape[:1] in (rows, (2 * rows[0],)) if rows else False
+        # Of scored pairs, two embeddings make one prediction.
+        of_pairs = self.predictions.dtype.kind == "f" and self.logits.shape[0] == 2 * len(self.predictions)
+        fits = of_pairs or self.logits.shape[:1] == rows
         if self.logits.ndim != 2 or not fits or self.predictions.shape[:1] != rows:
             raise ValueError(
                 f"logits {self.logits.shape}, predictions {self.predictions.shape} and truth "
