@@ -88,7 +88,7 @@ def export_bert_to_onnx(
     return out_path
 
 
-def _whole_graph(model: Any, longest: int, output: str) -> onnx.ModelProto:
+def _whole_graph(model: Any, longest: int, output: str = LOGITS) -> onnx.ModelProto:
     """The named graph of a model; its layers are traced once where they are alike."""
     stack = find_stack(model)
     if stack is not None:
