@@ -101,10 +101,10 @@ def traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     trace = export._to_onnx
 
-    def traced(model: Any, longest: int) -> onnx.ModelProto:
+    def traced(model: Any, longest: int, output: str = "logits") -> onnx.ModelProto:
         def make(directory: Path) -> None:
             with tiny.same_operators():
-                made = trace(model, longest).SerializeToString(deterministic=True)
+                made = trace(model, longest, output).SerializeToString(deterministic=True)
             (directory / "trace.onnx").write_bytes(made)
 
         name = f"trace-{tiny.digest(model)}-{longest}"

@@ -29,9 +29,11 @@ def test_repeated_layers_are_those_of_a_whole_trace(deep: Any, monkeypatch: pyte
     expected = strip_notes(name_nodes(export._to_onnx(deep, 64)))
     traced = []
 
-    def counted(model: Any, longest: int, trace: Callable[..., Any] = export._to_onnx) -> onnx.ModelProto:
+    def counted(
+        model: Any, longest: int, output: str, trace: Callable[..., Any] = export._to_onnx
+    ) -> onnx.ModelProto:
         traced.append(find_stack(model))
-        return trace(model, longest)
+        return trace(model, longest, output)
 
     monkeypatch.setattr(export, "_to_onnx", counted)
     repeated = export._whole_graph(deep, 64)
@@ -63,9 +65,11 @@ def test_layers_that_differ_are_all_traced(
     change(model)
     traced = []
 
-    def counted(model: Any, longest: int, trace: Callable[..., Any] = export._to_onnx) -> onnx.ModelProto:
+    def counted(
+        model: Any, longest: int, output: str, trace: Callable[..., Any] = export._to_onnx
+    ) -> onnx.ModelProto:
         traced.append(len(model.bert.encoder.layer))
-        return trace(model, longest)
+        return trace(model, longest, output)
 
     monkeypatch.setattr(export, "_to_onnx", counted)
     onnx.save(export._whole_graph(model, 64), tmp_path / "model.onnx")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -174,6 +175,47 @@ def write_checkpoint(directory: Path, kind: str = "bert", *, seed: int = 0, **ch
     with quiet_transformers():
         model.save_pretrained(directory)
     write_tokenizer(directory, kind)
+    return directory
+
+
+def write_embedding_model(
+    directory: Path, checkpoint: Path, pooling: str = "mean_tokens", *, normalized: bool = True
+) -> Path:
+    """A model in sentence-transformers' layout with the encoder of a classifier.
+
+    pooling: what its switch is called there: cls_token, mean_tokens or max_tokens.
+    """
+    shutil.copytree(checkpoint, directory, dirs_exist_ok=True)
+    kind = json.loads((directory / "config.json").read_text(encoding="utf-8"))["model_type"]
+    encoder = {"bert": "BertModel", "distilbert": "DistilBertModel", "electra": "ElectraModel"}
+    edit_config(directory, architectures=[encoder.get(kind, "RobertaModel")], id2label=None, label2id=None)
+
+    def take_encoder(weights: dict[str, Any]) -> None:
+        whole = dict(weights)
+        weights.clear()
+        prefix, head = f"{kind}.", f"{kind}.pooler."
+        kept = [name for name in whole if name.startswith(prefix) and not name.startswith(head)]
+        weights.update({name.removeprefix(prefix): whole[name] for name in kept})
+
+    edit_weights(directory, take_encoder)
+    parts = ["Transformer", "Pooling", *(["Normalize"] if normalized else [])]
+    modules = [
+        {
+            "idx": i,
+            "name": str(i),
+            "path": f"{i}_{part}" if i else "",
+            "type": f"sentence_transformers.models.{part}",
+        }
+        for i, part in enumerate(parts)
+    ]
+    (directory / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    (directory / "1_Pooling").mkdir()
+    switches = {
+        f"pooling_mode_{mode}": mode == pooling
+        for mode in ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
+    }
+    config = {"word_embedding_dimension": 32, **switches}
+    (directory / "1_Pooling" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return directory
 
 

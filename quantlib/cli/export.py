@@ -18,7 +18,8 @@ def command() -> Callable[..., None]:
 
 def export(
     checkpoint: Annotated[
-        str, typer.Argument(help="Fine-tuned checkpoint, DIR or HUB_ID.", metavar="CHECKPOINT")
+        str,
+        typer.Argument(help="Fine-tuned checkpoint or embedding model, DIR or HUB_ID.", metavar="CHECKPOINT"),
     ],
     out: Output,
     seq_len: Annotated[int, typer.Option(help="Longest sequence in tokens.")] = 128,
@@ -26,7 +27,7 @@ def export(
     compile: Annotated[bool, typer.Option("--compile", help="Fuse operators for ONNX Runtime too.")] = False,
     json: Json = False,
 ) -> None:
-    """Write a checkpoint as an ONNX model with dynamic batch and length; its logits are compared.
+    """Write a checkpoint as an ONNX model with dynamic batch and length; what it gives is compared.
 
     The tokenizer and config.json are put beside it. Needs the extra train.
 
@@ -38,4 +39,5 @@ def export(
     if json:
         print_json(done)
     else:
-        print(f"{out}: {done['size_bytes'] / 2**20:.1f} MB, opset {opset}; logits are those of {checkpoint}")
+        what = "logits are" if done["output"] == "logits" else "embeddings are"
+        print(f"{out}: {done['size_bytes'] / 2**20:.1f} MB, opset {opset}; {what} those of {checkpoint}")

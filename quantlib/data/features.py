@@ -25,6 +25,8 @@ IntArray = npt.NDArray[np.int64]
 Feed = dict[str, IntArray]
 
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+LOGITS, EMBEDDING = "logits", "sentence_embedding"
+"""What the output of a classifier is called, and that of a model that embeds texts."""
 OUTPUT_MODES: tuple[OutputMode, ...] = get_args(OutputMode)
 
 
@@ -46,7 +48,7 @@ class Feature:
     """One tokenized row, without padding.
 
     input_ids, token_type_ids: int64, (tokens,). label: class index, the score for regression, rising class
-    indices for multi_label; None where rows have no labels.
+    indices for multi_label, the score of its pair for embedding; None where rows have no labels.
     """
 
     input_ids: IntArray
@@ -113,7 +115,7 @@ def convert_examples_to_features(
         label_list: the labels in the order of the model's logits; ignored for regression.
         max_seq_length: the largest number of tokens, special tokens included; at least 8.
         tokenizer: a `tokenizers.Tokenizer` or a tokenizer of transformers.
-        output_mode: "classification", "regression" or "multi_label". A label of None stays None.
+        output_mode: one of `OUTPUT_MODES`. A label of None stays None.
 
     Raises:
         InputError: an unknown output mode, a label outside the list, or too short a length.
@@ -206,19 +208,25 @@ def labels_array(features: Sequence[Feature], task: Task) -> npt.NDArray[Any] | 
 
     Returns:
         For classification int64 class indices (examples,), for regression float32 scores (examples,), for
-        multi_label 0 and 1 in int8 (examples, labels): a byte each, since there may be thousands of labels.
+        multi_label 0 and 1 in int8 (examples, labels): a byte each, since there may be thousands of labels;
+        for embedding the float32 scores of the pairs, (examples / 2,).
 
     Raises:
         ValueError: rows without labels, of a task that has some.
     """
     if not task.labelled:
         return None
-    labels = [feature.label for feature in features]
+    labels = [feature.label for feature in judged_rows(features, task)]
     if any(label is None for label in labels):
         raise ValueError(f"{task.name} has labels, but not all of these rows have one")
     if task.output_mode != "multi_label":
         return np.array(labels, dtype=np.int64 if task.output_mode == "classification" else np.float32)
     return indicators(cast(list[tuple[int, ...]], labels), task.num_labels)
+
+
+def judged_rows(features: Sequence[Feature], task: Task) -> Sequence[Feature]:
+    """The row of each label: every row, but of scored pairs, which are two rows, the first one."""
+    return features[::2] if task.output_mode == "embedding" and task.labelled else features
 
 
 def indicators(label_sets: Sequence[Sequence[int]], num_labels: int) -> npt.NDArray[np.int8]:

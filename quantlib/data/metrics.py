@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float64]
-OutputMode = Literal["classification", "regression", "multi_label"]
+OutputMode = Literal["classification", "regression", "multi_label", "embedding"]
+# Those whose predictions are a number each: a score; for embeddings a cosine.
+SCORE_MODES: frozenset[OutputMode] = frozenset({"regression", "embedding"})
 
 # Below this ratio of spread to mean, scipy.stats.pearsonr warns that its input is nearly constant.
 _NEARLY_CONSTANT = 1e-13
@@ -24,9 +26,10 @@ class Metric:
     It is undefined where its formula is 0/0, for example where all predictions are the same.
 
     function: of (truth, predictions) of one set of rows, to a number. Both are class indices (rows,) for
-    classification, scores (rows,) for regression, and 0 or 1 (rows, labels) for multi_label.
-    resampled: the same of many resamples at once, float64 (resamples,): of `Counts`; for regression of truth
-    and predictions, each (resamples, rows).
+    classification, scores (rows,) for regression, cosines (rows,) for embedding, and 0 or 1 (rows, labels)
+    for multi_label.
+    resampled: the same of many resamples at once, float64 (resamples,): of `Counts`; for `SCORE_MODES` of
+    truth and predictions, each (resamples, rows).
     num_labels: the only number of labels that it is defined for; None for any.
     needs: what stands for the truth: the labels of the rows, or the teacher's predictions for them.
     """
@@ -210,6 +213,17 @@ def _score_agreement(truth: Array, predictions: Array) -> float:
     return 1.0 if np.array_equal(truth, predictions) else pearson(truth, predictions)
 
 
+# Of one set of rows: cosines with the teacher's embeddings, whose truth is 1
+
+
+def _mean(truth: Array, predictions: Array) -> float:
+    return float(predictions.mean())
+
+
+def _worst(truth: Array, predictions: Array) -> float:
+    return float(predictions.min())
+
+
 # Of many resamples
 
 
@@ -307,6 +321,14 @@ def _score_agreements(truth: FloatArray, predictions: FloatArray) -> FloatArray:
     return np.where((truth == predictions).all(axis=1), 1.0, _pearsons(truth, predictions))
 
 
+def _means(truth: FloatArray, predictions: FloatArray) -> FloatArray:
+    return np.asarray(predictions.mean(axis=1))
+
+
+def _worsts(truth: FloatArray, predictions: FloatArray) -> FloatArray:
+    return np.asarray(predictions.min(axis=1))
+
+
 def _is_constant(samples: FloatArray) -> npt.NDArray[np.bool_]:
     """For each row of `samples` (rows, values): is its spread nothing but rounding?"""
     means = samples.mean(axis=1)
@@ -320,6 +342,7 @@ def _divided(numerators: FloatArray, denominators: FloatArray) -> FloatArray:
 
 
 AGREEMENT = "agreement"
+MEAN_COSINE, WORST_COSINE = "mean_cosine", "worst_cosine"
 
 # Errors of regression are negative, with scikit-learn's names of scorers: more is better.
 METRICS: dict[OutputMode, dict[str, Metric]] = {
@@ -358,6 +381,15 @@ METRICS: dict[OutputMode, dict[str, Metric]] = {
             Metric("neg_mean_absolute_error", _negative_absolute_error, _negative_absolute_errors),
             Metric("neg_root_mean_squared_error", _negative_squared_error, _negative_squared_errors),
             Metric(AGREEMENT, _score_agreement, _score_agreements, needs="teacher"),
+        )
+    },
+    "embedding": {
+        metric.name: metric
+        for metric in (
+            Metric("spearman", _spearman, _spearmans),
+            Metric("pearson", pearson, _pearsons),
+            Metric(MEAN_COSINE, _mean, _means, needs="teacher"),
+            Metric(WORST_COSINE, _worst, _worsts, needs="teacher"),
         )
     },
 }

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from quantlib.data.metrics import AGREEMENT, METRICS, Array, Counts, FloatArray, Metric
+from quantlib.data.embeddings import cosines, pair_cosines, same_neighbours
+from quantlib.data.metrics import AGREEMENT, METRICS, SCORE_MODES, Array, Counts, FloatArray, Metric
 from quantlib.data.scoring import Scoring
 from quantlib.data.tasks import Task
 
@@ -20,24 +21,41 @@ _CHUNK = 2**21
 _VALUES_AT_ONCE = 2**19
 
 
-def predictions_of(task: Scored, logits: Array) -> Array:
+def predictions_of(task: Scored, logits: Array, teacher_logits: Array | None = None) -> Array:
     """What logits, (examples, labels), predict; decided here alone.
+
+    Args:
+        task: of the rows.
+        logits: of a model; for embedding the embeddings, (texts, width), a scored pair's one after the other.
+        teacher_logits: the teacher's, for embeddings of texts without scores alone, which are judged by it.
 
     Returns:
         For classification the class index with the largest logit, int64 (examples,); for regression the
         scores, (examples,), of the logits' type; for multi_label 1 where sigmoid(logit) >= threshold and 0
-        elsewhere, int8 (examples, labels).
+        elsewhere, int8 (examples, labels); for embedding the cosines of the pairs, float64 (texts / 2,), or
+        those with the teacher's embeddings, float64 (texts,).
+
+    Raises:
+        ValueError: embeddings without scores, and none of the teacher.
     """
     if task.output_mode == "regression":
         scores: Array = logits[:, 0]
         return scores
+    if task.output_mode == "embedding":
+        if task.labelled:
+            return pair_cosines(logits)
+        if teacher_logits is None:
+            raise ValueError("embeddings of texts without scores are judged by the teacher's")
+        return cosines(logits, teacher_logits)
     if task.output_mode == "multi_label":
         least = task.scoring.least_logit if isinstance(task, Task) else task.least_logit
         return (logits >= least).astype(np.int8)
     return np.asarray(logits.argmax(axis=1))
 
 
-def compute_metrics(task: Scored, logits: Array, truth: Array) -> dict[str, float]:
+def compute_metrics(
+    task: Scored, logits: Array, truth: Array, teacher_logits: Array | None = None
+) -> dict[str, float]:
     """The task's metrics by name, in the task's order, as fractions; see `METRICS`.
 
     Errors of regression are in the unit of the score, and negative: more is better.
@@ -46,13 +64,16 @@ def compute_metrics(task: Scored, logits: Array, truth: Array) -> dict[str, floa
         task: says which metrics.
         logits: float32, (examples, labels); (examples, 1) for regression.
         truth: the labels: int64 class indices, or float32 scores, (examples,); 0 or 1, (examples, labels),
-            for multi_label. For a task without labels the teacher's predictions, in the same form.
+            for multi_label; the scores of the pairs for embedding. For a task without labels the teacher's
+            predictions, in the same form.
+        teacher_logits: as for `predictions_of`.
 
     Raises:
         ValueError: shapes that do not fit the task or each other, a class index outside the labels, or a
             number that is not finite; the message names the first such row.
     """
-    predictions, truth = _checked_predictions(task, logits), _checked_values(task, truth, len(logits))
+    predictions = _checked_predictions(task, logits, teacher_logits)
+    truth = _checked_values(task, truth, len(predictions))
     metrics = METRICS[task.output_mode]
     return {name: metrics[name].function(truth, predictions) for name in task.metrics}
 
@@ -91,7 +112,8 @@ def agreement(task: Scored, logits: Array, teacher_logits: Array) -> float:
     """The share of rows with the teacher's label; for regression Pearson's r with the teacher's scores.
 
     For multi_label a row agrees if it has exactly the teacher's set of labels. Scores equal to the teacher's
-    agree by 1 even where they are constant and r is undefined.
+    agree by 1 even where they are constant and r is undefined. For embedding it is the share of texts whose
+    nearest other text is the teacher's, see `quantlib.data.embeddings.same_neighbours`.
 
     Args:
         task: says what the logits predict.
@@ -101,11 +123,12 @@ def agreement(task: Scored, logits: Array, teacher_logits: Array) -> float:
     Raises:
         ValueError: shapes that do not fit the task or each other, or a number that is not finite.
     """
-    predictions, teacher_predictions = (
-        _checked_predictions(task, logits),
-        _checked_predictions(task, teacher_logits),
-    )
     _check_same_shape(logits, teacher_logits)
+    predictions, teacher_predictions = (
+        _checked_predictions(task, each, teacher_logits) for each in (logits, teacher_logits)
+    )
+    if task.output_mode == "embedding":
+        return same_neighbours(logits, teacher_logits)
     return METRICS[task.output_mode][AGREEMENT].function(teacher_predictions, predictions)
 
 
@@ -147,11 +170,10 @@ def drop_interval(
     Raises:
         ValueError: as for `compute_metrics`, or an option out of range.
     """
-    predictions, teacher_predictions = (
-        _checked_predictions(task, logits),
-        _checked_predictions(task, teacher_logits),
-    )
     _check_same_shape(logits, teacher_logits)
+    predictions, teacher_predictions = (
+        _checked_predictions(task, each, teacher_logits) for each in (logits, teacher_logits)
+    )
     return drop_interval_of_predictions(
         task, predictions, teacher_predictions, truth, confidence=confidence, resamples=resamples, seed=seed
     )
@@ -176,7 +198,7 @@ def drop_interval_of_predictions(
         _checked_values(task, array, len(predictions)) for array in (truth, teacher_predictions, predictions)
     ]
     metric, rng = METRICS[task.output_mode][task.primary_metric], np.random.default_rng(seed)
-    if task.output_mode == "regression":
+    if task.output_mode in SCORE_MODES:
         drops = _score_drops(metric, np.stack(values), resamples, rng)
     else:
         drops = _label_drops(task, metric, values, resamples, rng)
@@ -202,10 +224,10 @@ def _check_logits(task: Scored, logits: Array) -> None:
         raise ValueError(f"the logits of row {row} are not finite: {logits[row].tolist()}")
 
 
-def _checked_predictions(task: Scored, logits: Array) -> Array:
+def _checked_predictions(task: Scored, logits: Array, teacher_logits: Array | None = None) -> Array:
     _check_logits(task, logits)
-    predictions = predictions_of(task, logits)
-    return predictions.astype(np.float64) if task.output_mode == "regression" else predictions
+    predictions = predictions_of(task, logits, teacher_logits)
+    return predictions.astype(np.float64) if task.output_mode in SCORE_MODES else predictions
 
 
 def _checked_values(task: Scored, values: Array, examples: int) -> Array:
@@ -213,7 +235,7 @@ def _checked_values(task: Scored, values: Array, examples: int) -> Array:
     shape = (examples, task.num_labels) if task.output_mode == "multi_label" else (examples,)
     if values.shape != shape:
         raise ValueError(f"labels have shape {values.shape}; the logits need {shape}")
-    if task.output_mode == "regression":
+    if task.output_mode in SCORE_MODES:
         row = first_not_finite(values)
         if row is not None:
             raise ValueError(f"the score of row {row} is not finite: {values[row]}")
@@ -324,7 +346,7 @@ def _same_rows(truth: Array, predictions: Array) -> npt.NDArray[np.bool_]:
 
 
 def _score_drops(metric: Metric, values: FloatArray, resamples: int, rng: np.random.Generator) -> FloatArray:
-    """`_label_drops` for a metric of regression; values: scores, float64 (3, examples)."""
+    """`_label_drops` for a metric of `SCORE_MODES`; values: scores, float64 (3, examples)."""
     truth, teacher_scores, scores = values
     drops = [
         metric.resampled(truth[index], teacher_scores[index]) - metric.resampled(truth[index], scores[index])

@@ -15,10 +15,10 @@ DEFAULT_THRESHOLD = 0.5
 class Scoring:
     """How the logits of a task become predictions, and what those are scored by.
 
-    output_mode: what a row gets: one label, a score, or any number of labels. num_labels: logits per row, 1
-    for regression. metrics: names in `METRICS` of that mode, the primary one first. threshold: the
-    probability from which on a label is predicted, for multi_label. labelled: whether the rows have labels;
-    without them the teacher's predictions stand for the truth.
+    output_mode: what a row gets: one label, a score, any number of labels, or an embedding. num_labels:
+    logits per row, 1 for regression, the width for embedding. metrics: names in `METRICS` of that mode, the
+    primary one first. threshold: the probability from which on a label is predicted, for multi_label.
+    labelled: whether the rows have labels; without them the teacher's predictions stand for the truth.
 
     Raises:
         ValueError: values that contradict each other.
@@ -34,7 +34,7 @@ class Scoring:
         mode = self.output_mode
         if mode not in get_args(OutputMode):
             raise ValueError(f"unknown output mode {mode!r}; known: {', '.join(get_args(OutputMode))}")
-        if self.num_labels != 1 if mode == "regression" else self.num_labels < 2 - (mode == "multi_label"):
+        if self.num_labels != 1 if mode == "regression" else self.num_labels < 1 + (mode == "classification"):
             raise ValueError(f"{mode} of {self.num_labels} labels")
         known = metric_names(mode, "labels" if self.labelled else "teacher")
         if not self.metrics or set(self.metrics) - set(known) or len(set(self.metrics)) < len(self.metrics):

@@ -80,6 +80,8 @@ def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[B
     for note in rows.notes:
         steps.say(note)
     task = rows.task
+    if task.output_mode == "embedding" and options.trains_student:
+        raise InputError(f"{task.name}: no student is trained for embeddings; leave it out: --no-student")
     work = Work(task, rows.splits, options, open_cache(options.cache_dir), steps)
     _check_rows(work)
     given = [_given(work, given_models.resolve(name, STUDENT)) for name in options.students]
@@ -255,7 +257,7 @@ def _fp32(work: Work, name: str, folder: Path, checkpoint: Path) -> Variant:
     rows = tokenize(work, "evaluation", checkpoint)
     if is_onnx(checkpoint):
         return Variant(name, _taken(work, name, checkpoint), folder / "model.onnx", rows)
-    order = checkpoints.check_for_task(checkpoint, work.task)
+    order = checkpoints.order_of(given_models.labels_of(checkpoint), work.task) or None
     seq_len, opset = work.options.seq_len, work.options.opset
     key = {
         "checkpoint": sha256_tree(checkpoint),

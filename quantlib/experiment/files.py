@@ -23,7 +23,7 @@ from quantlib.onnx_model.layers import load_ir
 from quantlib.onnx_model.model import Model, copy_model
 from quantlib.support.errors import InputError
 from quantlib.support.files import atomic_file, make_dir
-from quantlib.training import checkpoints
+from quantlib.training import checkpoints, embedding
 
 # What a model needs beside it to be read again.
 BESIDE = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "config.json")
@@ -35,7 +35,7 @@ def export_checkpoint(
     """Export a checkpoint, and put its tokenizer and config.json beside the model.
 
     Args:
-        checkpoint: a directory or a hub id.
+        checkpoint: a directory or a hub id, of a classifier or of an embedding model.
         out: the model to write.
         seq_len: the longest sequence.
         opset: 13 to 18.
@@ -51,7 +51,11 @@ def export_checkpoint(
 
     checkpoints.need_torch("to export a checkpoint")
     source = checkpoints.resolve(checkpoint, "checkpoint")
-    checkpoints.check_classifier(source)
+    embeds = embedding.is_embedding_model(source)
+    if embeds:
+        embedding.check_embedding_model(source)
+    else:
+        checkpoints.check_classifier(source)
     checkpoints.check_sequence_length(source, seq_len)
     _check_place(out, source)
     export_bert_to_onnx(source, out, seq_len, opset)
@@ -61,7 +65,13 @@ def export_checkpoint(
             shutil.move(out, plain)
             compile_onnx(plain, out)
     _copy_beside(source, out.parent)
-    return {"model": str(out), "size_bytes": Model(out).size_bytes, "opset": opset, "compiled": compiled}
+    return {
+        "model": str(out),
+        "output": features.EMBEDDING if embeds else features.LOGITS,
+        "size_bytes": Model(out).size_bytes,
+        "opset": opset,
+        "compiled": compiled,
+    }
 
 
 def quantize_file(

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from quantlib import gate
 from quantlib.compression.variants import TEACHER
-from quantlib.data.features import Feature
+from quantlib.data.features import Feature, judged_rows
 from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.rebuilding import CHECKOUT, arguments_of
@@ -45,7 +45,9 @@ def record(
     return gate.GateRecord(
         task=built.task.name,
         data_hash=built.hashes["data"],
-        labels=tuple(_recorded_label(row) for row in teacher.rows) if scoring.labelled else (),
+        labels=tuple(_recorded_label(row) for row in judged_rows(teacher.rows, built.task))
+        if scoring.labelled
+        else (),
         machine=machine(options),
         settings=options.settings,
         variants=variants,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from quantlib.data import tasks
-from quantlib.data.features import INPUT_NAMES, load_tokenizer
+from quantlib.data.features import EMBEDDING, INPUT_NAMES, load_tokenizer
 from quantlib.data.text import read_errors
 from quantlib.experiment.work import SUFFIX, is_onnx
 from quantlib.machine.sessions import feed_for, open_session, run_session
@@ -15,7 +15,7 @@ from quantlib.measuring.latency.shapes import Shape
 from quantlib.onnx_model.interface import interface_of
 from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_file, sha256_json, sha256_tree
-from quantlib.training import checkpoints
+from quantlib.training import checkpoints, embedding
 
 
 def resolve(name: str, role: str) -> Path:
@@ -53,11 +53,16 @@ def labels_of(model: Path) -> tasks.ModelLabels:
     """What a model says of its logits: an ONNX file by its output, and by a config.json beside it.
 
     Raises:
-        InputError: it is no classifier that can be used.
+        InputError: it is no classifier and no embedding model that can be used.
     """
     if not is_onnx(model):
+        if embedding.is_embedding_model(model):
+            return tasks.ModelLabels(str(model), embedding.width_of(model), (), "embedding")
         return checkpoints.model_labels(model)
-    logits = interface_of(model).logits
+    interface = interface_of(model)
+    logits = interface.logits
+    if interface.output == EMBEDDING:
+        return tasks.ModelLabels(str(model), logits, (), "embedding")
     if not (model.parent / "config.json").is_file():
         return tasks.ModelLabels(str(model), logits)
     config = checkpoints.read_config(model.parent)
@@ -85,7 +90,7 @@ def check_for_task(model: Path, task: tasks.Task, seq_len: int, *, gave_order: b
     """
     if not is_onnx(model):
         checkpoints.need_torch(f"a checkpoint, {model},")
-        checkpoints.check_for_task(model, task)
+        checkpoints.order_of(labels_of(model), task)
         checkpoints.check_sequence_length(model, seq_len)
         return
     order = checkpoints.order_of(labels_of(model), task)

@@ -208,9 +208,10 @@ def field_of(built: Built, measured: Mapping[str, Measured]) -> front.Field:
 
     @functools.cache
     def sure(ours: str, theirs: str) -> bool:
-        evaluation = measured[ours].evaluation
-        logits, other = evaluation.logits, measured[theirs].evaluation.logits
-        low, high = scores.drop_interval(task, logits, other, evaluation.truth)
+        evaluation, other = measured[ours].evaluation, measured[theirs].evaluation
+        low, high = scores.drop_interval_of_predictions(
+            task, evaluation.predictions, other.predictions, evaluation.truth
+        )
         return low > 0 or high < 0
 
     return front.Field(

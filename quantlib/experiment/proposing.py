@@ -56,10 +56,13 @@ def propose(
         raise InputError(f"{path}: is there already; remove it, or name another file (--config FILE)")
     table = read_table(data)
     model = None if teacher is None else given_models.labels_of(given_models.resolve(teacher, TEACHER))
-    label = label or label_column(table) or _column_of_labels(table, model)
-    if label is not None:
-        table.column(label)
-    columns = tuple(text) or _columns_of_texts(table, label)
+    wanted = label or label_column(table) or _column_of_labels(table, model)
+    if wanted is not None:
+        table.column(wanted)
+    columns = tuple(text) or _columns_of_texts(table, wanted)
+    # Of embeddings, only scores of pairs say anything.
+    says_nothing = model is not None and model.kind == "embedding" and len(columns) != 2
+    label = label if says_nothing else wanted
     beside = {key: _beside(data, names) for key, names in (("train", _TRAIN), ("calibration", _CALIBRATION))}
     found: dict[str, Any] = {
         "name": name or tasks.name_of(data),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from quantlib.compression.variants import TEACHER
-from quantlib.data.metrics import METRICS
+from quantlib.data.metrics import METRICS, SCORE_MODES
 from quantlib.data.scores import drop_interval_of_predictions
 from quantlib.data.scoring import Scoring
 from quantlib.gate.findings import Finding, Kind, apply_report_only, rounded
@@ -106,7 +106,7 @@ def _drop(
     shown = f"{points:z.2f}" if limit is None else rounded(points, limit)
     text = f"{what} drop {shown} points [{low:z.2f}, {high:z.2f}]"
     text += ", no limit" if limit is None else f", limit {limit:.2f}"
-    if scoring.output_mode != "regression" and scoring.labelled:
+    if scoring.output_mode not in SCORE_MODES and scoring.labelled:
         text += f"; McNemar p = {mcnemar_p(ours.predictions, reference.predictions, truth):.2g}"
     over = limit is not None and points > limit + 100 * TOLERANCE
     return Finding("violation" if over else "note", "accuracy", variant, "accuracy_drop", None, text)
@@ -151,7 +151,7 @@ def changed_predictions(scoring: Scoring, ours: Rows, before: Rows, labels: Rows
     rows = np.flatnonzero(changed)
     listed = ", ".join(str(row + 1) for row in rows[:_ROWS_LISTED])
     listed += ", ..." if len(rows) > _ROWS_LISTED else ""
-    regression = scoring.output_mode == "regression"
+    regression = scoring.output_mode in SCORE_MODES
     by_at_most = f"by {np.max(abs(new - old)):.2g} at most" if regression else ""
     noun = "scores" if regression else "predictions"
     text = f"{len(rows)} of {len(new)} {noun} changed since the baseline (rows {listed})"

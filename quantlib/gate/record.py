@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from quantlib.compression.variants import TEACHER, VariantName
 from quantlib.data.features import indicators
+from quantlib.data.metrics import SCORE_MODES
 from quantlib.data.scoring import Scoring
 from quantlib.data.tasks import TASKS
 from quantlib.support.errors import InputError
@@ -29,9 +30,9 @@ class VariantRecord:
     """Accuracy and size of one variant.
 
     metrics: fractions by name, the primary one first. eval_loss: cross-entropy in nats, or MSE; None where
-    rows have no labels. accuracy_drop: teacher minus variant in the primary metric, as a fraction.
-    predictions: for each row; scores are rounded to 6 significant digits. size_bytes: external data included.
-    compression_ratio: the teacher's bytes over the variant's. quantized_share: see
+    rows have no labels, and for embeddings. accuracy_drop: teacher minus variant in the primary metric, as a
+    fraction. predictions: for each row; scores are rounded to 6 significant digits. size_bytes: external data
+    included. compression_ratio: the teacher's bytes over the variant's. quantized_share: see
     `quantlib.onnx_model.coverage`; None for a float model. op_counts: nodes by operator type. recipe: its
     fields, None for a float model. sha256: of the model file, empty where a baseline is older than this
     field.
@@ -174,7 +175,8 @@ class GateRecord:
             raise ValueError(f"{name}: the first metric must be {primary}, the primary one of {self.task}")
         if len(variant.predictions) != len(self.truth):
             raise ValueError(f"{name}: {len(variant.predictions)} predictions for {len(self.truth)} labels")
-        if (variant.eval_loss is None) == self.judged_by.labelled:
+        has_loss = self.judged_by.labelled and self.judged_by.output_mode != "embedding"
+        if (variant.eval_loss is None) == has_loss:
             raise ValueError(
                 f"{name}: eval_loss {variant.eval_loss}; without labels it is null, else a number"
             )
@@ -190,6 +192,7 @@ def _check_rows(what: str, scoring: Scoring, values: tuple[Row, ...]) -> None:
         "classification": f"a class index below {count}",
         "multi_label": f"rising class indices below {count}",
         "regression": "a finite score",
+        "embedding": "a finite cosine",
     }[scoring.output_mode]
     for row, value in enumerate(values, start=1):
         if not _fits(scoring, value):
@@ -205,7 +208,7 @@ def _fits(scoring: Scoring, value: Row) -> bool:
         )
     if isinstance(value, tuple) or not math.isfinite(value):
         return False
-    return scoring.output_mode == "regression" or value in range(scoring.num_labels)
+    return scoring.output_mode in SCORE_MODES or value in range(scoring.num_labels)
 
 
 def recorded_predictions(scoring: Scoring, predictions: npt.NDArray[Any]) -> tuple[Row, ...]:
@@ -218,7 +221,7 @@ def recorded_predictions(scoring: Scoring, predictions: npt.NDArray[Any]) -> tup
 def recorded_array(scoring: Scoring, rows: Sequence[Row]) -> npt.NDArray[Any]:
     """The reverse, of labels too: int64 or float64 (rows,); 0 and 1, int8 (rows, labels), for multi_label."""
     if scoring.output_mode != "multi_label":
-        return np.asarray(rows, dtype=np.float64 if scoring.output_mode == "regression" else np.int64)
+        return np.asarray(rows, dtype=np.float64 if scoring.output_mode in SCORE_MODES else np.int64)
     return indicators(cast(Sequence[tuple[int, ...]], rows), scoring.num_labels)
 
 

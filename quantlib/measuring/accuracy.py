@@ -22,11 +22,13 @@ from quantlib.support.errors import InputError
 class Evaluation:
     """A model's logits for some rows, and their metrics.
 
-    logits: float32, (examples, labels), in the order of the rows; (examples, 1) for regression.
+    logits: float32, (examples, labels), in the order of the rows; (examples, 1) for regression, embeddings,
+    (examples, width), for embedding.
     predictions: what they predict, in the form that `predictions_of` gives.
     truth: what the predictions are judged by, in the form that `labels_array` gives: the labels, or the
     teacher's predictions for a task without labels.
-    metrics: by name, in the order of the task's. eval_loss: see `mean_loss`; None without labels.
+    metrics: by name, in the order of the task's. eval_loss: see `mean_loss`; None without labels and for
+    embedding.
     """
 
     logits: Array
@@ -36,8 +38,11 @@ class Evaluation:
     eval_loss: float | None
 
     def __post_init__(self) -> None:
-        rows = self.logits.shape[:1]
-        if self.logits.ndim != 2 or self.truth.shape[:1] != rows or self.predictions.shape[:1] != rows:
+        rows = self.truth.shape[:1]
+        # Of scored pairs, two embeddings make one prediction.
+        of_pairs = self.predictions.dtype.kind == "f" and self.logits.shape[0] == 2 * len(self.predictions)
+        fits = of_pairs or self.logits.shape[:1] == rows
+        if self.logits.ndim != 2 or not fits or self.predictions.shape[:1] != rows:
             raise ValueError(
                 f"logits {self.logits.shape}, predictions {self.predictions.shape} and truth "
                 f"{self.truth.shape} do not fit together"
@@ -90,7 +95,7 @@ def predict_onnx(
     """Run a model over all rows: its logits, float32 (examples, labels), all finite.
 
     Args:
-        onnx_path: the model; its logits are the output of that name, or else its first output.
+        onnx_path: the model; `quantlib.onnx_model.interface.logits_name` says which output is read.
         features: the rows, at least one.
         task: says which metrics, and how many logits a row must get.
         providers: ONNX Runtime's execution providers, in order of preference.
@@ -136,14 +141,17 @@ def score(
         ValueError: the teacher's logits are missing, or as for `compute_metrics`.
     """
     labels = labels_array(features, task)
+    loss = None
     if labels is not None:
-        truth, loss = labels, mean_loss(task, logits, labels)
+        truth = labels
+        if task.output_mode != "embedding":  # a cosine and a score share no scale
+            loss = mean_loss(task, logits, labels)
     elif teacher_logits is not None:
-        truth, loss = predictions_of(task, teacher_logits), None
+        truth = predictions_of(task, teacher_logits, teacher_logits)
     else:
         raise ValueError(f"{task.name} has no labels: a model is scored against the teacher's logits")
-    metrics = compute_metrics(task, logits, truth)
-    return Evaluation(logits, predictions_of(task, logits), truth, metrics, loss)
+    metrics = compute_metrics(task, logits, truth, teacher_logits)
+    return Evaluation(logits, predictions_of(task, logits, teacher_logits), truth, metrics, loss)
 
 
 def run_logits(session: Any, feed: Feed, task: Task, onnx_path: Path) -> Array:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantlib.data.features import INPUT_NAMES
+from quantlib.data.features import EMBEDDING, INPUT_NAMES, LOGITS
 from quantlib.onnx_model.model import Model
 from quantlib.support.errors import InputError
 
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Interface:
-    """What a classifier takes and gives.
+    """What a classifier or an embedding model takes and gives.
 
-    sha256: of the file. inputs: their names. logits: how many a row gets.
+    sha256: of the file. inputs: their names. logits: how many a row gets. output: what they are called.
     """
 
     sha256: str
     inputs: tuple[str, ...]
     logits: int
+    output: str
 
 
 def interface_of(onnx_path: Path) -> Interface:
@@ -56,11 +57,12 @@ def interface_of(onnx_path: Path) -> Interface:
                     f"{onnx_path}: input {value.name} is fixed to {count} {what}; "
                     "export it with a free number of them"
                 )
-    return Interface(model.sha256, names, _logits(onnx_path, graph))
+    output, logits = _logits(onnx_path, graph)
+    return Interface(model.sha256, names, logits, output)
 
 
 def logits_name(onnx_path: Path, outputs: Mapping[str, Sequence[object] | None]) -> str:
-    """The name of the output that holds the logits: "logits", the only one, or the only one of their shape.
+    """The name of the output that holds the logits or the embedding: a known one, the only one, or by its shape.
 
     Args:
         onnx_path: for the message.
@@ -69,8 +71,9 @@ def logits_name(onnx_path: Path, outputs: Mapping[str, Sequence[object] | None])
     Raises:
         InputError: there is none, or it cannot be told; the message names the outputs.
     """
-    if "logits" in outputs:
-        return "logits"
+    for name in (LOGITS, EMBEDDING):
+        if name in outputs:
+            return name
     if len(outputs) == 1:
         return next(iter(outputs))
     fitting = [
@@ -86,7 +89,7 @@ def logits_name(onnx_path: Path, outputs: Mapping[str, Sequence[object] | None])
     )
 
 
-def _logits(onnx_path: Path, graph: onnx.GraphProto) -> int:
+def _logits(onnx_path: Path, graph: onnx.GraphProto) -> tuple[str, int]:
     outputs = {value.name: _dimensions(value) for value in graph.output}
     name = logits_name(onnx_path, outputs)
     dimensions = outputs[name]
@@ -95,7 +98,7 @@ def _logits(onnx_path: Path, graph: onnx.GraphProto) -> int:
             f"{onnx_path}: a classifier gives logits of (rows, labels), the number of labels fixed; "
             f"its output {name} has another shape"
         )
-    return dimensions[1]
+    return name, dimensions[1]
 
 
 def _dimensions(value: onnx.ValueInfoProto) -> list[int | None] | None:

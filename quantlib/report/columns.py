@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from quantlib.data import scores
-from quantlib.data.metrics import AGREEMENT, Array
+from quantlib.data.embeddings import cosines
+from quantlib.data.metrics import AGREEMENT, MEAN_COSINE, WORST_COSINE, Array
 from quantlib.data.tasks import Task
 from quantlib.measuring.accuracy import Evaluation
 from quantlib.measuring.checks import Checks
@@ -223,6 +224,10 @@ def _predicted(result: VariantResult) -> bool:
     return result.evaluation is not None
 
 
+def _embeds(result: VariantResult) -> bool:
+    return _predicted(result) and result.task is not None and result.task.output_mode == "embedding"
+
+
 def _paired(result: VariantResult) -> bool:
     return result.paired is not None
 
@@ -245,7 +250,7 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
     Column(
         "eval_loss",
         "cross-entropy in nats, binary cross-entropy for sets of labels, or mean squared error; null without "
-        "labels",
+        "labels, and for embeddings",
         lambda result: None if result.eval_loss is None else float(result.eval_loss),
         required=True,
         nullable=True,
@@ -315,7 +320,8 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
     Column(
         "agreement",
         "the share of rows with the teacher's label, or exactly its set of labels, percent in the table; for "
-        "regression the correlation with the teacher's scores; the metric of a task without labels",
+        "regression the correlation with the teacher's scores; for embeddings the share of texts (of the "
+        "first 5000) whose nearest other text is the teacher's; the metric of a task without labels",
         lambda result: float(result.agreement),
         when=lambda result: AGREEMENT not in result.metrics,
         required=True,
@@ -357,9 +363,21 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
     ),
     Column(
         "logit_error",
-        "mean absolute difference to the teacher's logits",
+        "mean absolute difference to the teacher's logits, or to each number of its embeddings",
         lambda result: scores.logit_error(result.logits, result.reference.logits),
         when=_predicted,
+    ),
+    Column(
+        MEAN_COSINE,
+        "the mean cosine of a text's embedding with the teacher's; the metric of texts without scores",
+        lambda result: float(cosines(result.logits, result.reference.logits).mean()),
+        when=lambda result: _embeds(result) and MEAN_COSINE not in result.metrics,
+    ),
+    Column(
+        WORST_COSINE,
+        "the smallest of them",
+        lambda result: float(cosines(result.logits, result.reference.logits).min()),
+        when=lambda result: _embeds(result) and WORST_COSINE not in result.metrics,
     ),
     Column(
         "drop_low",

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from quantlib.data.features import load_tokenizer
 from quantlib.data.metrics import OutputMode
-from quantlib.data.tasks.labels import ModelLabels, label_order
+from quantlib.data.tasks.labels import ModelLabels, check_kind, label_order
 from quantlib.data.text import read_errors
 from quantlib.support.errors import InputError
-from quantlib.training.architectures import ARCHITECTURES, of_model
+from quantlib.training.architectures import ARCHITECTURES, Architecture, of_model
 
 if TYPE_CHECKING:
     from quantlib.data.tasks import Task
@@ -165,11 +165,25 @@ def check_classifier(model_dir: Path) -> dict[str, Any]:
             f"{model_dir / 'config.json'}: architecture {named} is not supported; "
             f"supported: {', '.join(_BY_CLASSIFIER)}"
         )
-    needed = ("vocab_size", "max_position_embeddings", *_BY_CLASSIFIER[architectures[0]].shape_keys)
-    missing = [name for name in needed if name not in config]
+    check_parts(model_dir, config, _BY_CLASSIFIER[architectures[0]], architectures[0])
+    return config
+
+
+def check_parts(model_dir: Path, config: Mapping[str, Any], row: Architecture, name: str) -> None:
+    """Check that a checkpoint has the sizes, the weights and the tokenizer that its architecture needs.
+
+    Args:
+        model_dir: the checkpoint. config: its config.json.
+        row: its architecture. name: what config.json calls that, for the message.
+
+    Raises:
+        InputError: what is missing, or a tokenizer of another model.
+    """
+    needed = ("vocab_size", "max_position_embeddings", *row.shape_keys)
+    missing = [key for key in needed if key not in config]
     if missing:
-        raise InputError(f"{model_dir / 'config.json'}: {missing[0]} is missing; {architectures[0]} needs it")
-    if not any((model_dir / name).is_file() for name in _WEIGHT_FILES):
+        raise InputError(f"{model_dir / 'config.json'}: {missing[0]} is missing; {name} needs it")
+    if not any((model_dir / file).is_file() for file in _WEIGHT_FILES):
         raise InputError(f"{model_dir}: no weights; expected {' or '.join(_WEIGHT_FILES)}")
     tokens = 1 + max(load_tokenizer(model_dir).get_vocab().values(), default=0)
     if tokens > config["vocab_size"]:
@@ -177,7 +191,6 @@ def check_classifier(model_dir: Path) -> dict[str, Any]:
             f"{model_dir}: the tokenizer has {tokens} tokens, the model embeds {config['vocab_size']}; "
             "they do not belong together"
         )
-    return config
 
 
 def longest_sequence(config: Mapping[str, Any]) -> int:
@@ -216,10 +229,17 @@ def check_for_task(model_dir: Path, task: Task) -> list[int]:
 def order_of(model: ModelLabels, task: Task) -> list[int]:
     """The logit of each of a task's labels, by what a model says of its logits; see `check_for_task`.
 
+    An embedding task has no labels, and none is given.
+
     Raises:
         InputError: another number of labels, another kind of task, or a label that the model does not have.
     """
     names, count, place = model.names, model.count, model.source
+    check_kind(task.name, task.output_mode, model)
+    if task.output_mode == "embedding":
+        if count != task.width:
+            raise InputError(f"{place}: embeddings of width {count}; those of {task.name} have {task.width}")
+        return []
     if model.kind not in (None, task.output_mode):
         wanted = PROBLEM_TYPES[task.output_mode]
         said = PROBLEM_TYPES[model.kind]
@@ -289,12 +309,30 @@ def load_classifier(model_dir: Path) -> Any:
     Raises:
         InputError: weights that cannot be read, are missing for the architecture, or are not finite.
     """
+    name = check_classifier(model_dir)["architectures"][0]
+    model, missing = load_weights(model_dir, "AutoModelForSequenceClassification")
+    if missing:
+        raise InputError(
+            f"{model_dir}: the weights lack {missing[0]}, which {name} needs; is it a fine-tuned classifier?"
+        )
+    return model
+
+
+def load_weights(model_dir: Path, auto_class: str) -> tuple[Any, list[str]]:
+    """A model of transformers as `load_classifier` describes it, and the names of weights that it lacks.
+
+    Args:
+        model_dir: the checkpoint.
+        auto_class: the class of transformers that chooses the model.
+
+    Raises:
+        InputError: weights that cannot be read or are not finite.
+    """
     import torch
     import transformers
 
-    config = check_classifier(model_dir)
     with quiet_transformers(), loading_errors(model_dir):
-        model, info = transformers.AutoModelForSequenceClassification.from_pretrained(
+        model, info = getattr(transformers, auto_class).from_pretrained(
             model_dir,
             attn_implementation="eager",
             dtype=torch.float32,
@@ -302,16 +340,17 @@ def load_classifier(model_dir: Path) -> Any:
             trust_remote_code=False,
             output_loading_info=True,
         )
-    if info["missing_keys"]:
-        raise InputError(
-            f"{model_dir}: the weights lack {sorted(info['missing_keys'])[0]}, which "
-            f"{config['architectures'][0]} needs; is it a fine-tuned classifier?"
-        )
+    _check_finite(model_dir, model)
+    return model.eval(), sorted(info["missing_keys"])
+
+
+def _check_finite(model_dir: Path, model: Any) -> None:
+    import torch
+
     for name, parameter in model.named_parameters():
         # The extremes are NaN or infinite if any value is, and found in a tenth of the time of `isfinite`.
         if not all(math.isfinite(extreme) for extreme in torch.aminmax(parameter.detach())):
             raise InputError(f"{model_dir}: the weight {name} holds NaN or infinite values")
-    return model.eval()
 
 
 @contextmanager

@@ -17,8 +17,9 @@ from quantlib.support.errors import InputError
 class ModelLabels:
     """What a checkpoint says of its logits.
 
-    source: the file that says so, for messages. count: of logits. names: of the logits, in their order; empty
-    where there are none. kind: the kind of task it was trained for, None if not said.
+    source: the file that says so, for messages. count: of logits; the width of embeddings. names: of the
+    logits, in their order; empty where there are none. kind: the kind of task it was trained for, None if not
+    said.
     """
 
     source: str
@@ -46,6 +47,25 @@ class LabelMismatch(InputError):
     def __init__(self, message: str, labels: Sequence[str]) -> None:
         super().__init__(message)
         self.labels = tuple(labels)
+
+
+def check_kind(name: str, kind: OutputMode, model: ModelLabels) -> None:
+    """Check that a model embeds texts if the task is of embeddings, and only then.
+
+    Args:
+        name: the task's. kind: the task's.
+        model: what it says of its output.
+
+    Raises:
+        InputError: it does not.
+    """
+    if kind == "embedding" and model.kind != "embedding":
+        raise InputError(
+            f"{model.source}: not an embedding model; {name}, of kind embedding, needs one in the layout of "
+            "sentence-transformers, or an ONNX file whose output is sentence_embedding"
+        )
+    if kind != "embedding" and model.kind == "embedding":
+        raise InputError(f"{model.source}: an embedding model; {name} is of kind {kind}")
 
 
 def label_order(labels: Sequence[str], names: Mapping[str, str], model: ModelLabels) -> list[int]:

@@ -162,6 +162,35 @@ def split_all(examples: Sequence[Example], validation: int, evaluation: int, sou
     )
 
 
+def parted(splits: Splits, source: str) -> Splits:
+    """The same splits with a row for each text: a pair becomes two rows, one after the other, with its label.
+
+    A text of evaluation is dropped from calibration.
+
+    Args:
+        splits: rows with one text or two.
+        source: where they come from, for the message.
+
+    Raises:
+        InputError: no row is left to calibrate on.
+    """
+
+    def texts(rows: Sequence[Example]) -> tuple[Example, ...]:
+        return tuple(
+            Example(f"{row.guid}-{which}", text, None, row.label) if row.text_b is not None else row
+            for row in rows
+            for which, text in (("a", row.text_a), ("b", row.text_b))
+            if text is not None
+        )
+
+    parts = {name: texts(rows) for name, rows in splits.parts().items()}
+    held_out = {texts_of_row(example) for example in parts["evaluation"]}
+    kept = tuple(row for row in parts["calibration"] if texts_of_row(row) not in held_out)
+    if parts["calibration"] and not kept:
+        raise InputError(f"{source}: every text to calibrate on is in evaluation too; give other ones")
+    return Splits(**(parts | {"calibration": kept}))
+
+
 def limit_train(splits: Splits, train_rows: int) -> Splits:
     """The same splits with the first `train_rows` train rows only.
 

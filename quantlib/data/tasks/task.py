@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from quantlib.data.metrics import OutputMode
+from quantlib.data.metrics import SCORE_MODES, OutputMode
 from quantlib.data.scoring import DEFAULT_THRESHOLD, Scoring
 from quantlib.data.tasks.splits import Example, Label, Splits, limit_train
 from quantlib.data.text import quoted
@@ -30,15 +30,17 @@ class Task:
     """What a task is: its labels, its metrics, and where its rows come from.
 
     `output_mode` says what a row gets: "classification" one of `labels`, "multi_label" any number of them,
-    "regression" a score. `labels` stand in the order of the model's logits, and are empty for regression. The
-    first of `metrics`, names in `METRICS`, is the primary one. `source` reads the rows; None if they are
-    read elsewhere. `text_columns` (one, or two for pairs) and `label_column` are the names of columns in a
-    table of rows. `score_range` holds the lowest and highest score of a regression; one without labels needs
-    none. `threshold` is the probability from which on a label is predicted, for multi_label alone.
-    `labelled` is False where rows have no labels: the teacher's predictions stand for the truth then, and
-    "agreement" is the only metric. `labels_by_name`: a checkpoint's labels must have these names, or those
-    that `label_names` gives, (label, name in the checkpoint); otherwise a checkpoint with names of another
-    style has the task's order.
+    "regression" a score, "embedding" `width` numbers. `labels` stand in the order of the model's logits, and
+    are empty for regression and embedding. Rows of an embedding task have one text each; a scored pair is two
+    rows, one after the other, with the same score. The first of `metrics`, names in `METRICS`, is the primary
+    one. `source` reads the rows; None if they are read elsewhere. `text_columns` (one, or two for pairs) and
+    `label_column` are the names of columns in a table of rows. `score_range` holds the lowest and highest
+    score of a regression or of pairs; one without labels needs none. `threshold` is the probability from
+    which on a label is predicted, for multi_label alone. `labelled` is False where rows have no labels: the
+    teacher's predictions stand for the truth then, and "agreement" is the only metric; for embedding
+    "mean_cosine" and "worst_cosine" are. `labels_by_name`: a checkpoint's labels must have these names, or
+    those that `label_names` gives, (label, name in the checkpoint); otherwise a checkpoint with names of
+    another style has the task's order.
     """
 
     name: str
@@ -53,13 +55,16 @@ class Task:
     labelled: bool = True
     labels_by_name: bool = False
     label_names: tuple[tuple[str, str], ...] = ()
+    width: int = 0
 
     def __post_init__(self) -> None:
-        regression = self.output_mode == "regression"
-        if regression == bool(self.labels) or (not regression and self.score_range is not None):
+        scored = self.output_mode in SCORE_MODES
+        if scored == bool(self.labels) or (not scored and self.score_range is not None):
             raise ValueError(f"{self.name}: classes and sets have labels, regression has a score range")
-        if regression and self.labelled and self.score_range is None:
+        if scored and self.labelled and self.score_range is None:
             raise ValueError(f"{self.name}: a regression with labels has a score range")
+        if (self.width > 0) != (self.output_mode == "embedding"):
+            raise ValueError(f"{self.name}: embeddings alone have a width, above 0")
         if len(set(self.labels)) < len(self.labels):
             raise ValueError(f"{self.name}: labels, each once, not {quoted(self.labels)}")
         try:
@@ -81,8 +86,8 @@ class Task:
 
     @property
     def num_labels(self) -> int:
-        """The number of the model's logits per row: 1 for regression."""
-        return len(self.labels) or 1
+        """The number of the model's logits per row: 1 for regression, the width for embedding."""
+        return self.width or len(self.labels) or 1
 
     @property
     def is_pair(self) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantlib.data.features import Feature, Feed
+from quantlib.data.metrics import SCORE_MODES
 from quantlib.data.scores import predictions_of
 from quantlib.data.tasks import Task
 from quantlib.measuring.accuracy import run_logits
@@ -46,9 +47,9 @@ def largest_change(reference: Array, *others: Array) -> float:
 def labels_changed(task: Task, reference: Array, *others: Array) -> int | None:
     """The number of rows with another label, or another set of labels, in any of the others.
 
-    None for regression, which has no labels.
+    None for regression and embedding, which have no labels.
     """
-    if task.output_mode == "regression":
+    if task.output_mode in SCORE_MODES:
         return None
     labels = predictions_of(task, reference)
     changed = [(predictions_of(task, other) != labels).reshape(len(labels), -1) for other in others]

@@ -30,6 +30,8 @@ def cut_to_row(model: ir.Model) -> tuple[int, list[str]]:
         How many nodes it passed, and the reason if it passed none.
     """
     readers = [node for node in model.graph if _reads_a_row(node)]
+    if not readers:
+        return 0, ["the last layer is not cut: no node reads a single row; a mean or maximum reads them all"]
     if len(readers) != 1:
         return 0, [f"the last layer is not cut: {len(readers)} nodes read a single row, not one"]
     reader = readers[0]

@@ -11,13 +11,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from quantlib.data.features import INPUT_NAMES
+from quantlib.data.features import EMBEDDING, INPUT_NAMES, LOGITS
 from quantlib.onnx_model.export.layers import find_stack, repeat_layer, shortened
 from quantlib.onnx_model.export.naming import fold_transposes, merge_equal_weights, name_nodes, strip_notes
 from quantlib.onnx_model.export.opset import TRACED_OPSET, check_opset, declare_opset
 from quantlib.onnx_model.export.parity import check_parity
 from quantlib.onnx_model.parity import ParityError
+from quantlib.support.errors import InputError
 from quantlib.support.files import atomic_file
+from quantlib.training import embedding
 from quantlib.training.architectures import accepted, of_model
 from quantlib.training.checkpoints import (
     check_sequence_length,
@@ -43,18 +45,20 @@ def export_bert_to_onnx(
     logit_order: Sequence[int] | None = None,
     threads: int | None = None,
 ) -> Path:
-    """Export a fine-tuned classifier to ONNX and check that it computes the same.
+    """Export a fine-tuned classifier or an embedding model to ONNX and check that it computes the same.
 
     The graph takes int64 `input_ids`, `attention_mask` and `token_type_ids`, each (batch, sequence) with
-    both axes dynamic, and gives float32 `logits`, (batch, labels). Nodes are named after the modules of the
-    checkpoint. The file holds nothing of the machine that wrote it.
+    both axes dynamic. That of a classifier gives float32 `logits`, (batch, labels); that of a model in
+    sentence-transformers' layout (see `quantlib.training.embedding`) gives `sentence_embedding`,
+    (batch, width), pooling included. Nodes are named after the modules of the checkpoint. The file holds
+    nothing of the machine that wrote it.
 
     Args:
         model_dir: a checkpoint directory.
         out_path: the ONNX file to write.
         seq_len: the longest sequence that will be fed, in tokens; the parity check includes it.
         opset: version of the ONNX operator set.
-        logit_order: the model's logit index of each wanted label, where the order differs.
+        logit_order: the model's logit index of each wanted label, where the order differs; a classifier's.
         threads: of the parity check's session; the physical cores by default.
 
     Returns:
@@ -67,36 +71,40 @@ def export_bert_to_onnx(
     model_dir, out_path = Path(model_dir), Path(out_path)
     check_opset(opset)
     check_sequence_length(model_dir, seq_len)
-    model = load_classifier(model_dir)
+    embeds = embedding.is_embedding_model(model_dir)
+    if embeds and logit_order is not None:
+        raise InputError(f"{model_dir}: an embedding model has no logits whose order could be changed")
+    model = embedding.load_embedding_model(model_dir) if embeds else load_classifier(model_dir)
+    output = EMBEDDING if embeds else LOGITS
     if logit_order is not None:
         reorder_logits(model, logit_order)
-    proto = _whole_graph(model, longest_sequence(read_config(model_dir)))
+    proto = _whole_graph(model, longest_sequence(read_config(model_dir)), output)
     declare_opset(proto, opset)
     with atomic_file(out_path) as scratch:
         import onnx
 
         onnx.save(proto, scratch)
-        check_parity(model, scratch, seq_len, threads)
+        check_parity(model, scratch, seq_len, threads, output)
     return out_path
 
 
-def _whole_graph(model: Any, longest: int) -> onnx.ModelProto:
+def _whole_graph(model: Any, longest: int, output: str = LOGITS) -> onnx.ModelProto:
     """The named graph of a model; its layers are traced once where they are alike."""
     stack = find_stack(model)
     if stack is not None:
         with shortened(model, stack) as sample:
-            proto = fold_transposes(strip_notes(name_nodes(_to_onnx(model, longest))))
+            proto = fold_transposes(strip_notes(name_nodes(_to_onnx(model, longest, output))))
         if repeat_layer(proto, stack, sample):
             return proto
-    proto = fold_transposes(strip_notes(name_nodes(_to_onnx(model, longest))))
+    proto = fold_transposes(strip_notes(name_nodes(_to_onnx(model, longest, output))))
     return merge_equal_weights(proto) if of_model(model).layers_are_shared else proto
 
 
-def _to_onnx(model: Any, longest: int) -> onnx.ModelProto:
+def _to_onnx(model: Any, longest: int, output: str = LOGITS) -> onnx.ModelProto:
     import torch
 
-    class Logits(torch.nn.Module):
-        """Positional inputs in the order of INPUT_NAMES; the logits alone as output."""
+    class Exported(torch.nn.Module):
+        """Positional inputs in the order of INPUT_NAMES; one output."""
 
         def __init__(self, model: Any) -> None:
             super().__init__()
@@ -106,11 +114,11 @@ def _to_onnx(model: Any, longest: int) -> onnx.ModelProto:
             self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
         ) -> torch.Tensor:
             feed = dict(zip(INPUT_NAMES, (input_ids, attention_mask, token_type_ids), strict=True))
-            logits: torch.Tensor = self.model(**accepted(model, feed)).logits
-            return logits
+            value: torch.Tensor = self.model(**accepted(model, feed))[output]
+            return value
 
     # A new module starts in training mode, whatever it wraps: dropout would be exported.
-    wrapper = Logits(model).eval()
+    wrapper = Exported(model).eval()
     example = tuple(torch.ones(2, 16, dtype=torch.int64) for _ in INPUT_NAMES)
     axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=longest)}
     with _silence(), _no_collection():
@@ -120,7 +128,7 @@ def _to_onnx(model: Any, longest: int) -> onnx.ModelProto:
             dynamo=True,
             opset_version=TRACED_OPSET,
             input_names=list(INPUT_NAMES),
-            output_names=["logits"],
+            output_names=[output],
             dynamic_shapes=tuple(dict(axes) for _ in INPUT_NAMES),
             verbose=False,
         )

@@ -32,12 +32,16 @@ def declare_opset(proto: onnx.ModelProto, opset: int) -> None:
 
     A BERT uses no operator whose meaning changed between 13 and 18, so the nodes stay as they are. Two came
     in between and are written out below it: LayerNormalization (17) and Shape with a start and end (15).
+    The reductions that pool and normalize embeddings have their axes as an attribute below 18.
 
     Raises:
         InputError: the model has an operator that this version of the set lacks.
     """
     import onnx
 
+    if opset < 18:
+        for reduction in ("ReduceMax", "ReduceL2"):
+            _replace(proto.graph, reduction, _reduction)
     if opset < 17:
         _replace(proto.graph, "LayerNormalization", _layer_normalization)
     if opset < 18:
@@ -140,4 +144,23 @@ def _shape(node: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodeProto]
     return [
         make_node("Shape", list(node.input), [f"{whole}:0"], name=whole),
         make_node("Slice", [f"{whole}:0", *bounds], list(node.output), name=node.name),
+    ]
+
+
+def _reduction(node: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """The same node with its axes, a constant, as an attribute."""
+    import onnx
+
+    value, axes = node.input
+    tensor = next(tensor for tensor in graph.initializer if tensor.name == axes)
+    attributes = {attribute.name: attribute.i for attribute in node.attribute}
+    return [
+        onnx.helper.make_node(
+            node.op_type,
+            [value],
+            list(node.output),
+            name=node.name,
+            axes=onnx.numpy_helper.to_array(tensor).tolist(),
+            keepdims=attributes.get("keepdims", 1),
+        )
     ]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quantlib.data.features import Feed
+from quantlib.data.features import LOGITS, Feed
 from quantlib.onnx_model.parity import largest_difference
 from quantlib.training.architectures import accepted
 
@@ -22,11 +22,19 @@ PARITY_TOLERANCE = 1e-4
 _PARITY_SHAPES = ((1, 8), (2, 16), (3, 37), (2, 128))
 
 
-def check_parity(model: Any, onnx_path: Path, seq_len: int, threads: int | None = None) -> float:
+def check_parity(
+    model: Any, onnx_path: Path, seq_len: int, threads: int | None = None, output: str = LOGITS
+) -> float:
     """Compare an ONNX file with its PyTorch model on random rows, alone, in batches, and padded.
 
+    Args:
+        model: of PyTorch. onnx_path: its export.
+        seq_len: the longest sequence that is tried, in tokens.
+        threads: of the session; the physical cores by default.
+        output: the output that is compared.
+
     Returns:
-        The largest absolute difference of a logit.
+        The largest absolute difference of a value of the output.
 
     Raises:
         ParityError: it is above 1e-4.
@@ -40,7 +48,7 @@ def check_parity(model: Any, onnx_path: Path, seq_len: int, threads: int | None 
     def original(feed: Feed) -> Array:
         with torch.no_grad(), _one_thread():
             tensors = {k: torch.from_numpy(v) for k, v in feed.items()}
-            return np.asarray(model(**accepted(model, tensors)).logits.numpy())
+            return np.asarray(model(**accepted(model, tensors))[output].numpy())
 
     def exported(feed: Feed) -> Array:
         return np.asarray(session.run(None, feed_for(session, feed))[0])
@@ -48,7 +56,7 @@ def check_parity(model: Any, onnx_path: Path, seq_len: int, threads: int | None 
     shapes = sorted({(b, min(n, seq_len)) for b, n in (*_PARITY_SHAPES, (1, seq_len))})
     vocabulary, types = int(model.config.vocab_size), _token_types(model.config)
     feeds = (_random_feed(batch, length, vocabulary, types) for batch, length in shapes)
-    what = f"{onnx_path.name}: logits differ from PyTorch"
+    what = f"{onnx_path.name}: {output} differ from PyTorch"
     return largest_difference(original, exported, feeds, PARITY_TOLERANCE, what)
 
 

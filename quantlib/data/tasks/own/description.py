@@ -14,7 +14,7 @@ from quantlib.data.tables.table import listed
 from quantlib.data.text import quoted
 from quantlib.support.errors import InputError
 
-KINDS: tuple[OutputMode, ...] = ("classification", "multi_label", "regression")
+KINDS: tuple[OutputMode, ...] = ("classification", "multi_label", "regression", "embedding")
 QUOTES = {"auto": None, "yes": True, "no": False}
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from quantlib.data.metrics import OutputMode
+from quantlib.data.metrics import SCORE_MODES, OutputMode
 from quantlib.data.tables import Table
-from quantlib.data.tasks.labels import ModelLabels, label_order
+from quantlib.data.tasks.labels import ModelLabels, check_kind, label_order
 from quantlib.data.tasks.own.description import KINDS, OwnTask
 from quantlib.data.text import quoted
 from quantlib.support.errors import InputError
@@ -31,6 +31,8 @@ def kind_of(
             separator = _common_separator(values)
     else:
         notes.append(f"kind: {kind}, as {reason}")
+    if model is not None:
+        check_kind(own.name, kind, model)
     if kind != "multi_label":
         return kind, None
     if own.separator is None and separator is not None:
@@ -118,7 +120,7 @@ def raw_labels(own: OwnTask, table: Table, kind: OutputMode, separator: str | No
             labels.append(_several(value, separator, where))
         elif value is None or value == "":
             raise InputError(f"{where}: no label; each row needs one")
-        elif kind == "regression":
+        elif kind in SCORE_MODES:
             number = _number(value)
             if number is None:
                 raise InputError(f"{where}: score {quoted(value)}; expected a finite number")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from quantlib.data.metrics import AGREEMENT, OutputMode
+from quantlib.data.metrics import AGREEMENT, SCORE_MODES, OutputMode, metric_names
 from quantlib.data.scoring import DEFAULT_THRESHOLD
 from quantlib.data.tables import Table
 from quantlib.data.tables.table import listed
@@ -19,6 +19,7 @@ from quantlib.data.tasks.splits import (
     Example,
     Splits,
     in_evaluation,
+    parted,
     set_aside,
     split_train,
     with_calibration,
@@ -30,6 +31,7 @@ _USUAL_METRICS: dict[OutputMode, tuple[str, ...]] = {
     "classification": ("accuracy", "macro_f1"),
     "multi_label": ("micro_f1", "macro_f1", "exact_match"),
     "regression": ("pearson", "spearman"),
+    "embedding": ("spearman", "pearson"),
 }
 
 
@@ -63,6 +65,8 @@ def read_own_task(own: OwnTask, model: ModelLabels | None, *, calibrate: bool = 
     if not own.text:
         notes.append(f"text: column {listed(columns)}, as no other is named")
     train = None if own.train is None else own.read(own.train)
+    if model is None and own.kind == "embedding":
+        raise InputError(f"{own.name}: kind embedding needs --teacher: no embedding model is trained here")
     if model is None and (train is None or own.label is None):
         raise InputError(
             f"{own.name}: without --teacher one is trained, which needs train rows and their labels "
@@ -70,6 +74,11 @@ def read_own_task(own: OwnTask, model: ModelLabels | None, *, calibrate: bool = 
         )
     tables = [table for table in (evaluation, train) if table is not None]
     kind, separator = kind_of(own, tables, model, notes)
+    if kind == "embedding" and own.label is not None and len(columns) != 2:
+        raise InputError(
+            f"{own.name}: {own.label} holds scores of pairs of texts; name both columns (--text A,B), or "
+            "leave out --label"
+        )
     raw = {id(table): raw_labels(own, table, kind, separator) for table in tables}
     task = _task(own, kind, columns, [label for labels in raw.values() for label in labels], model, notes)
     rows = _examples(task, evaluation, "evaluation", columns, raw[id(evaluation)])
@@ -78,8 +87,13 @@ def read_own_task(own: OwnTask, model: ModelLabels | None, *, calibrate: bool = 
         unlabelled = None
     else:
         table = own.read(own.calibration)
-        unlabelled = unlabelled_rows(table, columns)
-    return OwnRows(task, _splits(own, rows, learned, unlabelled, notes, calibrate), tuple(notes))
+        # Of embeddings, which take the texts of a pair one by one, single texts will do.
+        has_pairs = kind != "embedding" or set(columns) <= set(table.columns)
+        unlabelled = unlabelled_rows(table, columns if has_pairs else text_columns(table, None))
+    splits = _splits(own, rows, learned, unlabelled, notes, calibrate)
+    if kind == "embedding":
+        splits = parted(splits, own.evaluation)
+    return OwnRows(task, splits, tuple(notes))
 
 
 def unlabelled_rows(table: Table, columns: tuple[str, ...]) -> list[Example]:
@@ -103,15 +117,16 @@ def _task(
     notes: list[str],
 ) -> Task:
     labels: tuple[str, ...] = ()
-    if kind != "regression":
+    if kind not in SCORE_MODES:
         words = _sorted_words(raw)
         labels = words if model is None else _in_model_order(own, words, model)
-    elif model is not None and model.count != 1:
+    elif kind == "regression" and model is not None and model.count != 1:
         raise InputError(f"{model.source}: {model.count} logits; a regression has one")
     _check_fits(own, kind, raw, notes)
     if own.label is None:
-        metrics: tuple[str, ...] = (AGREEMENT,)
-        if own.metrics and own.metrics != metrics:
+        judged_by_teacher = metric_names(kind, "teacher")
+        metrics = own.metrics or judged_by_teacher
+        if not set(metrics) <= set(judged_by_teacher):
             raise InputError(f"metrics {listed(own.metrics)} need labels; name their column: --label COLUMN")
     else:
         metrics = own.metrics or _USUAL_METRICS[kind]
@@ -125,11 +140,12 @@ def _task(
             metrics=metrics,
             text_columns=columns,
             label_column=own.label or "",
-            score_range=(-math.inf, math.inf) if kind == "regression" and own.label else None,
+            score_range=(-math.inf, math.inf) if kind in SCORE_MODES and own.label else None,
             threshold=own.threshold if kind == "multi_label" else DEFAULT_THRESHOLD,
             labelled=own.label is not None,
             labels_by_name=True,
             label_names=tuple(own.labels.items()),
+            width=model.count if kind == "embedding" and model is not None else 0,
         )
     except ValueError as error:
         raise InputError(str(error)) from error
@@ -140,7 +156,7 @@ def _check_fits(own: OwnTask, kind: OutputMode, raw: Sequence[RawLabel], notes: 
     for name, given in (("threshold", own.threshold != DEFAULT_THRESHOLD), ("separator", own.separator)):
         if given and kind != "multi_label":
             raise InputError(
-                f"{name} {getattr(own, name)!r} is for multi_label tasks; {own.name} is a {kind}"
+                f"{name} {getattr(own, name)!r} is for multi_label tasks; {own.name} is of kind {kind}"
             )
     words = set(_sorted_words(raw))
     unused = [word for word in own.labels if word not in words]
