@@ -20,7 +20,7 @@ VARIANTS += ["student", "student_compiled", *(f"student_{recipe}" for recipe in 
 @pytest.mark.embedded
 def test_the_embedded_default_runs_to_its_table(tmp_path: Path) -> None:
     """Fewer rows to train and calibrate on, all cut to 8 tokens, a smaller student, fewer timed runs."""
-    words = ["--train-rows", "24", "--calibration-samples", "32", "--seq-len", "8"]
+    words = ["--train-rows", "24", "--calibration-samples", "32", "--seq-len", "8", "--threads", "1"]
     words += ["--student-config", "layers=1", "--transformer-epochs", "0", "--prediction-epochs", "1"]
     words += [
         "--recipes",

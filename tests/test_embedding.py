@@ -346,7 +346,7 @@ ST = "sentence_transformers.models."
             lambda directory: shutil.rmtree(directory / "1_Pooling"),
             "config.json: missing; an embedding model",
         ),
-        (lambda directory: tiny.edit_config(directory, model_type="mpnet"), "model_type 'mpnet' is not"),
+        (lambda directory: tiny.edit_config(directory, model_type="t5"), "model_type 't5' is not"),
         (
             lambda directory: tiny.edit_config(directory, hidden_size=None),
             "hidden_size is missing; BertModel",

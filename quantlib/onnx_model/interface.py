@@ -62,7 +62,7 @@ def interface_of(onnx_path: Path) -> Interface:
 
 
 def logits_name(onnx_path: Path, outputs: Mapping[str, Sequence[object] | None]) -> str:
-    """The name of the output that holds the logits or the embedding: a known one, the only one, or by its shape.
+    """The name of the output that holds the logits or the embedding: a known one, the only one, or its shape.
 
     Args:
         onnx_path: for the message.
