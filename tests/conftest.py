@@ -61,7 +61,8 @@ def timed_here() -> Iterator[None]:
 # --no-loadscope-reorder; by itself it takes files with most tests first).
 LONGEST = (
     "test_export_layers", "test_experiment", "test_embedded", "test_harness", "test_export", "test_command",
-    "test_quantlib", "test_own_task", "test_repository", "test_tables",
+    "test_quantlib", "test_own_task", "test_repository", "test_architectures", "test_embedding",
+    "test_foreign", "test_tables",
     "test_sensitivity", "test_bench_distillation", "test_quantize", "test_graph",
     "test_distillation_vocabulary", "test_accuracy", "test_calibration",
     "test_tox", "test_distillation", "test_profile", "test_explain",
