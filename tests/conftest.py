@@ -186,17 +186,7 @@ def first_run(
     tiny_teacher: Path, glue_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, ExperimentOptions]:
     """Where a run on `tiny_teacher` and `glue_dir` had to make everything, and its options."""
-    options = ExperimentOptions(
-        task="SST-2",
-        data_dir=glue_dir,
-        teacher=str(tiny_teacher),
-        seq_len=32,
-        threads=1,
-        calibration_samples=16,
-        warmup_runs=0,
-        num_runs=3,
-        timing_seconds=0.0,
-    )
+    options = tiny.run_options(tiny_teacher, glue_dir)
 
     def make(directory: Path) -> None:
         run(replace(options, output_dir=directory / "runs", cache_dir=directory / "cache"))

@@ -20,7 +20,6 @@ from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
 from quantlib.compression.recipes import RECIPES
 from quantlib.compression.smoothing import search_smoothing, smooth_onnx
 from quantlib.data.features import CalibrationReader, Feed
-from quantlib.experiment import ExperimentOptions
 from quantlib.experiment import run as run_experiment
 from quantlib.machine.sessions import feed_for, open_session
 from quantlib.onnx_model import layers
@@ -182,20 +181,12 @@ def test_large_weights_of_several_products_are_stored_as_the_products_need_them(
 def test_the_main_job_runs_an_albert(glue_dir: Path, tmp_path: Path) -> None:
     checkpoint = tiny.write_checkpoint(tmp_path / "albert", "albert")
     recipes = ("quant_2", "static_u8s8_smooth")
-    options = ExperimentOptions(
-        task="SST-2",
-        data_dir=glue_dir,
-        teacher=str(checkpoint),
+    options = replace(
+        tiny.run_options(checkpoint, glue_dir),
         no_student=True,
         recipes=recipes,
         output_dir=tmp_path / "runs",
         cache_dir=tmp_path / "cache",
-        seq_len=32,
-        threads=1,
-        calibration_samples=16,
-        warmup_runs=0,
-        num_runs=3,
-        timing_seconds=0.0,
     )
     run_experiment(options)
     (written,) = (tmp_path / "runs").glob("*/results.json")

@@ -44,28 +44,28 @@ def same_quantlib(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # pytest-benchmark would time nothing
 
 
+def on_the_tiny_run(options: ExperimentOptions) -> list[str]:
+    """Flags for the tiny teacher and one dynamic variant, as the tiny run has them."""
+    given = {
+        "task": "SST-2",
+        "data-dir": options.data_dir,
+        "teacher": options.teacher,
+        "cache-dir": options.cache_dir,
+        "calibration-samples": options.calibration_samples,
+        "recipes": "dynamic_u8s8",
+        "seq-len": 32,
+        "shapes": "1x16",
+        "threads": 1,
+    }
+    return [f"--quant-{name}={value}" for name, value in given.items()]
+
+
 @pytest.fixture
 def run(suite: Path, tiny_options: ExperimentOptions, pytester: pytest.Pytester) -> Run:
     """Run pytest in the suite on the tiny teacher and one dynamic variant, from the cache of the tiny run."""
-    words = [
-        "--quant-task=SST-2",
-        f"--quant-data-dir={tiny_options.data_dir}",
-        f"--quant-teacher={tiny_options.teacher}",
-    ]
-    words += ["--quant-no-student", f"--quant-calibration-samples={tiny_options.calibration_samples}"]
-    words += [
-        "--quant-recipes=dynamic_u8s8",
-        "--quant-seq-len=32",
-        "--quant-shapes=1x16",
-        "--quant-threads=1",
-    ]
-    words += [
-        f"--quant-cache-dir={tiny_options.cache_dir}",
-        "--quant-num-runs=3",
-        "--quant-warmup-runs=1",
-        "--gate-launches=2",
-        "--quant-timing-seconds=0",
-    ]
+    words = on_the_tiny_run(tiny_options)
+    words += ["--quant-no-student", "--quant-num-runs=3", "--quant-warmup-runs=1", "--quant-timing-seconds=0"]
+    words += ["--gate-launches=2"]
     # Not to depend on what else this machine does while the tests run.
     words += ["--gate-max-others=1"]
 
@@ -138,19 +138,8 @@ def test_times_and_checks_every_variant(run, tmp_path):
 
 
 def test_students_are_quantized_and_held_to_limits(suite, tiny_options, pytester):
-    words = [
-        "--quant-task=SST-2",
-        f"--quant-data-dir={tiny_options.data_dir}",
-        f"--quant-teacher={tiny_options.teacher}",
-    ]
-    words += ["--quant-threads=1", f"--quant-calibration-samples={tiny_options.calibration_samples}"]
-    words += [
-        "--quant-recipes=dynamic_u8s8",
-        "--quant-seq-len=32",
-        "--quant-shapes=1x16",
-        "--quant-student-config=layers=1",
-    ]
-    words += [f"--quant-cache-dir={tiny_options.cache_dir}", f"--rootdir={suite}", f"--confcutdir={suite}"]
+    words = on_the_tiny_run(tiny_options)
+    words += ["--quant-student-config=layers=1", f"--rootdir={suite}", f"--confcutdir={suite}"]
     words += [f"-c{suite / 'pytest.ini'}"]
     limits = suite / "strict.toml"
     limits.write_text("[recipe.student_quantized]\nmin_compression_ratio = 100\n", encoding="utf-8")

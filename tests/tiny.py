@@ -21,6 +21,7 @@ from exact import exact_session
 from quantlib.data.features import Feature, batches, convert_examples_to_features, load_tokenizer
 from quantlib.data.tasks import Example, Splits, Task, read_splits
 from quantlib.data.tasks.splits import split_train
+from quantlib.experiment import ExperimentOptions
 from quantlib.machine.sessions import feed_for, open_session
 from quantlib.training.checkpoints import quiet_transformers
 
@@ -217,6 +218,21 @@ def write_embedding_model(
     config = {"word_embedding_dimension": 32, **switches}
     (directory / "1_Pooling" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return directory
+
+
+def run_options(teacher: Path, glue_dir: Path) -> ExperimentOptions:
+    """A run on the rows of `write_sst2` that times as little as can be."""
+    return ExperimentOptions(
+        task="SST-2",
+        data_dir=glue_dir,
+        teacher=str(teacher),
+        seq_len=32,
+        threads=1,
+        calibration_samples=16,
+        warmup_runs=0,
+        num_runs=3,
+        timing_seconds=0.0,
+    )
 
 
 def digest(model: Any) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from quantlib.support.files import atomic_file, make_dir
+from quantlib.support.files import atomic_file
 
 # Where each template goes, relative to the configuration file.
 _PLACES = {
@@ -27,7 +27,6 @@ def write_tests(root: Path) -> dict[Path, bool]:
         path = root / place
         written[path] = not path.exists()
         if written[path]:
-            make_dir(path.parent)
             with atomic_file(path) as scratch:
                 scratch.write_bytes((files("quantlib.experiment") / "templates" / template).read_bytes())
     return written

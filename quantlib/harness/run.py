@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
@@ -36,7 +36,7 @@ class Harness:
 
     def model(self, name: str, record_property: Callable[[str, object], None]) -> QuantModel:
         """A variant for one test."""
-        return QuantModel(self.models[name].variant, self.session, record_property)
+        return replace(self.models[name], record_property=record_property)
 
     def verdict(self, record_property: Callable[[str, object], None]) -> GateVerdict:
         """Every finding of a gate run, for one test."""

@@ -81,24 +81,17 @@ ARCHITECTURES: dict[str, Architecture] = {
             head="classifier.out_proj",
             embedding_projection="embeddings_project",
         ),
-        Architecture(
-            "roberta",
-            "RobertaForSequenceClassification",
-            "roberta.encoder.layer",
-            pooler="classifier.dense",
-            head="classifier.out_proj",
-            position_offset=2,  # positions are counted from pad_token_id + 1
-        ),
         *(
-            Architecture(  # RoBERTa's under other names; their encoder is called roberta
+            Architecture(  # one architecture under three names; the encoder of each is called roberta
                 model_type,
                 classifier,
                 "roberta.encoder.layer",
                 pooler="classifier.dense",
                 head="classifier.out_proj",
-                position_offset=2,
+                position_offset=2,  # positions are counted from pad_token_id + 1
             )
             for model_type, classifier in (
+                ("roberta", "RobertaForSequenceClassification"),
                 ("xlm-roberta", "XLMRobertaForSequenceClassification"),
                 ("camembert", "CamembertForSequenceClassification"),
             )
