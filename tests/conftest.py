@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import tiny
@@ -97,7 +98,10 @@ def tiny_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """PyTorch's exporter, which takes seconds, is given each model once; then its output is read."""
+    """PyTorch's exporter, which takes seconds, is given models of the same structure once.
+
+    Then its output is read, with the model's own weights in it.
+    """
     from quantlib.onnx_model import export
 
     trace = export._to_onnx
@@ -107,9 +111,12 @@ def traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             with tiny.same_operators():
                 made = trace(model, longest, output).SerializeToString(deterministic=True)
             (directory / "trace.onnx").write_bytes(made)
+            weights: dict[str, Any] = tiny.weights_of(model)
+            np.savez(directory / "weights.npz", **weights)
 
-        name = f"trace-{tiny.digest(model)}-{longest}"
-        return onnx.load(made_once(tmp_path_factory, name, make) / "trace.onnx")
+        directory = made_once(tmp_path_factory, f"trace-{tiny.structure(model)}-{longest}", make)
+        with np.load(directory / "weights.npz") as weights:
+            return tiny.with_weights(onnx.load(directory / "trace.onnx"), weights, model)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "_to_onnx", traced)

@@ -235,13 +235,43 @@ def run_options(teacher: Path, glue_dir: Path) -> ExperimentOptions:
     )
 
 
-def digest(model: Any) -> str:
-    """A SHA-256 of a model of PyTorch: of what it is made of, and of its weights."""
-    digest = hashlib.sha256(f"{model!r} {model.config!r}".encode())
+def structure(model: Any) -> str:
+    """A SHA-256 of what decides a model's trace but for its weights: its modules, shapes, which are equal."""
+    numbers: dict[bytes, int] = {}
+    config = model.config.to_dict()
+    for name in ("id2label", "label2id", "_name_or_path", "problem_type"):
+        config.pop(name, None)
+    digest = hashlib.sha256(f"{model!r} {sorted(config.items(), key=str)}".encode())
     for name, weight in model.state_dict().items():
-        digest.update(f"{name} {weight.shape} {weight.dtype}".encode())
-        digest.update(weight.contiguous().numpy().tobytes())
+        number = numbers.setdefault(weight.contiguous().numpy().tobytes(), len(numbers))
+        digest.update(f"{name} {weight.shape} {weight.dtype} {number}".encode())
     return digest.hexdigest()
+
+
+def weights_of(model: Any) -> dict[str, npt.NDArray[Any]]:
+    """Each weight of a model of PyTorch, and the transposed one of each matrix, by name."""
+    weights: dict[str, npt.NDArray[Any]] = {}
+    for name, weight in model.state_dict().items():
+        weights[name] = weight.numpy().copy()
+        if weight.ndim == 2:
+            weights[f"{name} transposed"] = np.ascontiguousarray(weights[name].T)
+    return weights
+
+
+def with_weights(
+    proto: onnx.ModelProto, traced: Mapping[str, npt.NDArray[Any]], model: Any
+) -> onnx.ModelProto:
+    """The trace of a model of the same structure, `traced` its weights, with the weights of this one."""
+    from onnx import numpy_helper
+
+    names = {(array.shape, array.tobytes()): name for name, array in traced.items()}
+    own = weights_of(model)
+    for tensor in proto.graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        name = names.get((array.shape, array.tobytes()))
+        if array.dtype == np.float32 and array.ndim and name is not None:
+            tensor.CopyFrom(numpy_helper.from_array(own[name], tensor.name))
+    return proto
 
 
 @contextmanager
