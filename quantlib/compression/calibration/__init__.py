@@ -5,6 +5,7 @@ not grow with the number of rows; ranges of every method come from that one pass
 """
 
 from quantlib.compression.calibration.channels import Channels, collect_channels, join_channels
+from quantlib.compression.calibration.gram import Gram, add_grams, collect_grams, read_grams, write_grams
 from quantlib.compression.calibration.graph import (
     activations,
     load_with_shapes,
@@ -34,25 +35,30 @@ from quantlib.compression.calibration.stream import collect
 __all__ = [
     "CalibrationMethod",
     "Channels",
+    "Gram",
     "Histogram",
     "Ranges",
     "Statistics",
     "TensorStatistics",
     "activations",
+    "add_grams",
     "calibrate_min_max",
     "collect",
     "collect_channels",
+    "collect_grams",
     "derive",
     "join_channels",
     "load_with_shapes",
     "merge",
     "observe",
     "parse_method",
+    "read_grams",
     "read_ranges",
     "read_statistics",
     "save",
     "tensors_for",
     "with_shapes",
+    "write_grams",
     "write_ranges",
     "write_statistics",
 ]

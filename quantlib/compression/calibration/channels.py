@@ -76,13 +76,13 @@ def collect_channels(
     for batch in run_batches(session, onnx_path, names, feeds, progress=progress):
         for name in names:
             what = f"{onnx_path}: activation {name}"
-            real = _positions(batch.outputs.pop(0), batch.mask, what, batch.first_row)
+            real = real_positions(batch.outputs.pop(0), batch.mask, what, batch.first_row)
             new = rng.random(len(real), np.float32)
             channels[name], keys[name] = _merge(channels.get(name), keys.get(name), real, new, samples)
     return channels
 
 
-def _positions(values: FloatArray, mask: Mask | None, what: str, first_row: int) -> FloatArray:
+def real_positions(values: FloatArray, mask: Mask | None, what: str, first_row: int) -> FloatArray:
     """The values at real positions, (positions, channels), of an activation, (rows, ..., channels)."""
     row = np.broadcast_to(np.arange(len(values)).reshape(-1, *[1] * (values.ndim - 2)), values.shape[:-1])
     # An activation (rows, channels) with as many channels as tokens has the mask's shape, but no positions.

@@ -1,0 +1,136 @@
+"""Gram matrices of activations: the second-order statistics behind pruning and rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from quantlib.compression.calibration import graph
+from quantlib.compression.calibration.channels import real_positions
+from quantlib.compression.calibration.stream import known, run_batches, session_for
+from quantlib.data.features import Feed
+from quantlib.support.errors import InputError
+from quantlib.support.files import atomic_file
+
+Float64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Gram:
+    """The second moments of an activation X, (positions, channels), over all real positions.
+
+    count: the positions. total: the sum of X, float64, (channels,). products: Xᵀ·X, float64, (channels,
+    channels), symmetric.
+    """
+
+    count: int
+    total: Float64
+    products: Float64
+
+    @property
+    def channels(self) -> int:
+        """The number of channels."""
+        return len(self.total)
+
+    @property
+    def mean(self) -> Float64:
+        """The mean of each channel, (channels,)."""
+        return self.total / self.count
+
+    @property
+    def centered(self) -> Float64:
+        """The second moments about the mean, summed over positions, (channels, channels)."""
+        return self.products - np.outer(self.total, self.total) / self.count
+
+
+def add_grams(grams: Sequence[Gram]) -> Gram:
+    """The Gram matrix of several activations of the same channels, as of one after the other."""
+    return Gram(
+        sum(gram.count for gram in grams),
+        np.sum([gram.total for gram in grams], axis=0),
+        np.sum([gram.products for gram in grams], axis=0),
+    )
+
+
+def collect_grams(
+    onnx_path: Path,
+    feeds: Iterable[Feed],
+    tensors: Sequence[str],
+    *,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Gram]:
+    """The Gram matrix of each activation, in one pass and in memory that does not grow with the rows.
+
+    Padded positions do not count. The products of a batch are computed in float32 and summed in float64.
+
+    Args:
+        onnx_path: the FP32 model.
+        feeds: what to run, once each: arrays (rows, tokens).
+        tensors: activations (rows, ..., channels), by name; at least one.
+        threads: of the session and of NumPy's products; by default the physical cores, and as many as NumPy
+            takes.
+        progress: called after each batch with the number of its rows.
+
+    Raises:
+        InputError: as `quantlib.compression.calibration.collect`.
+    """
+    from threadpoolctl import threadpool_limits
+
+    model = graph.load_with_shapes(onnx_path)
+    names = known(model, tensors, onnx_path)
+    session = session_for(model, names, threads)
+    del model
+    grams: dict[str, Gram] = {}
+    with threadpool_limits(threads):
+        for batch in run_batches(session, onnx_path, names, feeds, progress=progress):
+            for name in names:
+                what = f"{onnx_path}: activation {name}"
+                real = real_positions(batch.outputs.pop(0), batch.mask, what, batch.first_row)
+                grams[name] = _added(grams.get(name), real)
+    return grams
+
+
+def _added(before: Gram | None, values: npt.NDArray[np.float32]) -> Gram:
+    """A Gram matrix with further positions; what came before is changed in place."""
+    new = Gram(len(values), values.sum(axis=0, dtype=np.float64), (values.T @ values).astype(np.float64))
+    if before is None:
+        return new
+    np.add(before.total, new.total, out=before.total)
+    np.add(before.products, new.products, out=before.products)
+    return replace(before, count=before.count + new.count)
+
+
+def write_grams(path: Path, grams: dict[str, Gram]) -> None:
+    """Write Gram matrices as an .npz file, whole or not at all."""
+    arrays: dict[str, npt.NDArray[np.generic]] = {"names": np.array(list(grams), np.str_)}
+    for index, gram in enumerate(grams.values()):
+        arrays |= {
+            f"count_{index}": np.array(gram.count),
+            f"total_{index}": gram.total,
+            f"products_{index}": gram.products,
+        }
+    with atomic_file(path) as scratch, scratch.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def read_grams(path: Path) -> dict[str, Gram]:
+    """Read what `write_grams` wrote.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {
+                str(name): Gram(
+                    int(arrays[f"count_{index}"]), arrays[f"total_{index}"], arrays[f"products_{index}"]
+                )
+                for index, name in enumerate(arrays["names"])
+            }
+    except (OSError, KeyError, ValueError) as error:
+        raise InputError(f"{path}: not a file of Gram matrices: {error}") from error
