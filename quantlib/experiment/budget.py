@@ -42,7 +42,7 @@ def budgeted(
     base = work.options.resolved_base
     rows = tokenize(work, "calibration", checkpoint)
     heldout = tokenize(work, "validation", checkpoint)
-    start = quantizing.source(work, compiled or fp32, rows, base.smooth)
+    start = quantizing.source(work, quantizing.start_of(compiled or fp32), rows, base.smooth)
     ranges = quantizing.ranges_of(work, start, rows, [base])[base.name] if base.mode == "static" else None
     few = rows[:: max(1, len(rows) // COST_ROWS)][:COST_ROWS]
     problem = sensitivity.Problem(

@@ -9,6 +9,7 @@ from pathlib import Path
 from quantlib.compression.variants import COMPILED, TEACHER, VariantName
 from quantlib.experiment.work import Variant, Work, cached_model
 from quantlib.onnx_model import compile
+from quantlib.onnx_model.model import Model
 from quantlib.onnx_model.parity import ParityError
 from quantlib.support.cache import versions_key
 from quantlib.support.errors import InputError
@@ -23,17 +24,31 @@ def compiled(work: Work, fp32: Variant) -> tuple[Variant, compile.Compiled]:
         InputError: a graph that the user gave computes something else when it is compiled.
         RuntimeError: one that was exported here does.
     """
+    given = fp32.name == TEACHER and work.options.teacher_is_onnx
+    model, report = compiled_model(work, fp32.name, fp32.model, given=given)
+    name = replace(VariantName.parse(fp32.name), step=COMPILED)
+    return replace(fp32, name=str(name), model=model, file=fp32.file.with_name(name.file_name)), report
+
+
+def compiled_model(
+    work: Work, name: str, source: Model, *, given: bool = False
+) -> tuple[Model, compile.Compiled]:
+    """The compiled graph of a float model, and what was done to it.
+
+    name: of the model, in the steps of the run. given: whether the graph is the user's own.
+
+    Raises:
+        InputError, RuntimeError: as `compiled`.
+    """
     key = {
-        "model": fp32.model.sha256,
+        "model": source.sha256,
         "versions": versions_key("onnx", "onnxruntime", "onnx-ir", "onnxscript", "numpy"),
     }
-
-    given = fp32.name == TEACHER and work.options.teacher_is_onnx
     threads = work.options.threads  # of the parity check: they do not decide the model
 
     def make(directory: Path, step: Step) -> None:
         try:
-            report = compile.compile_onnx(fp32.path, directory / "model.onnx", threads=threads)
+            report = compile.compile_onnx(source.path, directory / "model.onnx", threads=threads)
         except ParityError as error:
             if not given:
                 raise
@@ -41,9 +56,7 @@ def compiled(work: Work, fp32: Variant) -> tuple[Variant, compile.Compiled]:
             raise InputError(f"{error}; --no-compile quantizes the graph as it is") from error
         write_json(directory / "compiled.json", asdict(report) | {"path": None})
 
-    model = cached_model(work, f"compile {fp32.name}", "compiled", key, make)
+    model = cached_model(work, f"compile {name}", "compiled", key, make)
     report = json.loads((model.path.parent / "compiled.json").read_text(encoding="utf-8"))
     report |= {"path": model.path, "left": tuple(report["left"])}
-    name = replace(VariantName.parse(fp32.name), step=COMPILED)
-    variant = replace(fp32, name=str(name), model=model, file=fp32.file.with_name(name.file_name))
-    return variant, compile.Compiled(**report)
+    return model, compile.Compiled(**report)

@@ -11,6 +11,7 @@ from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
 from quantlib.compression.variants import VariantName
 from quantlib.data import features
 from quantlib.experiment.options import recipes_for
+from quantlib.experiment.pruning import pruned
 from quantlib.experiment.work import Variant, Work, cached, cached_model, file_hash, tokenize
 from quantlib.onnx_model.model import Model
 from quantlib.support.cache import code_key, versions_key
@@ -36,10 +37,14 @@ def quantized(work: Work, fp32: Variant, compiled: Variant | None, checkpoint: P
     """
     rows = tokenize(work, "calibration", checkpoint)
     asked = recipes_for(work.options, fp32.name)
-    starts = {r.name: fp32 if compiled is None or r.quantizer == "onnxruntime" else compiled for r in asked}
+    starts = {r.name: start_of(fp32 if r.quantizer == "onnxruntime" else compiled or fp32) for r in asked}
     for recipe in asked:
         if recipe.nodes:  # refuses a node that the model does not have
             tensors_to_calibrate(starts[recipe.name].model, recipe)
+    for recipe in asked:
+        if recipe.prunes:
+            compile = compiled is not None and recipe.quantizer == "quantlib"
+            starts[recipe.name] = Source(*pruned(work, fp32, recipe, rows, compile=compile))
     sources = _sources(work, asked, starts, rows)
     alike: dict[tuple[Source, bool], list[recipes.Recipe]] = {}
     for recipe in asked:
@@ -51,10 +56,15 @@ def quantized(work: Work, fp32: Variant, compiled: Variant | None, checkpoint: P
     return [variant(work, fp32, sources[r.name].model, r, ranges.get(r.name)) for r in asked]
 
 
+def start_of(model: Variant) -> Source:
+    """A float model as a source of recipes."""
+    return Source(model.name, model.model)
+
+
 def _sources(
     work: Work,
     asked: Sequence[recipes.Recipe],
-    starts: Mapping[str, Variant],
+    starts: Mapping[str, Source],
     rows: Sequence[features.Feature],
 ) -> dict[str, Source]:
     """What each recipe starts from, by its name; a model is smoothed once for all that ask for it."""
@@ -63,9 +73,9 @@ def _sources(
     return {recipe.name: made[starts[recipe.name].name, recipe.smooth] for recipe in asked}
 
 
-def source(work: Work, fp32: Variant, rows: Sequence[features.Feature], smooth: bool) -> Source:
+def source(work: Work, start: Source, rows: Sequence[features.Feature], smooth: bool) -> Source:
     """The FP32 model that a recipe starts from."""
-    return _smoothed(work, fp32, rows) if smooth else Source(fp32.name, fp32.model)
+    return _smoothed(work, start, rows) if smooth else start
 
 
 def variant(
@@ -92,23 +102,23 @@ def ranges_of(
     return {recipe.name: _ranges(work, path, recipe.calibration_method or "") for recipe in static}
 
 
-def _smoothed(work: Work, fp32: Variant, rows: Sequence[features.Feature]) -> Source:
+def _smoothed(work: Work, start: Source, rows: Sequence[features.Feature]) -> Source:
     """The same model with smooth activations."""
     threads = work.options.threads
 
     def make(directory: Path, step: Step) -> None:
         reader = features.CalibrationReader(rows, batch_size=4)
-        factors = smoothing.search_smoothing(fp32.path, reader, threads=threads, progress=step.advance)
-        smoothing.smooth_onnx(fp32.path, directory / "model.onnx", factors)
+        factors = smoothing.search_smoothing(start.model.path, reader, threads=threads, progress=step.advance)
+        smoothing.smooth_onnx(start.model.path, directory / "model.onnx", factors)
 
     key = {
-        "model": fp32.model.sha256,
+        "model": start.model.sha256,
         "rows": features.features_hash(rows),
         "threads": threads,
         "versions": versions_key("numpy", "onnx", "onnxruntime", "onnx-ir"),
     }
-    model = cached_model(work, f"smooth {fp32.name}", "smoothed", key, make, total=len(rows))
-    return Source(f"smoothed {fp32.name}", model)
+    model = cached_model(work, f"smooth {start.name}", "smoothed", key, make, total=len(rows))
+    return Source(f"smoothed {start.name}", model)
 
 
 def statistics(

@@ -14,6 +14,9 @@ from quantlib.support.errors import InputError
 from quantlib.support.files import write_text
 from quantlib.support.typed import WrongValue, parse_values
 
+# The fields that are tables of a file.
+_TABLES = ("nodes", "widths")
+
 
 def write_recipe(path: Path, recipe: Recipe, comments: Mapping[str, str] | None = None) -> None:
     """Write a recipe, whole or not at all; fields that stand at their default are left out.
@@ -21,7 +24,8 @@ def write_recipe(path: Path, recipe: Recipe, comments: Mapping[str, str] | None 
     Args:
         path: the file; its name must end in .toml, by which `--recipes` knows it.
         recipe: what to write.
-        comments: {key of `Recipe.nodes`: a remark behind it}; the key "" is the remark at the top.
+        comments: {key of `Recipe.nodes` or `Recipe.widths`: a remark behind it}; the key "" is the remark at
+            the top.
 
     Raises:
         InputError: the place cannot be written.
@@ -34,16 +38,18 @@ def write_recipe(path: Path, recipe: Recipe, comments: Mapping[str, str] | None 
         document.add(tomlkit.comment(line))
     for field in fields(recipe):
         value = getattr(recipe, field.name)
-        if field.name != "nodes" and value != field.default:
+        if field.name not in _TABLES and value != field.default:
             document[field.name] = list(value) if isinstance(value, tuple) else value
-    if recipe.nodes:
-        table = tomlkit.table()
-        for key, precision in recipe.nodes:
-            item = tomlkit.item(precision)
-            if key in comments:
-                item.comment(" ".join(comments[key].split()))
-            table.add(key, item)
-        document["nodes"] = table
+    for name in _TABLES:
+        pairs: tuple[tuple[str, str | int], ...] = getattr(recipe, name)
+        if pairs:
+            table = tomlkit.table()
+            for key, value in pairs:
+                item = tomlkit.item(value)
+                if key in comments:
+                    item.comment(" ".join(comments[key].split()))
+                table.add(key, item)
+            document[name] = table
     write_text(path, tomlkit.dumps(document))
 
 
@@ -63,14 +69,16 @@ def read_recipe(path: Path) -> Recipe:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a TOML file: {error}") from error
-    nodes = values.pop("nodes", {})
-    if not isinstance(nodes, dict):
-        raise InputError(f"{path}{_line(text, 'nodes')}: nodes is {nodes!r}; it must be a table")
-    for key, precision in nodes.items():
-        if precision not in PRECISIONS:
-            raise InputError(f"{path}{_line(text, key)}: {_node_problem(key, precision)}")
+    tables = {name: values.pop(name, {}) for name in _TABLES}
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise InputError(f"{path}{_line(text, name)}: {name} is {table!r}; it must be a table")
+        for key, value in table.items():
+            problem = _node_problem(key, value) if name == "nodes" else _width_problem(key, value)
+            if problem:
+                raise InputError(f"{path}{_line(text, key)}: {problem}")
     try:
-        return parse_values(Recipe, values | {"nodes": list(nodes.items())})
+        return parse_values(Recipe, values | {name: list(table.items()) for name, table in tables.items()})
     except WrongValue as error:
         key = str(error.place[0])
         line = "" if error.problem == "missing" else _line(text, key)
@@ -91,15 +99,30 @@ def _problem(key: str, error: WrongValue, values: Mapping[str, Any]) -> str:
     return f"{key} is {values[key]!r}; it must be {wanted}"
 
 
+def _width_problem(key: str, width: Any) -> str:
+    """What is wrong with a line of [widths]; empty if nothing is."""
+    if isinstance(width, dict):
+        return f'widths: a key with dots needs quotation marks: "{_whole(key, width)}"'
+    if isinstance(width, bool) or not isinstance(width, int):
+        return f"widths: {key} is {width!r}; it must be a number of neurons, such as 768"
+    return ""
+
+
 def _node_problem(key: str, precision: Any) -> str:
-    """What is wrong with the precision of a line of [nodes]."""
+    """What is wrong with a line of [nodes]; empty if nothing is."""
     if isinstance(precision, dict) and precision:
-        whole = key
-        while isinstance(precision, dict) and precision:
-            part, precision = next(iter(precision.items()))
-            whole = f"{whole}.{part}"
-        return f'nodes: a key with dots needs quotation marks: "{whole}"'
+        return f'nodes: a key with dots needs quotation marks: "{_whole(key, precision)}"'
+    if precision in PRECISIONS:
+        return ""
     return f"nodes: {key} is {precision!r}, an unknown precision; known: {', '.join(PRECISIONS)}"
+
+
+def _whole(key: str, value: Any) -> str:
+    """The key with the dots by which TOML took it apart."""
+    while isinstance(value, dict) and value:
+        part, value = next(iter(value.items()))
+        key = f"{key}.{part}"
+    return key
 
 
 def _line(text: str, key: str) -> str:

@@ -60,6 +60,10 @@ class Recipe:
         or a role ("ffn_out"), the narrower one first; a precision is "int16" (as QUInt16), "weight_only"
         (8 bits in blocks of 128, activations in float) or "float". An embedding has no activation: only
         "float" makes a difference there. quantlib only.
+    prune: the share of the neurons of the feed-forward blocks that is removed first; each block loses as many
+        as costs the logits least.
+    widths: instead of `prune`, how many neurons each block keeps, as pairs of its name ("layer.4.ffn") and a
+        number; blocks that are not named keep all.
     pad_calibration: calibrate on rows padded to the full length, as the textbook does, instead of on real
         tokens only.
     report_only: why the variant is shown but not to be shipped; empty for one that may be.
@@ -80,6 +84,8 @@ class Recipe:
     reduce_range: bool = False
     block_size: int | None = None
     nodes: tuple[tuple[str, Precision], ...] = ()
+    prune: float = 0.0
+    widths: tuple[tuple[str, int], ...] = ()
     pad_calibration: bool = False
     report_only: str = ""
 
@@ -165,6 +171,13 @@ class Recipe:
                 "weight_only has a scale for each block; leave out per_channel",
             ),
             (self.pad_calibration and not static, f"a {self.mode} recipe is not calibrated"),
+            (not 0 <= self.prune < 1, f"prune {self.prune:g} is out of range; it is a share, 0 to below 1"),
+            (bool(self.prune and self.widths), "prune and widths exclude each other"),
+            (len(dict(self.widths)) < len(self.widths), "widths: a block is given twice"),
+            (
+                any(width < 1 for _, width in self.widths),
+                "widths: a block keeps at least 1 neuron; without any, a layer would be pruned to nothing",
+            ),
         )
 
     def precisions(self, names: Iterable[str]) -> dict[str, Precision]:
@@ -194,9 +207,14 @@ class Recipe:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _FOR_PEOPLE}
 
     @property
+    def prunes(self) -> bool:
+        """Whether neurons are removed before anything is quantized."""
+        return bool(self.prune or self.widths)
+
+    @property
     def fits_any_depth(self) -> bool:
-        """Whether no exception is tied to one model's nodes or numbered layers."""
-        return all(key in layers.ROLES for key, _ in self.nodes)
+        """Whether nothing is tied to one model's nodes or numbered layers."""
+        return not self.widths and all(key in layers.ROLES for key, _ in self.nodes)
 
     def precision(self, name: str) -> Precision | None:
         """The precision of one node; None if it is no exception."""

@@ -1,0 +1,156 @@
+"""The pruned models of a run: neurons ranked, widths chosen, weights refitted; each step is cached."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from quantlib.compression import pruning
+from quantlib.compression.calibration import Gram, read_grams, write_grams
+from quantlib.compression.recipes import Recipe
+from quantlib.data import features
+from quantlib.experiment.compiling import compiled_model
+from quantlib.experiment.work import Variant, Work, cached, cached_model, file_hash
+from quantlib.measuring.neurons import block_sensitivities
+from quantlib.onnx_model.model import Model
+from quantlib.support.cache import versions_key
+from quantlib.support.files import write_json
+from quantlib.support.progress import Step
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is known of the neurons of a model: files of a cache entry, and their hash."""
+
+    grams: Path
+    orders: Path
+
+    @property
+    def key(self) -> list[str]:
+        """What decides all that is made of them."""
+        return [file_hash(self.grams), file_hash(self.orders)]
+
+
+def pruned(
+    work: Work, fp32: Variant, recipe: Recipe, rows: Sequence[features.Feature], *, compile: bool
+) -> tuple[str, Model]:
+    """The model that a recipe prunes, compiled if asked for, and what it is called in the steps of the run.
+
+    Args:
+        fp32: the model as it was exported. rows: of calibration.
+
+    Raises:
+        InputError: the model has no blocks that can be pruned, or not as the recipe says.
+    """
+    study = _study(work, fp32, rows)
+    widths = dict(recipe.widths) if recipe.widths else _widths(work, fp32, study, rows, recipe.prune)
+    share = _share(fp32, widths)
+    name = f"{fp32.name} without {100 * share:.0f} % of its neurons"
+    key = {
+        "model": fp32.model.sha256,
+        "study": study.key,
+        "widths": widths,
+        "versions": versions_key("numpy", "scipy", "onnx-ir"),
+    }
+
+    def make(directory: Path, _: Step) -> None:
+        grams, orders = read_grams(study.grams), _read_orders(study.orders)
+        pruning.prune_onnx(fp32.path, directory / "model.onnx", widths, grams, orders)
+
+    model = cached_model(work, f"prune {name}", "pruned", key, make)
+    return name, compiled_model(work, name, model)[0] if compile else model
+
+
+def _share(fp32: Variant, widths: Mapping[str, int]) -> float:
+    """The share of all neurons that goes."""
+    blocks = pruning.blocks_of(fp32.path)
+    whole = sum(block.neurons for block in blocks)
+    return 1 - sum(widths.get(block.name, block.neurons) for block in blocks) / whole
+
+
+def _study(work: Work, fp32: Variant, rows: Sequence[features.Feature]) -> Study:
+    """Gram matrices of the neurons on calibration rows, and the order in which the neurons go."""
+    threads = work.options.threads
+
+    def make(directory: Path, step: Step) -> None:
+        reader = features.CalibrationReader(rows, batch_size=4)
+        grams = pruning.collect_ffn_grams(fp32.path, reader, threads=threads, progress=step.advance)
+        _warn(work, fp32, grams)
+        orders = pruning.eliminations(fp32.path, grams, threads=threads)
+        write_grams(directory / "grams.npz", grams)
+        _write_orders(directory / "orders.npz", orders)
+
+    key = {
+        "model": fp32.model.sha256,
+        "rows": features.features_hash(rows),
+        "threads": threads,
+        "versions": versions_key("numpy", "scipy", "onnx", "onnxruntime", "onnx-ir"),
+    }
+    directory = cached(work, f"rank the neurons of {fp32.name}", "neurons", key, make, total=len(rows))
+    return Study(directory / "grams.npz", directory / "orders.npz")
+
+
+def _warn(work: Work, fp32: Variant, grams: Mapping[str, Gram]) -> None:
+    """Say so if there are fewer calibration tokens than a block has neurons."""
+    short = [(name, gram) for name, gram in grams.items() if gram.count < gram.channels]
+    if short:
+        name, gram = short[0]
+        work.steps.say(
+            f"pruning {fp32.name}: {gram.count} calibration tokens for {gram.channels} neurons of {name}; "
+            f"the weights behind them are held near their old values, and {gram.channels} tokens or more "
+            "would do better (--calibration-samples)"
+        )
+
+
+def _widths(
+    work: Work, fp32: Variant, study: Study, rows: Sequence[features.Feature], share: float
+) -> dict[str, int]:
+    """The widths that are expected to change the logits least when a share of all neurons goes."""
+    blocks = pruning.blocks_of(fp32.path)
+    orders = _read_orders(study.orders)
+    return pruning.allocate(blocks, orders, _sensitivities(work, fp32, study, rows), share)
+
+
+def _sensitivities(
+    work: Work, fp32: Variant, study: Study, rows: Sequence[features.Feature]
+) -> list[pruning.Sensitivity]:
+    threads = work.options.threads
+
+    def measure(directory: Path, step: Step) -> None:
+        grams, orders = read_grams(study.grams), _read_orders(study.orders)
+        sensitivities = block_sensitivities(
+            fp32.path, rows, work.task, grams, orders, threads=threads, progress=step.advance
+        )
+        write_json(directory / "sensitivities.json", [asdict(each) for each in sensitivities])
+
+    key = {
+        "model": fp32.model.sha256,
+        "study": study.key,
+        "rows": features.features_hash(rows),
+        "task": work.task.name,
+        "threads": threads,
+        "versions": versions_key("numpy", "scipy", "onnxruntime", "onnx-ir"),
+    }
+    total = len(pruning.blocks_of(fp32.path))
+    path = cached(work, f"prune each block of {fp32.name} alone", "neurons", key, measure, total=total)
+    values = json.loads((path / "sensitivities.json").read_text(encoding="utf-8"))
+    return [pruning.Sensitivity(**value) for value in values]
+
+
+def _write_orders(path: Path, orders: Mapping[str, pruning.Elimination]) -> None:
+    arrays = {f"order {name}": elimination.order for name, elimination in orders.items()}
+    errors = {f"errors {name}": elimination.errors for name, elimination in orders.items()}
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays, **errors)
+
+
+def _read_orders(path: Path) -> dict[str, pruning.Elimination]:
+    with np.load(path, allow_pickle=False) as arrays:
+        names = [key.removeprefix("order ") for key in arrays if key.startswith("order ")]
+        return {
+            name: pruning.Elimination(arrays[f"order {name}"], arrays[f"errors {name}"]) for name in names
+        }
