@@ -71,7 +71,9 @@ def pruned(
         pruning.prune_onnx(fp32.path, directory / "model.onnx", widths, grams, orders)
 
     model = cached_model(work, f"prune {name}", "pruned", key, make)
-    return Pruned(name, compiled_model(work, name, model)[0] if compile else model, widths)
+    if not compile:
+        return Pruned(name, model, widths)
+    return Pruned(f"{name}, compiled", compiled_model(work, name, model)[0], widths)
 
 
 def _share(fp32: Variant, widths: Mapping[str, int]) -> float:
