@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -119,6 +121,23 @@ def test_a_recipe_that_quantizes_less_fails(copied: Path) -> None:
     result = run_pytest("bench", "--gate", cwd=copied)
     assert result.ret == 1
     assert "VIOLATION  mine: 90.9 % of the nodes with weights are quantized" in str(result.stdout)
+
+
+def test_a_slower_variant_fails(copied: Path) -> None:
+    """Its baseline tells of a much faster one, by a version that did not record which model it timed."""
+    (path,) = (copied / "bench" / "baseline").glob("*.json")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["origin"]
+    for variant in record["variants"].values():
+        del variant["sha256"]
+    shapes = record["latency"]["mine"]
+    shapes["1x8"]["launches"] = [[value + 4 for value in launch] for launch in shapes["1x8"]["launches"]]
+    path.write_text(json.dumps(record), encoding="utf-8")
+    result = run_pytest("bench", "--gate", cwd=copied)
+    assert result.ret == 1
+    assert re.search(
+        r"VIOLATION  mine 1x8: speedup .*, limit -5 %; slowdown \d+\.\d % \[", str(result.stdout)
+    )
 
 
 def test_limits_are_those_of_the_configuration(copied: Path) -> None:
