@@ -18,6 +18,7 @@ import yaml
 from warm import run_pytest
 
 from quantlib.cli.main import quantlib
+from quantlib.harness import flags
 from quantlib.support.cache import ENVIRONMENT_VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +39,16 @@ gate_max_others = 1.0
 """
 MINE = 'name = "mine"\nmode = "static"\nformat = "QOperator"\nactivation_type = "QUInt8"\n'
 MINE += 'calibration_method = "MinMax"\nsummary = "Ours"\n'
+
+
+# Flags of plugins that many repositories have and these tests do not install, as their --help names them.
+COV = """
+--cov --cov-reset --cov-report --cov-config --no-cov-on-fail --no-cov --cov-fail-under --cov-append
+--cov-branch --cov-precision --cov-context
+"""
+TIMEOUT = """
+--timeout --timeout_method --timeout-method --timeout-disable-debugger-detection --session-timeout
+"""
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +172,17 @@ def test_it_can_be_switched_off(repository: Path) -> None:
     result = run_pytest("bench", "-p", "no:quantlib", "--gate", cwd=repository)
     assert result.ret == 4
     assert "unrecognized arguments: --gate" in str(result.stderr)
+
+
+def test_flags_are_those_of_no_other_plugin(tmp_path: Path) -> None:
+    """Pytest's own, pytest-benchmark's, pytest-xdist's and Hypothesis', and two plugins' by a list."""
+    result = run_pytest("--help", "-p", "no:quantlib", cwd=tmp_path)
+    assert result.ret == 0
+    theirs = set(re.findall(r"--[a-z][a-z_-]*", str(result.stdout))) | set(f"{COV} {TIMEOUT}".split())
+    assert {"--benchmark-save", "--numprocesses", "--hypothesis-seed", "--junit-xml"} <= theirs
+    ours = {flag["flag"] for _, options in flags.declared() for flag in options.values()}
+    assert {"--gate", "--quant-recipes"} <= ours
+    assert not ours & theirs
 
 
 def test_a_wheel_has_everything(repository: Path, tmp_path: Path) -> None:
