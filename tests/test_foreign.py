@@ -368,6 +368,15 @@ def test_inputs_without_names(plain: Path, tmp_path: Path) -> None:
         interface_of(edited(plain, tmp_path / "model.onnx", change))
 
 
+def test_positions_that_are_an_input_are_refused(plain: Path, tmp_path: Path) -> None:
+    def change(graph: onnx.GraphProto) -> None:
+        positions = helper.make_tensor_value_info("position_ids", TensorProto.INT64, ["rows", "tokens"])
+        graph.input.append(positions)
+
+    with pytest.raises(InputError, match=r"its inputs are .*; export it without position_ids, so that"):
+        interface_of(edited(plain, tmp_path / "model.onnx", change))
+
+
 def test_weights_in_another_file(plain: Path, tmp_path: Path) -> None:
     """They move into the compiled file, which lies elsewhere."""
     model, compiled = tmp_path / "model.onnx", tmp_path / "elsewhere" / "compiled.onnx"

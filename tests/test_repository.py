@@ -18,6 +18,7 @@ import yaml
 from warm import run_pytest
 
 from quantlib.cli.main import quantlib
+from quantlib.experiment.scaffold import requirement_of, write_tests
 from quantlib.harness import flags
 from quantlib.support.cache import ENVIRONMENT_VARIABLE
 
@@ -90,6 +91,29 @@ def test_init_writes_what_can_be_read_and_run(repository: Path) -> None:
     workflow = (repository / ".github" / "workflows" / "quantlib.yml").read_text(encoding="utf-8")
     steps = yaml.safe_load(workflow)["jobs"]["gate"]["steps"]
     assert any(step.get("run", "").startswith("pytest bench --gate ") for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "rows", "requirement"),
+    [
+        ("{here}", ["test.csv"], "bert-quantlib[train]"),
+        ("model.onnx", ["test.csv"], "bert-quantlib"),
+        ("model.onnx", ["test.csv", "train.parquet"], "bert-quantlib[parquet]"),
+        ("{here}", ["{here}"], "bert-quantlib[parquet,train]"),
+        ("{here}", ["hf://us/tickets:test"], "bert-quantlib[hub]"),
+        ("us/tickets", ["test.parquet"], "bert-quantlib[hub]"),
+        (None, ["test.csv"], "bert-quantlib[demo]"),
+    ],
+)
+def test_the_workflow_installs_what_is_needed(
+    teacher: str | None, rows: list[str], requirement: str, tmp_path: Path
+) -> None:
+    named = None if teacher is None else teacher.format(here=tmp_path)
+    assert requirement_of(named, [place.format(here=tmp_path) for place in rows]) == requirement
+    written = write_tests(tmp_path, requirement)
+    workflow = (tmp_path / ".github" / "workflows" / "quantlib.yml").read_text(encoding="utf-8")
+    assert all(written.values())
+    assert f'pip install "{requirement}" pytest pytest-benchmark' in workflow
 
 
 def test_what_is_there_stays(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
