@@ -97,8 +97,8 @@ def _check_size(model: Any, model_dir: Path) -> None:
     size = sum(4 * parameter.numel() for parameter in model.parameters())
     if size >= _LARGEST_FILE:
         raise InputError(
-            f"{model_dir}: its weights take {size / 1e9:.1f} GB in float32; an ONNX file in one piece ends at "
-            f"{_LARGEST_FILE / 1e9:.1f} GB"
+            f"{model_dir}: its weights take {size / 1e9:.1f} GB in float32; an ONNX file in one piece ends "
+            f"at {_LARGEST_FILE / 1e9:.1f} GB"
         )
 
 
