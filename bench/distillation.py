@@ -277,7 +277,7 @@ def main(
             "evaluation_rows": len(splits.evaluation),
             "seq_len": seq_len,
             "teacher_sha256": sha256_tree(place),
-            "student": asdict(config.for_teacher(checkpoints.read_config(place))),
+            "student": asdict(config.for_teacher(checkpoints.read_config(place))) | {"prune": config.prune},
             "options": asdict(options),
             "alone": asdict(alone),
             "results": [asdict(result) for result in results],

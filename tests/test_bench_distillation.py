@@ -47,7 +47,8 @@ def test_each_seed_has_both_students(results_json: dict[str, object]) -> None:
     assert all(set(r["metrics"]) == {"accuracy"} and 0 <= r["agreement"] <= 1 for r in results)
     assert all(r["train_s"] > 0 for r in results[1:])
     assert results_json["evaluation_rows"] == 40
-    assert results_json["student"] == {"layers": 1, "width": 32, "ffn": 64, "heads": 2, "init": "teacher"}
+    shape = {"layers": 1, "width": 32, "ffn": 64, "heads": 2}
+    assert results_json["student"] == {**shape, "init": "teacher", "prune": None}
 
 
 def test_what_learns_from_the_teacher_agrees_with_it_more(results_json: dict[str, object]) -> None:
