@@ -44,7 +44,8 @@ def quantized(work: Work, fp32: Variant, compiled: Variant | None, checkpoint: P
     for recipe in asked:
         if recipe.prunes:
             compile = compiled is not None and recipe.quantizer == "quantlib"
-            starts[recipe.name] = Source(*pruned(work, fp32, recipe, rows, compile=compile))
+            made = pruned(work, fp32, recipe, rows, compile=compile)
+            starts[recipe.name] = Source(made.name, made.model)
     sources = _sources(work, asked, starts, rows)
     alike: dict[tuple[Source, bool], list[recipes.Recipe]] = {}
     for recipe in asked:
@@ -83,7 +84,7 @@ def variant(
 ) -> Variant:
     """What a recipe makes of a model, to stand beside `fp32`, which is not the compiled one."""
     name = replace(VariantName.parse(fp32.name), step=recipe.name)
-    quantized = _quantize(work, str(name), model, recipe, ranges)
+    quantized = quantize(work, str(name), model, recipe, ranges)
     return Variant(str(name), quantized, fp32.file.with_name(name.file_name), fp32.rows, recipe)
 
 
@@ -175,9 +176,10 @@ def _ranges(work: Work, path: Path, method: str) -> calibration.Ranges:
     return calibration.read_ranges(work.cache.get("ranges", key, derive).path / "ranges.json")
 
 
-def _quantize(
+def quantize(
     work: Work, name: str, model: Model, recipe: recipes.Recipe, ranges: calibration.Ranges | None
 ) -> Model:
+    """What a recipe makes of a model; `name` is the variant's, in the steps of the run."""
     key = {
         "model": model.sha256,
         "recipe": recipe.file_key(),
