@@ -26,7 +26,7 @@ from quantlib.training.teacher import make_repeatable, save_classifier
 if TYPE_CHECKING:
     from quantlib.data.tasks import Task
 
-MAX_TOKENS = 2**15
+MAX_TOKENS = 2**14
 """Rows with so many tokens are enough to know which neurons can go."""
 
 
