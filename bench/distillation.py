@@ -26,6 +26,7 @@ from typer import Option
 from quantlib.cli.app import new_app, run_app
 from quantlib.data import features, tasks
 from quantlib.data.scores import agreement, compute_metrics
+from quantlib.experiment.pruned_start import pruning_rows, write_pruned_start
 from quantlib.machine.sessions import default_threads
 from quantlib.support.console import plain_table
 from quantlib.support.errors import InputError
@@ -142,6 +143,7 @@ def compare(
         for kind, train in trainings.items():
             with tempfile.TemporaryDirectory() as scratch, steps.step(f"{kind}, seed {seed}") as step:
                 out, started = Path(scratch) / "student", time.perf_counter()
+                start = first_weights(teacher_dir, task, rows, Path(scratch), student, seed, options, order)
                 train(
                     teacher_dir,
                     task,
@@ -149,7 +151,7 @@ def compare(
                     out,
                     replace(options, seed=seed),
                     step.reached,
-                    student=student,
+                    student=start,
                     logit_order=order,
                 )
                 seconds = time.perf_counter() - started
@@ -157,6 +159,28 @@ def compare(
             metrics = compute_metrics(task, logits, labels)
             results.append(Result(kind, seed, metrics, agreement(task, logits, teacher_logits), seconds))
     return results
+
+
+def first_weights(
+    teacher_dir: Path,
+    task: tasks.Task,
+    rows: Sequence[features.Feature],
+    directory: Path,
+    student: StudentConfig,
+    seed: int,
+    options: DistillationOptions,
+    order: Sequence[int],
+) -> StudentConfig:
+    """The student with the start of one by pruning, which is written to `directory`, as its init."""
+    if student.prune is None:
+        return student
+    start = directory / "start"
+    chosen = pruning_rows(rows, seed)
+    threads = options.threads
+    write_pruned_start(
+        teacher_dir, task, chosen, start, student, seed=seed, threads=threads, logit_order=order
+    )
+    return replace(student.for_teacher(checkpoints.read_config(teacher_dir)), init=str(start))
 
 
 def as_table(task: tasks.Task, results: Sequence[Result]) -> Table:
@@ -253,7 +277,7 @@ def main(
             "evaluation_rows": len(splits.evaluation),
             "seq_len": seq_len,
             "teacher_sha256": sha256_tree(place),
-            "student": asdict(config.for_teacher(checkpoints.read_config(place))),
+            "student": asdict(config.for_teacher(checkpoints.read_config(place))) | {"prune": config.prune},
             "options": asdict(options),
             "alone": asdict(alone),
             "results": [asdict(result) for result in results],

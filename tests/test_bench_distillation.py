@@ -7,11 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
+import tiny
 from rich.console import Console
 
 from bench import distillation
 from bench.distillation import DISTILLED, FINE_TUNED, KINDS, TEACHER, Result, as_table
 from quantlib.data.tasks import TASKS
+from quantlib.training.checkpoints import load_classifier
+from quantlib.training.student import DistillationOptions, StudentConfig
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,8 @@ def test_each_seed_has_both_students(results_json: dict[str, object]) -> None:
     assert all(set(r["metrics"]) == {"accuracy"} and 0 <= r["agreement"] <= 1 for r in results)
     assert all(r["train_s"] > 0 for r in results[1:])
     assert results_json["evaluation_rows"] == 40
-    assert results_json["student"] == {"layers": 1, "width": 32, "ffn": 64, "heads": 2, "init": "teacher"}
+    shape = {"layers": 1, "width": 32, "ffn": 64, "heads": 2}
+    assert results_json["student"] == {**shape, "init": "teacher", "prune": None}
 
 
 def test_what_learns_from_the_teacher_agrees_with_it_more(results_json: dict[str, object]) -> None:
@@ -59,6 +63,19 @@ def test_what_learns_from_the_teacher_agrees_with_it_more(results_json: dict[str
         for kind in (DISTILLED, FINE_TUNED)
     }
     assert shares[DISTILLED] > shares[FINE_TUNED]
+
+
+def test_both_students_start_with_the_pruned_teacher(tiny_teacher: Path, tmp_path: Path) -> None:
+    rows, options = tiny.features(tiny_teacher, 32), DistillationOptions(threads=1)
+
+    def first_weights(student: StudentConfig) -> StudentConfig:
+        task = TASKS["SST-2"]
+        return distillation.first_weights(tiny_teacher, task, rows, tmp_path, student, 1, options, [0, 1])
+
+    assert first_weights(StudentConfig(layers=1)) == StudentConfig(layers=1)
+    start = str(tmp_path / "start")
+    assert first_weights(StudentConfig(prune=0.5)) == StudentConfig(2, 32, 32, 2, start)
+    assert load_classifier(Path(start)).config.intermediate_size == 32
 
 
 def test_the_table_has_mean_and_spread() -> None:

@@ -100,7 +100,7 @@ def test_the_words_of_the_command(text: str, config: StudentConfig) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("quarter", "unknown student 'quarter'; known: half, tinybert-4-312, tinybert-6-768, or a shape"),
+        ("quarter", "unknown student 'quarter'; known: half, tinybert-4-312, tinybert-6-768, a shape as"),
         ("", "unknown student ''"),
         ("depth=4", "'depth=4' is not one of layers, width, ffn, heads, init"),
         ("layers=4,layers=5", "'layers=5' is not one of .*each once"),

@@ -15,6 +15,7 @@ from quantlib.experiment.budget import budgeted
 from quantlib.experiment.compiling import compiled
 from quantlib.experiment.explaining import explained
 from quantlib.experiment.options import ExperimentOptions, student_names
+from quantlib.experiment.pruned_start import pruning_rows, write_pruned_start
 from quantlib.experiment.quantizing import quantized
 from quantlib.experiment.rows import read_rows
 from quantlib.experiment.targeting import targeted
@@ -199,17 +200,18 @@ def _student_shape(options: ExperimentOptions, teacher: Path) -> StudentConfig:
 
 def _distilled(work: Work, teacher: Path) -> Path:
     order = checkpoints.check_for_task(teacher, work.task)
-    student = _student_shape(work.options, teacher)
+    shape = _student_shape(work.options, teacher)
     options = replace(work.options.distillation, precision=_precision(work))
     key = _training_key(work) | {
         "teacher": sha256_tree(teacher),
         "order": order,
         "options": asdict(options),
-        "student": asdict(student),
+        "student": asdict(shape),
     }
-    start = _start(work.options)
+    start = _pruned_start(work, teacher, order) or _start(work.options)
     if start is not None:
         key["init"] = sha256_tree(start)
+    student = shape if start is None else replace(shape, init=str(start))
 
     def train(directory: Path, step: Step) -> None:
         rows = tokenize(work, "train", teacher)
@@ -231,6 +233,45 @@ def _distilled(work: Work, teacher: Path) -> Path:
     key["code"] = code_key(train)  # another code does not go on from where this one stopped
     unfinished = work.cache.unfinished(STUDENT, key)
     return cached(work, "train the student", STUDENT, key, train)
+
+
+def _pruned_start(work: Work, teacher: Path, order: Sequence[int]) -> Path | None:
+    """The teacher without some of its neurons, as a checkpoint; None where the student does not start so."""
+    student, options = parse_student_config(work.options.student_config), work.options.distillation
+    if student.prune is None:
+        return None
+    seed, threads, mapping = options.seed, options.threads, options.mapping
+    rows = pruning_rows(tokenize(work, "train", teacher), seed)
+    key = {
+        "teacher": sha256_tree(teacher),
+        "order": order,
+        "student": asdict(student),
+        "rows": features.features_hash(rows),
+        "task": work.task.name,
+        "output_mode": work.task.output_mode,
+        "labels": work.task.labels,
+        "label_names": work.task.label_names,
+        "seed": seed,
+        "threads": threads,
+        "mapping": mapping,
+        "versions": versions_key("torch", "transformers", "numpy", "scipy", "safetensors"),
+    }
+
+    def prune(directory: Path, step: Step) -> None:
+        write_pruned_start(
+            teacher,
+            work.task,
+            rows,
+            directory,
+            student,
+            seed=seed,
+            threads=threads,
+            mapping=mapping,
+            logit_order=order,
+            progress=step.advance,
+        )
+
+    return cached(work, "prune the student's start", "start", key, prune, total=len(rows))
 
 
 def _precision(work: Work) -> str:

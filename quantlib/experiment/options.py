@@ -59,7 +59,8 @@ class ExperimentOptions(MeasuringOptions):
     student_config: str = option(
         "half",
         "The student to distil: half (of the teacher's layers), tinybert-4-312, tinybert-6-768, or "
-        "layers=4,width=312,ffn=1200,heads=12; init=random or init=DIR_OR_HUB_ID gives its first weights.",
+        "layers=4,width=312,ffn=1200,heads=12; init=random or init=DIR_OR_HUB_ID gives its first weights. "
+        "Or prune=0.5: the teacher without so many of its neurons.",
         recorded=True,
         trains_student=True,
         section="models",

@@ -16,18 +16,22 @@ from quantlib.training.student.mapping import layer_mapping
 # A shape, in the order of `Architecture.shape_keys`.
 _FIELDS = ("layers", "width", "ffn", "heads")
 INITS = ("teacher", "random")
+NEURONS_MULTIPLE = 32
+"""Where neurons are pruned, the number of those kept is a multiple of this, as kernels like it."""
 
 
 @dataclass(frozen=True)
 class StudentConfig:
     """A student's shape, and where its first weights come from.
 
-    layers, width, ffn, heads: None is the teacher's number (of layers, half of it). init: "teacher",
-    "random", or a checkpoint of exactly this shape and vocabulary (a general TinyBERT), as a directory or hub
-    id. The vocabulary, positions and token types are always the teacher's.
+    layers, width, ffn, heads: None is the teacher's number (of layers, half of it, or all with prune). init:
+    "teacher", "random", or a checkpoint of exactly this shape and vocabulary (a general TinyBERT), as a
+    directory or hub id. prune: the share of the neurons of each feed-forward block that goes; the start is
+    the teacher without them. The vocabulary, positions and token types are always the teacher's.
 
     Raises:
-        InputError: a number below 1, or a width that the heads do not divide.
+        InputError: a number out of range, a width that the heads do not divide, or prune beside another
+            width, ffn, heads or init.
     """
 
     layers: int | None = None
@@ -35,6 +39,7 @@ class StudentConfig:
     ffn: int | None = None
     heads: int | None = None
     init: str = "teacher"
+    prune: float | None = None
 
     def __post_init__(self) -> None:
         for name in _FIELDS:
@@ -45,6 +50,19 @@ class StudentConfig:
             raise InputError(f"student width {self.width} is not a multiple of its {self.heads} heads")
         if not self.init:
             raise InputError(f"student init is empty; it is {', '.join(INITS)}, a directory or a hub id")
+        if self.prune is not None:
+            self._check_prune(self.prune)
+
+    def _check_prune(self, share: float) -> None:
+        if not 0 < share < 1:
+            raise InputError(f"student prune {share} is out of range; it must be above 0 and below 1")
+        others = [name for name in _FIELDS[1:] if getattr(self, name) is not None]
+        others += ["init"] if self.init != "teacher" else []
+        if others:
+            raise InputError(
+                f"student prune {share} is the teacher without neurons: it can be combined with layers, "
+                f"not with {others[0]}"
+            )
 
     @property
     def copies_all(self) -> bool:
@@ -55,20 +73,37 @@ class StudentConfig:
         """This shape with missing numbers filled in from a teacher's config.json.
 
         Raises:
-            InputError: the teacher is no BERT, or has too few layers.
+            InputError: the teacher is no BERT, or has too few layers or neurons.
         """
         model_type = teacher.get("model_type", "nameless")
         if model_type not in ARCHITECTURES or not ARCHITECTURES[model_type].can_be_distilled:
             raise InputError(f"a student is made of a BERT teacher; this one is {model_type}")
         depth, *sizes = (int(teacher[key]) for key in ARCHITECTURES[model_type].shape_keys)
-        if self.layers is None and depth < 2:
+        if self.prune is None and self.layers is None and depth < 2:
             raise InputError("a student of half the layers needs a teacher of at least 2; this one has 1")
-        layers = self.layers or depth // 2
+        layers = self.layers or (depth // 2 if self.prune is None else depth)
         layer_mapping(layers, depth)
         width, ffn, heads = (
             getattr(self, name) or size for name, size in zip(_FIELDS[1:], sizes, strict=True)
         )
+        if self.prune is not None:
+            ffn = _neurons_left(ffn, self.prune)
         return StudentConfig(layers, width, ffn, heads, self.init)
+
+
+def _neurons_left(neurons: int, share: float) -> int:
+    """How many neurons of each feed-forward block are left when a share goes.
+
+    Raises:
+        InputError: none or all of them.
+    """
+    left = NEURONS_MULTIPLE * round((1 - share) * neurons / NEURONS_MULTIPLE)
+    if not 0 < left < neurons:
+        raise InputError(
+            f"student prune {share} leaves {left} of the {neurons} neurons of a feed-forward block, in "
+            f"multiples of {NEURONS_MULTIPLE}; some must go and some must stay"
+        )
+    return left
 
 
 PRESETS: dict[str, StudentConfig] = {
@@ -82,31 +117,48 @@ def parse_student_config(text: str) -> StudentConfig:
     """A `StudentConfig` from a preset's name, or "layers=4,width=312,ffn=1200,heads=12", or both.
 
     A part that is left out is as in the teacher (of layers, half as many); `init=` says where the first
-    weights come from: "tinybert-4-312,init=DIR".
+    weights come from: "tinybert-4-312,init=DIR". Or "prune=0.5", with or without layers: the teacher without
+    a share of its neurons.
 
     Raises:
-        InputError: an unknown preset or name, or a value that is no whole number.
+        InputError: an unknown preset or name, a value that is no number, or a preset beside prune.
     """
     first, comma, rest = text.partition(",")
     config, parts = StudentConfig(), text.split(",")
     if "=" not in first:
         if first.strip() not in PRESETS:
             raise InputError(
-                f"unknown student {first.strip()!r}; known: {', '.join(PRESETS)}, or a shape as "
-                "layers=4,width=312,ffn=1200,heads=12"
+                f"unknown student {first.strip()!r}; known: {', '.join(PRESETS)}, a shape as "
+                "layers=4,width=312,ffn=1200,heads=12, or prune=0.5"
             )
         config, parts = PRESETS[first.strip()], rest.split(",") if comma else []
     changes: dict[str, Any] = {}
     for part in parts:
         name, _, value = (word.strip() for word in part.partition("="))
-        if name not in (*_FIELDS, "init") or name in changes:
+        if name not in (*_FIELDS, "init", "prune") or name in changes:
             raise InputError(
-                f"student {text!r}: {part.strip()!r} is not one of {', '.join(_FIELDS)}, init, each once"
+                f"student {text!r}: {part.strip()!r} is not one of {', '.join(_FIELDS)}, init, prune, each "
+                "once"
             )
-        if name != "init" and not value.isdecimal():
-            raise InputError(f"student {text!r}: {name} must be a whole number, not {value!r}")
-        changes[name] = value if name == "init" else int(value)
+        changes[name] = value if name == "init" else _number(text, name, value)
+    if "prune" in changes and "=" not in first:
+        raise InputError(
+            f"student {text!r}: prune can be combined with layers, not with {first.strip()}; with half of 6 "
+            "layers it is layers=3,prune=0.5"
+        )
     return replace(config, **changes)
+
+
+def _number(text: str, name: str, value: str) -> int | float:
+    """The value of a part of a student's description: a share for prune, else a whole number."""
+    if name == "prune":
+        try:
+            return float(value)
+        except ValueError as error:
+            raise InputError(f"student {text!r}: prune must be a share such as 0.5, not {value!r}") from error
+    if not value.isdecimal():
+        raise InputError(f"student {text!r}: {name} must be a whole number, not {value!r}")
+    return int(value)
 
 
 def make_student(teacher: Any, config: StudentConfig, seed: int, mapping: str = "uniform") -> Any:
@@ -122,11 +174,17 @@ def make_student(teacher: Any, config: StudentConfig, seed: int, mapping: str = 
         mapping: see `layer_mapping`.
 
     Raises:
-        InputError: the shape does not suit the teacher, or the checkpoint of `init` is of another one.
+        InputError: the shape does not suit the teacher, the checkpoint of `init` is of another one, or the
+            start is a pruned teacher, which `quantlib.experiment.pruned_start` makes, to be given as `init`.
     """
     import torch
     import transformers
 
+    if config.prune is not None:
+        raise InputError(
+            f"student prune {config.prune}: its start is a checkpoint that quantlib.experiment.pruned_start "
+            "writes, and its init"
+        )
     config = config.for_teacher(teacher.config.to_dict())
     shape = copy.deepcopy(teacher.config)
     architecture = of_model(teacher)
