@@ -8,15 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from quantlib.compression.calibration import Gram, add_grams
 from quantlib.compression.grid import (
+    FloatArray,
     activation_grid,
-    quantize_blocks,
+    block_scales,
+    pack_blocks,
     quantize_row_blocks,
     quantize_rows,
-    quantize_weight,
+    round_weight,
+    steps_of_blocks,
+    weight_scale,
 )
 from quantlib.compression.recipes.recipe import Recipe
+from quantlib.compression.rounding import round_second_order
 from quantlib.onnx_model.layers import Embedding, Linear, find_embeddings, find_linears, initializer, names
+from quantlib.support.errors import InputError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -38,23 +45,31 @@ _HEADS = ("num_heads", "mask_filter_value", "scale")
 Term = tuple["ir.Value", "ir.Value", "ir.Value"]
 
 
-def rewrite(model: ir.Model, recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> int:
+def rewrite(
+    model: ir.Model,
+    recipe: Recipe,
+    ranges: Mapping[str, tuple[float, float]],
+    grams: Mapping[str, Gram],
+) -> int:
     """Quantize a model in place; return the number of quantized layers.
 
     Args:
         model: the FP32 model.
         recipe: one whose quantizer is quantlib.
         ranges: {activation: (low, high)} of the inputs of its products; used by static recipes.
+        grams: {activation: Gram matrix} of the same; used by recipes with second-order rounding.
 
     Raises:
-        InputError: the recipe names a node that the model does not have.
+        InputError: the recipe names a node that the model does not have, or a Gram matrix does not fit.
     """
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     model.graph.opset_imports.setdefault(MICROSOFT, 1)
     linears, embeddings = find_linears(model), find_embeddings(model)
     precisions = recipe.precisions(names(model))
-    writer = _Writer(model.graph, recipe, ranges)
+    quantized = [linear for linear in linears if precisions.get(linear.name) != "float"]
+    second_order = recipe.rounding == "second_order"
+    writer = _Writer(model.graph, recipe, ranges, _grams_of_weights(quantized, grams) if second_order else {})
     words = max((len(embedding.table) for embedding in embeddings), default=0)
     for embedding in embeddings:
         if recipe.embeddings == "float" or precisions.get(embedding.name) == "float":
@@ -65,18 +80,34 @@ def rewrite(model: ir.Model, recipe: Recipe, ranges: Mapping[str, tuple[float, f
             writer.embedding_in_blocks(embedding)
         else:
             writer.embedding(embedding)
-    for linear in linears:
-        if precisions.get(linear.name) != "float":
-            writer.linear(linear, precisions.get(linear.name))
+    for linear in quantized:
+        writer.linear(linear, precisions.get(linear.name))
     RemoveUnusedNodesPass()(model)
     return writer.quantized
+
+
+def _grams_of_weights(linears: Sequence[Linear], grams: Mapping[str, Gram]) -> dict[str, Gram]:
+    """The Gram matrix of all that is multiplied by a weight; layers that share one are rounded as one."""
+    inputs: dict[str, list[str]] = {}
+    for linear in linears:
+        inputs.setdefault(_stem(linear), []).append(str(linear.input.name))
+    return {
+        stem: grams[names[0]] if len(names) == 1 else add_grams([grams[name] for name in names])
+        for stem, names in inputs.items()
+    }
 
 
 class _Writer:
     """Adds nodes to a graph. What several layers share (a quantized input, a weight) is added once."""
 
-    def __init__(self, graph: ir.Graph, recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> None:
-        self.graph, self.recipe, self.ranges = graph, recipe, ranges
+    def __init__(
+        self,
+        graph: ir.Graph,
+        recipe: Recipe,
+        ranges: Mapping[str, tuple[float, float]],
+        grams: Mapping[str, Gram],
+    ) -> None:
+        self.graph, self.recipe, self.ranges, self.grams = graph, recipe, ranges, grams
         self.first_terms: dict[str, Term] = {}
         self.second_terms: dict[str, Term] = {}
         self.before: ir.Node | None = None
@@ -171,20 +202,38 @@ class _Writer:
         bits, block_size = _WEIGHT_ONLY
         if precision != "weight_only" and self.recipe.block_size is not None:
             bits, block_size = 4 if self.recipe.weight_type == "QInt4" else 8, self.recipe.block_size
-        values, scales = quantize_blocks(linear.weight, bits=bits, block_size=block_size)
         name = f"{_stem(linear)}_{bits}_bit_blocks_of_{block_size}"
-        inputs = [linear.input, self.constant(name, values), self.constant(f"{name}_scale", scales)]
         depth, width = linear.weight.shape
+        if name not in self.graph.initializers:
+            scales = block_scales(linear.weight, bits=bits, block_size=block_size)
+            levels = self.levels(linear, steps_of_blocks(scales, block_size, depth), bits)
+            self.constant(name, pack_blocks(levels, bits=bits, block_size=block_size))
+            self.constant(f"{name}_scale", scales)
+        weight = [self.graph.initializers[each] for each in (name, f"{name}_scale")]
+        inputs = [linear.input, *weight]
         attributes = {"K": depth, "N": width, "bits": bits, "block_size": block_size}
         attributes["accuracy_level"] = _FLOAT_ACTIVATIONS
         return self.biased(linear, self.node("MatMulNBits", inputs, linear.name, MICROSOFT, **attributes))
 
     def weight(self, linear: Linear) -> tuple[ir.Value, ir.Value]:
         """The 8-bit weight and its scales."""
-        bits = 7 if self.recipe.reduce_range else 8
-        values, scales = quantize_weight(linear.weight, per_channel=self.recipe.per_channel, bits=bits)
-        name = _stem(linear)
-        return self.constant(f"{name}_quantized", values), self.constant(f"{name}_scale", scales)
+        stem = _stem(linear)
+        names = f"{stem}_quantized", f"{stem}_scale"
+        if names[0] not in self.graph.initializers:
+            bits = 7 if self.recipe.reduce_range else 8
+            scale = weight_scale(linear.weight, per_channel=self.recipe.per_channel, bits=bits)
+            self.constant(names[0], self.levels(linear, scale, bits))
+            self.constant(names[1], scale)
+        return self.graph.initializers[names[0]], self.graph.initializers[names[1]]
+
+    def levels(self, linear: Linear, scale: FloatArray, bits: int) -> npt.NDArray[np.int8]:
+        """A weight on its grid, as the recipe rounds it, int8 (in, out)."""
+        if self.recipe.rounding == "nearest":
+            return round_weight(linear.weight, scale, bits=bits)
+        try:
+            return round_second_order(linear.weight, scale, self.grams[_stem(linear)], bits=bits)
+        except InputError as error:
+            raise InputError(f"{linear.name}: {error}") from error
 
     def scales(self, linear: Linear) -> tuple[int, ...]:
         """The shape of a weight's scales."""
