@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from quantlib.compression import packing
 from quantlib.compression.calibration import Gram, add_grams
 from quantlib.compression.grid import (
     FloatArray,
@@ -110,6 +111,7 @@ class _Writer:
         self.graph, self.recipe, self.ranges, self.grams = graph, recipe, ranges, grams
         self.first_terms: dict[str, Term] = {}
         self.second_terms: dict[str, Term] = {}
+        self.weights: dict[str, tuple[ir.Value, ir.Value]] = {}
         self.before: ir.Node | None = None
         self.quantized = 0
 
@@ -218,13 +220,62 @@ class _Writer:
     def weight(self, linear: Linear) -> tuple[ir.Value, ir.Value]:
         """The 8-bit weight and its scales."""
         stem = _stem(linear)
-        names = f"{stem}_quantized", f"{stem}_scale"
-        if names[0] not in self.graph.initializers:
+        if stem not in self.weights:
             bits = 7 if self.recipe.reduce_range else 8
-            scale = weight_scale(linear.weight, per_channel=self.recipe.per_channel, bits=bits)
-            self.constant(names[0], self.levels(linear, scale, bits))
-            self.constant(names[1], scale)
-        return self.graph.initializers[names[0]], self.graph.initializers[names[1]]
+            if self.recipe.storage == "int4":
+                self.weights[stem] = self.stored_in_4_bits(linear, bits)
+            else:
+                scale = weight_scale(linear.weight, per_channel=self.recipe.per_channel, bits=bits)
+                values = self.constant(f"{stem}_quantized", self.levels(linear, scale, bits))
+                self.weights[stem] = values, self.constant(f"{stem}_scale", scale)
+        return self.weights[stem]
+
+    def stored_in_4_bits(self, linear: Linear, bits: int) -> tuple[ir.Value, ir.Value]:
+        """An 8-bit weight that is computed from 4 bits, once, when the model is loaded; and its scales."""
+        import onnx_ir as ir
+
+        stem = _stem(linear)
+        gram = self.grams.get(stem)
+        importance = None if gram is None else np.diagonal(gram.products)
+        factors = packing.choose_factors(linear.weight, importance, bits=bits)
+        depth, width = linear.weight.shape
+        levels = self.levels(linear, factors.steps(depth), packing.BITS)
+        rows = packing.padded_to_pairs(levels, packing.BLOCK, 0)
+        blocks = len(rows) // packing.BLOCK
+        name = f"{stem}_in_4_bits"
+        numbers = self.unpacked(name, rows, lowest=-8)
+        times = self.unpacked(f"{name}_factors", packing.padded_to_pairs(factors.factors, 1, 1), lowest=1)
+        product = self.node(
+            "Mul",
+            [
+                self.reshaped(numbers, (blocks, packing.BLOCK, width), f"{name}/blocks"),
+                self.reshaped(times, (blocks, 1, width), f"{name}/factors"),
+            ],
+            f"{name}/Mul",
+        )
+        whole = self.reshaped(product, (len(rows), width), f"{name}/rows")
+        if depth < len(rows):
+            ends = [self.constant(f"rows_{i}", np.array([i])) for i in (0, depth)]
+            whole = self.node("Slice", [whole, *ends], f"{name}/Slice")
+        weight = self.node("Cast", [whole], f"{name}/int8", to=ir.DataType.INT8)
+        return weight, self.constant(f"{stem}_scale", factors.scale)
+
+    def unpacked(self, name: str, levels: npt.NDArray[np.int8], lowest: int) -> ir.Value:
+        """Whole numbers as int32, computed from two to a byte."""
+        import onnx_ir as ir
+
+        packed = self.constant(name, packing.pack(levels, lowest))
+        sixteen, four = self.constant("sixteen", np.uint8(16)), self.constant("four", np.uint8(4))
+        low = self.node("Mod", [packed, sixteen], f"{name}/low")
+        high = self.node("BitShift", [packed, four], f"{name}/high", direction="RIGHT")
+        both = self.node("Concat", [low, high], f"{name}/Concat", axis=0)
+        stored = self.node("Cast", [both], f"{name}/int32", to=ir.DataType.INT32)
+        return self.node("Add", [stored, self.constant(f"lowest_{lowest}", np.int32(lowest))], f"{name}/Add")
+
+    def reshaped(self, value: ir.Value, shape: tuple[int, ...], name: str) -> ir.Value:
+        """A value in another shape."""
+        wanted = self.constant("shape_" + "_".join(map(str, shape)), np.array(shape))
+        return self.node("Reshape", [value, wanted], name)
 
     def levels(self, linear: Linear, scale: FloatArray, bits: int) -> npt.NDArray[np.int8]:
         """A weight on its grid, as the recipe rounds it, int8 (in, out)."""

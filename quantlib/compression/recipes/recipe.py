@@ -18,6 +18,7 @@ WeightType = Literal["QInt8", "QUInt8", "QInt4"]
 Quantizer = Literal["quantlib", "onnxruntime"]
 Embeddings = Literal["per_row", "int4", "float"]
 Rounding = Literal["nearest", "second_order"]
+Storage = Literal["as_computed", "int4"]
 Precision = Literal["int16", "weight_only", "float"]
 
 # The fields that take one of a few words.
@@ -29,6 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "quantizer": get_args(Quantizer),
     "embeddings": get_args(Embeddings),
     "rounding": get_args(Rounding),
+    "storage": get_args(Storage),
 }
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 BLOCK_SIZES = (16, 32, 64, 128, 256)
@@ -56,6 +58,9 @@ class Recipe:
         for each 64 numbers and the others in 8, or all in float; quantlib only.
     rounding: of the weights of products, "nearest", or "second_order" on calibration rows
         (`quantlib.compression.rounding`); quantlib only.
+    storage: of the weights of products in the file, "as_computed", or "int4": in 4 bits, from which the
+        runtime computes the int8 weights when it loads the model (`quantlib.compression.packing`); not for
+        weight_only, which has 4 bits of its own; quantlib only.
     smooth: the model is smoothed first (`quantlib.compression.smoothing`); quantlib only.
     reduce_range: weights in 7 bits, so that sums of two u8·s8 products fit into 16 bits: for CPUs without
         VNNI.
@@ -85,6 +90,7 @@ class Recipe:
     op_types: tuple[str, ...] | None = None
     embeddings: Embeddings = "per_row"
     rounding: Rounding = "nearest"
+    storage: Storage = "as_computed"
     smooth: bool = False
     reduce_range: bool = False
     block_size: int | None = None
@@ -170,6 +176,10 @@ class Recipe:
             (
                 not ours and self.rounding != "nearest",
                 "second_order rounding is quantlib's; the quantizer is onnxruntime",
+            ),
+            (
+                self.storage == "int4" and (not ours or weights or not self.per_channel),
+                "int4 storage is for quantlib's int8 weights with a scale for each channel",
             ),
             (self.smooth and weights, "a weight_only recipe has no activations to smooth"),
             (ours and self.op_types is not None, "op_types are for the quantizer onnxruntime"),
