@@ -50,18 +50,20 @@ def quantize_weight(
 def weight_scale(weight: FloatArray, *, per_channel: bool = True, bits: int = 8) -> FloatArray:
     """The scale of `quantize_weight`, (out,) or ()."""
     largest = np.abs(weight).max(axis=0 if per_channel else None)
-    return np.maximum(largest / np.float32(highest(bits)), SMALLEST_SCALE).astype(np.float32)
+    scale: FloatArray = np.maximum(largest / np.float32(highest(bits)), SMALLEST_SCALE).astype(np.float32)
+    return scale
 
 
 def round_weight(weight: FloatArray, scale: FloatArray, *, bits: int) -> npt.NDArray[np.int8]:
     """The nearest levels of a symmetric grid, int8, of a weight (in, out); the scale is broadcast to it."""
     top = highest(bits)
-    return np.clip(np.rint(weight / scale), -top, top).astype(np.int8)
+    levels: npt.NDArray[np.int8] = np.clip(np.rint(weight / scale), -top, top).astype(np.int8)
+    return levels
 
 
 def highest(bits: int) -> int:
     """The highest level of a symmetric grid; the lowest is its negative."""
-    return 2 ** (bits - 1) - 1
+    return (1 << (bits - 1)) - 1
 
 
 def quantize_rows(table: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
@@ -90,7 +92,9 @@ def quantize_blocks(
 def block_scales(weight: FloatArray, *, bits: int, block_size: int) -> FloatArray:
     """max|w| / (2^(bits-1) - 1) of each block of a weight (in, out) along the input: (out, blocks)."""
     parted = _in_blocks(weight, block_size)
-    return np.maximum(np.abs(parted).max(axis=2) / np.float32(highest(bits)), SMALLEST_SCALE)
+    largest = np.abs(parted).max(axis=2)
+    scales: FloatArray = np.maximum(largest / np.float32(highest(bits)), SMALLEST_SCALE)
+    return scales
 
 
 def steps_of_blocks(scales: FloatArray, block_size: int, depth: int) -> FloatArray:
@@ -105,8 +109,13 @@ def pack_blocks(values: npt.NDArray[np.int8], *, bits: int, block_size: int) -> 
         uint8 (out, blocks, block_size * bits / 8), two 4-bit numbers to a byte, the first in its low half. A
         level is stored plus 2^(bits-1). The last block is filled up with zeros.
     """
-    stored = (_in_blocks(values, block_size).astype(np.int16) + 2 ** (bits - 1)).astype(np.uint8)
-    return stored[..., 0::2] | (stored[..., 1::2] << 4) if bits == 4 else stored
+    stored: npt.NDArray[np.uint8] = (
+        _in_blocks(values, block_size).astype(np.int16) + (1 << (bits - 1))
+    ).astype(np.uint8)
+    if bits == 8:
+        return stored
+    packed: npt.NDArray[np.uint8] = stored[..., 0::2] | np.left_shift(stored[..., 1::2], 4, dtype=np.uint8)
+    return packed
 
 
 def _in_blocks(weight: npt.NDArray[Any], block_size: int) -> npt.NDArray[Any]:

@@ -76,8 +76,8 @@ def pack(levels: Int8, lowest: int) -> UInt8:
     The first half of the rows is in the low halves of the bytes. The number of rows must be even.
     """
     stored = (levels.astype(np.int16) - lowest).astype(np.uint8)
-    low, high = np.split(stored, 2)
-    packed: UInt8 = low | (high << 4)
+    low, high = stored[: len(stored) // 2], stored[len(stored) // 2 :]
+    packed: UInt8 = low | np.left_shift(high, 4, dtype=np.uint8)
     return packed
 
 
