@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from exact import with_constants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -26,10 +26,6 @@ from quantlib.onnx_model.model import size_bytes
 
 NAMES = ["quant_1", "quant_2", "static_u16s8", "dynamic_u8s8"]
 EXPANDING = {"BitShift", "Mod"}
-OPERATORS: Mapping[str, Any] = {
-    "Mod": np.mod, "BitShift": np.right_shift, "Add": np.add, "Mul": np.multiply, "Reshape": np.reshape,
-    "Concat": lambda *parts: np.concatenate(parts), "Cast": None, "Slice": None,
-}  # fmt: skip
 
 
 def stored(name: str, **changes: Any) -> Recipe:
@@ -104,34 +100,6 @@ def expanded(path: Path, copy: Path) -> onnx.ModelProto:
     options.log_severity_level = 3
     ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return onnx.load(copy)
-
-
-def with_constants(path: Path, copy: Path) -> Path:
-    """The same model with its expanded weights as initializers, computed here."""
-    model = onnx.load(path)
-    arrays = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
-    kept = []
-    for node in model.graph.node:
-        if node.op_type in OPERATORS and all(name in arrays for name in node.input if name):
-            arrays[node.output[0]] = np.asarray(computed(node, [arrays[name] for name in node.input]))
-        else:
-            kept.append(node)
-    used = {name for node in kept for name in node.input}
-    del model.graph.node[:]
-    del model.graph.initializer[:]
-    model.graph.node.extend(kept)
-    model.graph.initializer.extend(numpy_helper.from_array(arrays[n], n) for n in arrays if n in used)
-    onnx.save(model, copy)
-    return copy
-
-
-def computed(node: onnx.NodeProto, inputs: list[np.ndarray]) -> np.ndarray:
-    types: Mapping[int, Any] = {TensorProto.INT32: np.int32, TensorProto.INT8: np.int8}
-    if node.op_type == "Cast":
-        return inputs[0].astype(types[helper.get_node_attr_value(node, "to")])
-    if node.op_type == "Slice":
-        return inputs[0][int(inputs[1][0]) : int(inputs[2][0])]
-    return np.asarray(OPERATORS[node.op_type](*inputs))
 
 
 def logits(session: ort.InferenceSession, rows: list[Feature]) -> np.ndarray:

@@ -21,9 +21,11 @@ from quantlib.compression.grid import (
     steps_of_blocks,
     weight_scale,
 )
+from quantlib.compression.quantize.expansion import expanded_weight
+from quantlib.compression.quantize.nodes import NodeWriter
 from quantlib.compression.recipes.recipe import Recipe
 from quantlib.compression.rounding import round_second_order
-from quantlib.onnx_model.layers import Embedding, Linear, find_embeddings, find_linears, initializer, names
+from quantlib.onnx_model.layers import Embedding, Linear, find_embeddings, find_linears, names
 from quantlib.support.errors import InputError
 
 if TYPE_CHECKING:
@@ -98,7 +100,7 @@ def _grams_of_weights(linears: Sequence[Linear], grams: Mapping[str, Gram]) -> d
     }
 
 
-class _Writer:
+class _Writer(NodeWriter):
     """Adds nodes to a graph. What several layers share (a quantized input, a weight) is added once."""
 
     def __init__(
@@ -108,11 +110,11 @@ class _Writer:
         ranges: Mapping[str, tuple[float, float]],
         grams: Mapping[str, Gram],
     ) -> None:
-        self.graph, self.recipe, self.ranges, self.grams = graph, recipe, ranges, grams
+        super().__init__(graph)
+        self.recipe, self.ranges, self.grams = recipe, ranges, grams
         self.first_terms: dict[str, Term] = {}
         self.second_terms: dict[str, Term] = {}
         self.weights: dict[str, tuple[ir.Value, ir.Value]] = {}
-        self.before: ir.Node | None = None
         self.quantized = 0
 
     def linear(self, linear: Linear, precision: str | None) -> None:
@@ -232,50 +234,13 @@ class _Writer:
 
     def stored_in_4_bits(self, linear: Linear, bits: int) -> tuple[ir.Value, ir.Value]:
         """An 8-bit weight that is computed from 4 bits, once, when the model is loaded; and its scales."""
-        import onnx_ir as ir
-
         stem = _stem(linear)
         gram = self.grams.get(stem)
         importance = None if gram is None else np.diagonal(gram.products)
         factors = packing.choose_factors(linear.weight, importance, bits=bits)
-        depth, width = linear.weight.shape
-        levels = self.levels(linear, factors.steps(depth), packing.BITS)
-        rows = packing.padded_to_pairs(levels, packing.BLOCK, 0)
-        blocks = len(rows) // packing.BLOCK
-        name = f"{stem}_in_4_bits"
-        numbers = self.unpacked(name, rows, lowest=-8)
-        times = self.unpacked(f"{name}_factors", packing.padded_to_pairs(factors.factors, 1, 1), lowest=1)
-        product = self.node(
-            "Mul",
-            [
-                self.reshaped(numbers, (blocks, packing.BLOCK, width), f"{name}/blocks"),
-                self.reshaped(times, (blocks, 1, width), f"{name}/factors"),
-            ],
-            f"{name}/Mul",
-        )
-        whole = self.reshaped(product, (len(rows), width), f"{name}/rows")
-        if depth < len(rows):
-            ends = [self.constant(f"rows_{i}", np.array([i])) for i in (0, depth)]
-            whole = self.node("Slice", [whole, *ends], f"{name}/Slice")
-        weight = self.node("Cast", [whole], f"{name}/int8", to=ir.DataType.INT8)
+        levels = self.levels(linear, factors.steps(len(linear.weight)), packing.BITS)
+        weight = expanded_weight(self, f"{stem}_in_4_bits", levels, factors)
         return weight, self.constant(f"{stem}_scale", factors.scale)
-
-    def unpacked(self, name: str, levels: npt.NDArray[np.int8], lowest: int) -> ir.Value:
-        """Whole numbers as int32, computed from two to a byte."""
-        import onnx_ir as ir
-
-        packed = self.constant(name, packing.pack(levels, lowest))
-        sixteen, four = self.constant("sixteen", np.uint8(16)), self.constant("four", np.uint8(4))
-        low = self.node("Mod", [packed, sixteen], f"{name}/low")
-        high = self.node("BitShift", [packed, four], f"{name}/high", direction="RIGHT")
-        both = self.node("Concat", [low, high], f"{name}/Concat", axis=0)
-        stored = self.node("Cast", [both], f"{name}/int32", to=ir.DataType.INT32)
-        return self.node("Add", [stored, self.constant(f"lowest_{lowest}", np.int32(lowest))], f"{name}/Add")
-
-    def reshaped(self, value: ir.Value, shape: tuple[int, ...], name: str) -> ir.Value:
-        """A value in another shape."""
-        wanted = self.constant("shape_" + "_".join(map(str, shape)), np.array(shape))
-        return self.node("Reshape", [value, wanted], name)
 
     def levels(self, linear: Linear, scale: FloatArray, bits: int) -> npt.NDArray[np.int8]:
         """A weight on its grid, as the recipe rounds it, int8 (in, out)."""
@@ -329,41 +294,6 @@ class _Writer:
         if linear.bias is None:
             return product
         return self.node("Add", [product, linear.bias], f"{linear.name}/bias")
-
-    def node(
-        self, op_type: str, inputs: Sequence[ir.Value | None], name: str, domain: str = "", **attributes: Any
-    ) -> ir.Value:
-        """A new node's only output."""
-        (output,) = self.nodes(op_type, inputs, name, domain, **attributes)
-        return output
-
-    def nodes(
-        self,
-        op_type: str,
-        inputs: Sequence[ir.Value | None],
-        name: str,
-        domain: str = "",
-        outputs: int = 1,
-        **attributes: Any,
-    ) -> Sequence[ir.Value]:
-        """The outputs of a new node, inserted before the layer that is being replaced."""
-        import onnx_ir as ir
-
-        assert self.before is not None
-        node = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=outputs, name=name)
-        for i, output in enumerate(node.outputs):
-            output.name = f"{name}/quantized:{i}"  # the plain name is that of the FP32 model's tensor
-        self.graph.insert_before(self.before, node)
-        return node.outputs
-
-    def constant(self, name: str, array: npt.NDArray[Any] | np.generic) -> ir.Value:
-        """An initializer, one for each name, since layers may share a weight.
-
-        The name says how the array was made from the initializer named in it.
-        """
-        if name not in self.graph.initializers:
-            initializer(self.graph, name, array)
-        return self.graph.initializers[name]
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
         """Replace all uses of `old` by `new`, which takes over its name."""
