@@ -149,7 +149,9 @@ def grams(sources: dict[bool, Path], tiny_rows: list[Feature]) -> dict[str, dict
     """By the name of the recipe."""
     everything = replace(RECIPES["dynamic_u8s8"], rounding="second_order")
     kept = {
-        smooth: collect_grams(source, CalibrationReader(tiny_rows, 8), tensors_to_correlate(source, everything))
+        smooth: collect_grams(
+            source, CalibrationReader(tiny_rows, 8), tensors_to_correlate(source, everything)
+        )
         for smooth, source in sources.items()
     }
     return {

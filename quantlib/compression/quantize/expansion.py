@@ -1,4 +1,4 @@
-"""Plain operators that compute an int8 weight from 4 bits; a runtime does so once, when it loads the model."""
+"""Plain operators that compute an int8 weight from 4 bits; a runtime does so once, when it loads a model."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def _unpacked(writer: NodeWriter, name: str, levels: Int8, lowest: int) -> ir.Va
     import onnx_ir as ir
 
     packed = writer.constant(name, pack(levels, lowest))
-    sixteen, four = writer.constant("expansion/sixteen", np.uint8(16)), writer.constant("expansion/four", np.uint8(4))
-    low = writer.node("Mod", [packed, sixteen], f"{name}/low")
+    low = writer.node("Mod", [packed, writer.constant("expansion/16", np.uint8(16))], f"{name}/low")
+    four = writer.constant("expansion/4", np.uint8(4))
     high = writer.node("BitShift", [packed, four], f"{name}/high", direction="RIGHT")
     both = writer.node("Concat", [low, high], f"{name}/Concat", axis=0)
     stored = writer.node("Cast", [both], f"{name}/int32", to=ir.DataType.INT32)
