@@ -294,7 +294,7 @@ def test_report_only_of_a_recipe_file_counts(tmp_path: Path, text: str, reason: 
         ("[recipe.student_1]\n", r"unknown variant 'student_1' \(did you mean 'student"),
         (
             "[recipe.mine]\n",
-            r"'mine'; .*max_drop; the recipe of a file is known when --recipes",
+            r"'mine'; .*max_drop, target_speedup; the recipe of a file is known when --recipes",
         ),
         ("[task.CoLA.recipe.student_mine]\n", r"\[task.CoLA.recipe\]: unknown variant 'student_mine'"),
         ("[recipes.quant_1]\n", r"unknown table 'recipes'; known: default, recipe, task"),

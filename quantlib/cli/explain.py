@@ -37,6 +37,7 @@ def explain(options: ExperimentOptions, json: Json = False) -> None:
         recipes=("dynamic_u8s8",),
         profile=(),
         max_drop=None,
+        target_speedup=None,
         **of_students,
     )
     built = build(asked, Steps(None if json else out))

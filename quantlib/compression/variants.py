@@ -21,6 +21,8 @@ TEACHER, STUDENT = "teacher", "student"
 COMPILED = "compiled"
 # The recipe that `--max-drop` finds.
 BUDGETED = "max_drop"
+# The recipe that `--target-speedup` finds.
+TARGETED = "target_speedup"
 # In a limits file `student_quantized` stands for every quantized student, as `student` does for float ones.
 QUANTIZED_STUDENT = f"{STUDENT}_quantized"
 

@@ -13,17 +13,16 @@ from quantlib.compression.recipes.file import read_recipe, write_recipe
 from quantlib.compression.variants import BUDGETED
 from quantlib.data import features
 from quantlib.experiment import quantizing
+from quantlib.experiment.savings import RECIPE_FILE, SENSITIVITY_FILE, problem_key, ready, remark, save_more
 from quantlib.experiment.work import Variant, Work, cached, file_hash, tokenize
-from quantlib.machine import hardware
 from quantlib.measuring import sensitivity
-from quantlib.support.cache import versions_key
-from quantlib.support.files import sha256_json, write_json
+from quantlib.support.files import write_json
 from quantlib.support.progress import Step
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-RECIPE_FILE, SENSITIVITY_FILE = f"recipe_{BUDGETED}.toml", "sensitivity.json"
+__all__ = ["RECIPE_FILE", "SENSITIVITY_FILE", "budgeted", "table"]
 
 # Costs are measured on so many calibration rows: they only have to rank the groups.
 COST_ROWS = 128
@@ -45,8 +44,7 @@ def budgeted(
     heldout = tokenize(work, "validation", checkpoint)
     start = quantizing.source(work, quantizing.start_of(compiled or fp32), rows, base.smooth)
     ranges = quantizing.ranges_of(work, start, rows, [base])[base.name] if base.mode == "static" else None
-    rounds = base.rounding == "second_order"
-    grams = quantizing.grams_of(work, start, rows, [base]) if rounds else None
+    grams = quantizing.grams_for(work, start, rows, base)
     few = rows[:: max(1, len(rows) // COST_ROWS)][:COST_ROWS]
     problem = sensitivity.Problem(
         start.model.path,
@@ -58,15 +56,21 @@ def budgeted(
         threads=work.options.threads,
         grams=None if grams is None else read_grams(grams),
     )
-    key = _key(problem) | {
+    key = problem_key(problem) | {
         "model": start.model.sha256,
         "grams": None if grams is None else file_hash(grams),
     }
     costs = _costs(work, problem, key)
     directory = _choice(work, problem, costs, key)
     recipe = read_recipe(directory / RECIPE_FILE)
+    model = start.model
+    if not recipe.nodes:  # 8 bits everywhere lose less than they may: more can be saved
+        directory = save_more(work, fp32, compiled, rows, problem, directory)
+        recipe = read_recipe(directory / RECIPE_FILE)
+        made = ready(work, fp32, compiled, rows, recipe)
+        model, ranges, grams = made.model, made.ranges, made.grams
     files = {name: directory / name for name in (RECIPE_FILE, SENSITIVITY_FILE)}
-    return quantizing.variant(work, fp32, start.model, recipe, ranges, grams), files
+    return quantizing.variant(work, fp32, model, recipe, ranges, grams), files
 
 
 def _costs(
@@ -108,32 +112,12 @@ def _choice(
     return cached(work, f"meet a drop of {100 * max_drop:g} points", "budget", key, choose)
 
 
-def _key(problem: sensitivity.Problem) -> dict[str, Any]:
-    machine = hardware.describe()
-    return {
-        "recipe": problem.recipe.file_key(),
-        "ranges": None if problem.ranges is None else sha256_json(problem.ranges.of),
-        "task": problem.task.name,
-        "scoring": asdict(problem.task.scoring),
-        "threads": problem.threads,
-        "cpu": [machine.cpu_model, *machine.instruction_sets],
-        "versions": versions_key("onnx", "onnxruntime", "onnx-ir", "numpy", "scipy", "scikit-learn"),
-    }
-
-
 def _write(directory: Path, problem: sensitivity.Problem, choice: sensitivity.Choice) -> None:
     best, points = choice.best, 100 * choice.max_drop
     summary = f"{problem.recipe.name}, {best.lifted} steps more careful, to lose at most {points:g} points"
     recipe = replace(best.recipe, name=BUDGETED, summary=summary)
     comments = {cost.group: f"costs {cost.logit_error:.4f} in 8 bits" for cost in choice.costs}
-    comments[""] = (
-        f"Meets a drop of {points:g} points on {len(problem.heldout)} held-out training rows of "
-        f"{problem.task.name}:\n"
-        f"{100 * best.drop:.2f} points, at most {100 * best.drop_high:.2f} with "
-        f"{100 * sensitivity.CONFIDENCE:g} % confidence; {100 * best.agreement:.1f} % of its labels are the "
-        "teacher's.\n"
-        "Edit it, and run it again with --recipes and the name of this file."
-    )
+    comments[""] = remark(problem, points, best)
     write_recipe(directory / RECIPE_FILE, recipe, comments)
     write_json(
         directory / SENSITIVITY_FILE,

@@ -17,6 +17,7 @@ from quantlib.experiment.explaining import explained
 from quantlib.experiment.options import ExperimentOptions, student_names
 from quantlib.experiment.quantizing import quantized
 from quantlib.experiment.rows import read_rows
+from quantlib.experiment.targeting import targeted
 from quantlib.experiment.work import Variant, Work, cached, cached_model, is_onnx, tokenize
 from quantlib.machine.sessions import default_threads
 from quantlib.onnx_model.compile import Compiled
@@ -99,6 +100,10 @@ def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[B
     if options.max_drop is not None:
         variant, files = budgeted(work, fp32, fast, teacher)
         variants.append(variant)
+    if options.target_speedup is not None:
+        variant, reasons = targeted(work, fp32, fast, teacher)
+        variants.append(variant)
+        files |= reasons
     if options.explain:
         files |= explained(work, fast or fp32, teacher)
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from quantlib.compression.recipes import DEFAULT_RECIPES, Recipe, get_recipes
-from quantlib.compression.variants import BUDGETED, COMPILED, TEACHER, VariantName
+from quantlib.compression.variants import BUDGETED, COMPILED, TARGETED, TEACHER, VariantName
 from quantlib.experiment.task_options import MeasuringOptions
 from quantlib.machine.sessions import default_threads
 from quantlib.onnx_model.export.opset import check_opset
@@ -133,9 +133,16 @@ class ExperimentOptions(MeasuringOptions):
     )
     max_drop_base: str = option(
         "static_u8s8_smooth",
-        "The recipe from which the search for --max-drop starts.",
+        "The recipe from which the searches for --max-drop and --target-speedup start.",
         offered=(COMMAND,),
         is_place=True,
+        advanced=True,
+    )
+    target_speedup: float | None = option(
+        None,
+        "Also prune neurons until the variant is so many times as fast as the teacher on this machine, and "
+        "write its recipe.",
+        offered=(COMMAND,),
         advanced=True,
     )
     max_drop_points: float | None = option(
@@ -188,6 +195,8 @@ class ExperimentOptions(MeasuringOptions):
         _ = self.wishes
         if self.max_drop is not None:
             self._check_budget(recipes)
+        if self.target_speedup is not None:
+            self._check_target(recipes)
         if self.no_student and self.students:
             raise InputError("--no-student contradicts --student")
         self._check_distillation()
@@ -205,7 +214,7 @@ class ExperimentOptions(MeasuringOptions):
 
     @cached_property
     def resolved_base(self) -> Recipe:
-        """The recipe from which the search for --max-drop starts."""
+        """The recipe from which the searches for --max-drop and --target-speedup start."""
         if self.max_drop_base in self.recipes:
             return self.resolved_recipes[self.recipes.index(self.max_drop_base)]
         return get_recipes((self.max_drop_base,))[0]
@@ -282,13 +291,26 @@ class ExperimentOptions(MeasuringOptions):
                 "0.005 is half a point"
             )
         base = self.resolved_base
-        if base.quantizer != "quantlib" or base.nodes:
+        if base.quantizer != "quantlib" or base.nodes or base.prunes:
             raise InputError(
                 f"--max-drop-base {base.name}: it must be one of quantlib's own recipes, without exceptions "
-                "for nodes"
+                "for nodes and with nothing pruned"
             )
         if any(recipe.name == BUDGETED for recipe in recipes):
             raise InputError(f"--max-drop makes a variant {BUDGETED!r}, and --recipes names one of that name")
+
+    def _check_target(self, recipes: tuple[Recipe, ...]) -> None:
+        target, base = self.target_speedup, self.resolved_base
+        if target is None or not 0 < target < 1000:
+            raise InputError(f"--target-speedup {target} is out of range; it is a factor, such as 2.5")
+        if base.prunes:
+            raise InputError(
+                f"--max-drop-base {base.name}: --target-speedup prunes by itself; name a recipe that does not"
+            )
+        if any(recipe.name == TARGETED for recipe in recipes):
+            raise InputError(
+                f"--target-speedup makes a variant {TARGETED!r}, and --recipes names one of that name"
+            )
 
 
 def variant_names(options: ExperimentOptions) -> tuple[str, ...]:
@@ -299,6 +321,8 @@ def variant_names(options: ExperimentOptions) -> tuple[str, ...]:
         steps += [recipe.name for recipe in recipes_for(options, model)]
         if model == TEACHER and options.max_drop is not None:
             steps.append(BUDGETED)
+        if model == TEACHER and options.target_speedup is not None:
+            steps.append(TARGETED)
         names += [str(VariantName(number, step)) for step in steps]
     return tuple(names)
 

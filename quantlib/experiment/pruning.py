@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from quantlib.compression import pruning
-from quantlib.compression.calibration import Gram, read_grams, write_grams
+from quantlib.compression.calibration import read_grams, write_grams
 from quantlib.compression.recipes import Recipe
 from quantlib.data import features
 from quantlib.experiment.compiling import compiled_model
@@ -35,10 +35,19 @@ class Study:
         return [file_hash(self.grams), file_hash(self.orders)]
 
 
+@dataclass(frozen=True)
+class Pruned:
+    """A pruned model: what it is called in the steps of a run, and the neurons that its blocks keep."""
+
+    name: str
+    model: Model
+    widths: Mapping[str, int]
+
+
 def pruned(
     work: Work, fp32: Variant, recipe: Recipe, rows: Sequence[features.Feature], *, compile: bool
-) -> tuple[str, Model]:
-    """The model that a recipe prunes, compiled if asked for, and what it is called in the steps of the run.
+) -> Pruned:
+    """The model that a recipe prunes, compiled if asked for.
 
     Args:
         fp32: the model as it was exported. rows: of calibration.
@@ -62,7 +71,9 @@ def pruned(
         pruning.prune_onnx(fp32.path, directory / "model.onnx", widths, grams, orders)
 
     model = cached_model(work, f"prune {name}", "pruned", key, make)
-    return name, compiled_model(work, name, model)[0] if compile else model
+    if not compile:
+        return Pruned(name, model, widths)
+    return Pruned(f"{name}, compiled", compiled_model(work, name, model)[0], widths)
 
 
 def _share(fp32: Variant, widths: Mapping[str, int]) -> float:
@@ -79,8 +90,9 @@ def _study(work: Work, fp32: Variant, rows: Sequence[features.Feature]) -> Study
     def make(directory: Path, step: Step) -> None:
         reader = features.CalibrationReader(rows, batch_size=4)
         grams = pruning.collect_ffn_grams(fp32.path, reader, threads=threads, progress=step.advance)
-        _warn(work, fp32, grams)
         orders = pruning.eliminations(fp32.path, grams, threads=threads)
+        counts = {name: [gram.count, gram.channels] for name, gram in grams.items()}
+        write_json(directory / "counts.json", counts)
         write_grams(directory / "grams.npz", grams)
         _write_orders(directory / "orders.npz", orders)
 
@@ -91,19 +103,15 @@ def _study(work: Work, fp32: Variant, rows: Sequence[features.Feature]) -> Study
         "versions": versions_key("numpy", "scipy", "onnx", "onnxruntime", "onnx-ir"),
     }
     directory = cached(work, f"rank the neurons of {fp32.name}", "neurons", key, make, total=len(rows))
+    counts: dict[str, tuple[int, int]] = json.loads((directory / "counts.json").read_text(encoding="utf-8"))
+    for name, (tokens, neurons) in counts.items():
+        if tokens < neurons:
+            work.steps.say(
+                f"pruning {fp32.name}: {tokens} calibration tokens for the {neurons} neurons of {name}; at "
+                f"least {neurons} would do better (--calibration-samples)"
+            )
+            break
     return Study(directory / "grams.npz", directory / "orders.npz")
-
-
-def _warn(work: Work, fp32: Variant, grams: Mapping[str, Gram]) -> None:
-    """Say so if there are fewer calibration tokens than a block has neurons."""
-    short = [(name, gram) for name, gram in grams.items() if gram.count < gram.channels]
-    if short:
-        name, gram = short[0]
-        work.steps.say(
-            f"pruning {fp32.name}: {gram.count} calibration tokens for {gram.channels} neurons of {name}; "
-            f"the weights behind them are held near their old values, and {gram.channels} tokens or more "
-            "would do better (--calibration-samples)"
-        )
 
 
 def _widths(

@@ -44,7 +44,8 @@ def quantized(work: Work, fp32: Variant, compiled: Variant | None, checkpoint: P
     for recipe in asked:
         if recipe.prunes:
             compile = compiled is not None and recipe.quantizer == "quantlib"
-            starts[recipe.name] = Source(*pruned(work, fp32, recipe, rows, compile=compile))
+            made = pruned(work, fp32, recipe, rows, compile=compile)
+            starts[recipe.name] = Source(made.name, made.model)
     sources = _sources(work, asked, starts, rows)
     alike: dict[tuple[Source, bool], list[recipes.Recipe]] = {}
     for recipe in asked:
@@ -101,7 +102,7 @@ def variant(
         ranges: from `ranges_of`, for a static recipe. grams: from `grams_of`, for second-order rounding.
     """
     name = replace(VariantName.parse(fp32.name), step=recipe.name)
-    quantized = _quantize(work, str(name), model, recipe, ranges, grams)
+    quantized = quantize(work, str(name), model, recipe, ranges, grams)
     return Variant(str(name), quantized, fp32.file.with_name(name.file_name), fp32.rows, recipe)
 
 
@@ -204,6 +205,13 @@ def grams_of(
     return cached(work, name, "grams", key, collect, total=len(rows)) / "grams.npz"
 
 
+def grams_for(
+    work: Work, start: Source, rows: Sequence[features.Feature], recipe: recipes.Recipe
+) -> Path | None:
+    """The file of Gram matrices for one recipe; None if it rounds to the nearest."""
+    return grams_of(work, start, rows, [recipe]) if recipe.rounding == "second_order" else None
+
+
 def _ranges(work: Work, path: Path, method: str) -> calibration.Ranges:
     """The ranges of a file of statistics by one method: a search takes seconds, reading its result none."""
 
@@ -220,7 +228,7 @@ def _ranges(work: Work, path: Path, method: str) -> calibration.Ranges:
     return calibration.read_ranges(work.cache.get("ranges", key, derive).path / "ranges.json")
 
 
-def _quantize(
+def quantize(
     work: Work,
     name: str,
     model: Model,
@@ -228,6 +236,7 @@ def _quantize(
     ranges: calibration.Ranges | None,
     grams: Path | None,
 ) -> Model:
+    """What a recipe makes of a model; `name` is the variant's, in the steps of the run."""
     key = {
         "model": model.sha256,
         "recipe": recipe.file_key(),

@@ -9,8 +9,15 @@ from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from quantlib.compression.recipes import RECIPES, Recipe
-from quantlib.compression.variants import BUDGETED, COMPILED, QUANTIZED_STUDENT, STUDENT, VariantName
+from quantlib.compression.recipes import RECIPES, Recipe, unpruned
+from quantlib.compression.variants import (
+    BUDGETED,
+    COMPILED,
+    QUANTIZED_STUDENT,
+    STUDENT,
+    TARGETED,
+    VariantName,
+)
 from quantlib.data.tasks import TASKS
 from quantlib.support.errors import InputError
 from quantlib.support.typed import WrongValue, parse_values
@@ -165,7 +172,7 @@ def _range(key: str) -> str:
 
 def _check_variants(place: str, variants: Mapping[str, Limits], recipes: Mapping[str, Recipe]) -> None:
     """Refuse a misspelled name, which would hold nothing to its limits."""
-    known = [*recipes, *([] if BUDGETED in recipes else [BUDGETED])]
+    known = [*recipes, *(name for name in (BUDGETED, TARGETED) if name not in recipes)]
     for variant in variants:
         if variant == QUANTIZED_STUDENT or _is_known(variant, known):
             continue
@@ -186,7 +193,7 @@ def _is_known(variant: str, recipes: Sequence[str]) -> bool:
         name = VariantName.parse(variant)
     except InputError:
         return False
-    return name.recipe is None or name.recipe in recipes
+    return name.recipe is None or unpruned(name.recipe) in recipes
 
 
 def _names_of(variant: str) -> list[str]:

@@ -201,18 +201,31 @@ def _first(meets: Callable[[int], bool], count: int) -> int | None:
     return high
 
 
-def _try(problem: Problem, lifted: int, recipe: Recipe, exact: Logits) -> Trial:
-    logits = _variant_logits(problem, recipe, problem.heldout)
-    ours, teachers = (accuracy.score(problem.task, each, problem.heldout, exact) for each in (logits, exact))
-    primary = problem.task.primary_metric
-    _, high = scores.drop_interval(problem.task, logits, exact, teachers.truth, confidence=_TWO_SIDED)
-    return Trial(
-        lifted=lifted,
-        recipe=recipe,
+@dataclass(frozen=True)
+class Loss:
+    """What a variant loses on held-out rows; its fields are those of `Trial`."""
+
+    drop: float
+    drop_high: float
+    agreement: float
+
+
+def loss(task: Task, logits: Logits, exact: Logits, rows: Sequence[Feature]) -> Loss:
+    """What a variant's logits lose against the teacher's, both (rows, labels), on these rows."""
+    ours, teachers = (accuracy.score(task, each, rows, exact) for each in (logits, exact))
+    primary = task.primary_metric
+    _, high = scores.drop_interval(task, logits, exact, teachers.truth, confidence=_TWO_SIDED)
+    return Loss(
         drop=teachers.metrics[primary] - ours.metrics[primary],
         drop_high=high,
-        agreement=scores.agreement(problem.task, logits, exact),
+        agreement=scores.agreement(task, logits, exact),
     )
+
+
+def _try(problem: Problem, lifted: int, recipe: Recipe, exact: Logits) -> Trial:
+    logits = _variant_logits(problem, recipe, problem.heldout)
+    lost = loss(problem.task, logits, exact, problem.heldout)
+    return Trial(lifted, recipe, lost.drop, lost.drop_high, lost.agreement)
 
 
 def _variant_logits(problem: Problem, recipe: Recipe, rows: Sequence[Feature]) -> Logits:

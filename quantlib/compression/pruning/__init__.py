@@ -1,6 +1,6 @@
 """Structured pruning of float models in one shot: neurons go, the weights behind them are refitted."""
 
-from quantlib.compression.pruning.allocate import Sensitivity, allocate
+from quantlib.compression.pruning.allocate import Sensitivity, allocate, largest_share
 from quantlib.compression.pruning.prune import (
     MULTIPLE,
     Block,
@@ -25,6 +25,7 @@ __all__ = [
     "eliminate",
     "eliminations",
     "even_widths",
+    "largest_share",
     "prune_onnx",
     "refit",
     "rounded",

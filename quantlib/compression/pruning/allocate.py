@@ -82,6 +82,11 @@ def allocate(
     return {name: widths[row] for (name, widths), row in zip(options.items(), chosen, strict=True)}
 
 
+def largest_share(blocks: Sequence[Block], multiple: int = MULTIPLE) -> float:
+    """The share of all neurons that goes where each block keeps one multiple, or all if it has fewer."""
+    return 1 - sum(min(multiple, block.neurons) for block in blocks) / sum(block.neurons for block in blocks)
+
+
 def _at_least(error: float) -> float:
     """Not zero, to divide by."""
     return max(error, float(np.finfo(np.float64).tiny))

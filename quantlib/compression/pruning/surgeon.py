@@ -23,7 +23,7 @@ DAMPING = 0.01
 
 # Groups are removed in blocks: which of the `_CANDIDATES` cheapest ones go, one after the other, is exact
 # among these; all others are told of a block at once.
-_BLOCK, _CANDIDATES = 16, 64
+_BLOCK, _CANDIDATES = 32, 96
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,8 @@ def eliminate(
     """
     _check(gram, weight, group_size)
     inverse = _inverse(_damped(gram, damping))
-    current = weight.astype(np.float64)
+    # A channel that never varies adds a constant, which the bias can add as well: its weights do not count.
+    current = np.where(np.diag(gram.centered)[:, None] > _still(gram), weight.astype(np.float64), 0.0)
     # Of the groups that are left: `names[i]` is the group in place i of `inverse` and `current`.
     names = np.arange(gram.channels // group_size)
     order: list[int] = []
@@ -133,6 +134,12 @@ def _damped(gram: Gram, damping: float) -> Float64:
     return moments
 
 
+def _still(gram: Gram) -> Float64:
+    """The variance of each channel below which it does not vary but for rounding, (channels, 1)."""
+    still: Float64 = np.finfo(np.float32).eps * np.diag(gram.products)[:, None]
+    return still
+
+
 def _inverse(moments: Float64) -> Float64:
     from scipy.linalg import cho_factor, cho_solve
 
@@ -143,6 +150,9 @@ def _inverse(moments: Float64) -> Float64:
 def _costs(inverse: Float64, weight: Float64, size: int) -> Float64:
     """The cost of removing each group, (groups,)."""
     groups = len(weight) // size
+    if size == 1:
+        single: Float64 = np.einsum("gi,gi->g", weight, weight) / np.diag(inverse)
+        return single
     each = np.arange(groups)
     blocks = inverse.reshape(groups, size, groups, size)[each, :, each, :]
     rows = weight.reshape(groups, size, -1)

@@ -2,7 +2,7 @@
 
 from quantlib.compression.recipes.file import read_recipe, write_recipe
 from quantlib.compression.recipes.recipe import PRECISIONS, Precision, Recipe
-from quantlib.compression.recipes.select import get_recipes
+from quantlib.compression.recipes.select import get_recipes, unpruned
 from quantlib.compression.recipes.table import DEFAULT_RECIPES, RECIPES
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "Recipe",
     "get_recipes",
     "read_recipe",
+    "unpruned",
     "write_recipe",
 ]

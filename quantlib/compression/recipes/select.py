@@ -40,6 +40,12 @@ def get_recipes(names: tuple[str, ...]) -> tuple[Recipe, ...]:
     return tuple(recipes.values())
 
 
+def unpruned(name: str) -> str:
+    """The name of the recipe without the neurons that are pruned before it: quant_2 for prune50_quant_2."""
+    pruned = _PRUNED.fullmatch(name)
+    return pruned["base"] if pruned else name
+
+
 def known_recipe(name: str) -> Recipe:
     """The recipe of a name: a row of the table, or one of its rows on a pruned model (`prune50_quant_2`).
 

@@ -1,0 +1,233 @@
+"""What more than 8 bits everywhere can be saved within `--max-drop`: neurons, and bits of the words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from quantlib.compression import calibration
+from quantlib.compression.pruning import blocks_of, largest_share
+from quantlib.compression.recipes import Recipe, write_recipe
+from quantlib.compression.recipes.recipe import Embeddings
+from quantlib.compression.variants import BUDGETED
+from quantlib.data import features
+from quantlib.experiment import quantizing
+from quantlib.experiment.pruning import pruned
+from quantlib.experiment.work import Variant, Work, cached
+from quantlib.machine import hardware
+from quantlib.measuring import accuracy, sensitivity
+from quantlib.onnx_model.model import Model
+from quantlib.support.cache import versions_key
+from quantlib.support.errors import InputError
+from quantlib.support.files import copy_file, sha256_json, write_json
+from quantlib.support.progress import Step
+
+RECIPE_FILE, SENSITIVITY_FILE = f"recipe_{BUDGETED}.toml", "sensitivity.json"
+
+SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
+"""The shares of the neurons that are tried."""
+
+
+@dataclass(frozen=True)
+class Saving:
+    """A recipe that saves more than 8 bits everywhere do, and what it loses on held-out rows.
+
+    share: of the neurons that are pruned. embeddings: of the recipe. widths: the neurons that blocks keep.
+    """
+
+    share: float
+    embeddings: str
+    widths: Mapping[str, int]
+    drop: float
+    drop_high: float
+    agreement: float
+    meets: bool
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a recipe is about to quantize, what it needs for that, and the neurons that its blocks keep.
+
+    ranges: for a static recipe. grams: the file of Gram matrices for second-order rounding.
+    """
+
+    model: Model
+    ranges: calibration.Ranges | None
+    grams: Path | None
+    widths: Mapping[str, int]
+
+
+def save_more(
+    work: Work,
+    fp32: Variant,
+    compiled: Variant | None,
+    rows: Sequence[features.Feature],
+    problem: sensitivity.Problem,
+    before: Path,
+) -> Path:
+    """The directory of the files of a choice that saves more than 8 bits everywhere do, within the budget.
+
+    The largest of `SHARES` of the neurons that meets the budget is found by bisection, which takes it that a
+    smaller share loses no more; then the words are tried in 4 bits.
+
+    Args:
+        fp32, compiled: the float model. rows: of calibration.
+        problem: one whose recipe meets the budget in 8 bits.
+        before: the directory of the files of that choice.
+    """
+    tried: list[Saving] = []
+
+    def attempt(share: float, embeddings: Embeddings) -> bool:
+        recipe = replace(problem.recipe, prune=share, embeddings=embeddings)
+        tried.append(_saving(work, fp32, compiled, rows, problem, recipe))
+        return tried[-1].meets
+
+    shares = _possible_shares(work, fp32)
+    low, high = 0, len(shares)
+    # The last share below `low` meets, the one at `high` does not.
+    while low < high:
+        middle = (low + high) // 2
+        if attempt(shares[middle], problem.recipe.embeddings):
+            low = middle + 1
+        else:
+            high = middle
+    if problem.recipe.embeddings == "per_row":
+        attempt(shares[low - 1] if low else 0.0, "int4")
+    return _with_savings(work, problem, before, tried)
+
+
+def _possible_shares(work: Work, fp32: Variant) -> tuple[float, ...]:
+    try:
+        blocks = blocks_of(fp32.path)
+    except InputError as error:
+        work.steps.say(f"not pruned within --max-drop: {error}")
+        return ()
+    return tuple(share for share in SHARES if share <= largest_share(blocks))
+
+
+def _saving(
+    work: Work,
+    fp32: Variant,
+    compiled: Variant | None,
+    rows: Sequence[features.Feature],
+    problem: sensitivity.Problem,
+    recipe: Recipe,
+) -> Saving:
+    """What a recipe loses on held-out rows, kept in the cache."""
+    max_drop = work.options.max_drop
+    assert max_drop is not None
+    made = ready(work, fp32, compiled, rows, recipe)
+    name = f"{recipe.name} on {100 * (1 - recipe.prune):g} % of the neurons, embeddings {recipe.embeddings}"
+    model = quantizing.quantize(work, name, made.model, recipe, made.ranges, made.grams)
+
+    def measure(directory: Path, _: Step) -> None:
+        logits, exact = (
+            accuracy.predict_onnx(path, problem.heldout, work.task, threads=problem.threads)
+            for path in (model.path, problem.onnx_path)
+        )
+        lost = sensitivity.loss(work.task, logits, exact, problem.heldout)
+        write_json(directory / "loss.json", asdict(lost))
+
+    key = problem_key(problem) | {
+        "model": model.sha256,
+        "exact": fp32.model.sha256,
+        "rows": features.features_hash(problem.heldout),
+        "labels": [row.label for row in problem.heldout],
+    }
+    path = cached(work, f"try {name}", "budget", key, measure) / "loss.json"
+    lost = sensitivity.Loss(**json.loads(path.read_text(encoding="utf-8")))
+    meets = lost.drop_high <= max_drop
+    return Saving(recipe.prune, recipe.embeddings, dict(made.widths), **asdict(lost), meets=meets)
+
+
+def ready(
+    work: Work,
+    fp32: Variant,
+    compiled: Variant | None,
+    rows: Sequence[features.Feature],
+    recipe: Recipe,
+) -> Ready:
+    """A model on the way to a recipe's variant: pruned, compiled, smoothed and calibrated as it asks for."""
+    start, widths = quantizing.start_of(compiled or fp32), dict[str, int]()
+    if recipe.prunes:
+        made = pruned(work, fp32, recipe, rows, compile=compiled is not None)
+        start, widths = quantizing.Source(made.name, made.model), dict(made.widths)
+    start = quantizing.source(work, start, rows, recipe.smooth)
+    ranges = (
+        quantizing.ranges_of(work, start, rows, [recipe])[recipe.name] if recipe.mode == "static" else None
+    )
+    return Ready(start.model, ranges, quantizing.grams_for(work, start, rows, recipe), widths)
+
+
+def _with_savings(work: Work, problem: sensitivity.Problem, before: Path, savings: Sequence[Saving]) -> Path:
+    """The directory of the files of a choice that saves as much as it may."""
+    text = (before / SENSITIVITY_FILE).read_text(encoding="utf-8")
+
+    def write(directory: Path, _: Step) -> None:
+        reasons = json.loads(text)
+        met = [saving for saving in savings if saving.meets]
+        if met:
+            _write_saving(
+                directory, problem, reasons, max(met, key=lambda s: (s.share, s.embeddings == "int4"))
+            )
+        else:
+            copy_file(before / RECIPE_FILE, directory / RECIPE_FILE)
+        write_json(
+            directory / SENSITIVITY_FILE, reasons | {"savings": [asdict(saving) for saving in savings]}
+        )
+
+    key = {"reasons": text, "savings": [asdict(saving) for saving in savings]}
+    return cached(work, "save more within the drop", "budget", key, write)
+
+
+def _write_saving(
+    directory: Path, problem: sensitivity.Problem, reasons: dict[str, Any], best: Saving
+) -> None:
+    """Write the recipe that saves most, and say in `reasons` that it was chosen."""
+    points = 100 * reasons["max_drop"]
+    words = [f"{100 * best.share:g} % of the neurons pruned"] if best.share else []
+    words += ["the embeddings of words in 4 bits"] if best.embeddings == "int4" else []
+    recipe = replace(
+        problem.recipe,
+        name=BUDGETED,
+        summary=f"{problem.recipe.name}, {' and '.join(words)}, to lose at most {points:g} points",
+        embeddings=cast(Embeddings, best.embeddings),
+        widths=tuple(best.widths.items()),
+    )
+    write_recipe(directory / RECIPE_FILE, recipe, {"": remark(problem, points, best)})
+    reasons["chosen"] |= {
+        "drop": best.drop,
+        "drop_high": best.drop_high,
+        "agreement": best.agreement,
+        "widths": dict(best.widths),
+        "embeddings": best.embeddings,
+    }
+
+
+def remark(problem: sensitivity.Problem, points: float, lost: Saving | sensitivity.Trial) -> str:
+    """The comment at the top of a recipe file."""
+    return (
+        f"Meets a drop of {points:g} points on {len(problem.heldout)} held-out training rows of "
+        f"{problem.task.name}:\n"
+        f"{100 * lost.drop:.2f} points, at most {100 * lost.drop_high:.2f} with "
+        f"{100 * sensitivity.CONFIDENCE:g} % confidence; {100 * lost.agreement:.1f} % of its labels are the "
+        "teacher's.\n"
+        "Edit it, and run it again with --recipes and the name of this file."
+    )
+
+
+def problem_key(problem: sensitivity.Problem) -> dict[str, Any]:
+    """What decides the logits of a problem's recipes, but for the model and the rows."""
+    machine = hardware.describe()
+    return {
+        "recipe": problem.recipe.file_key(),
+        "ranges": None if problem.ranges is None else sha256_json(problem.ranges.of),
+        "task": problem.task.name,
+        "scoring": asdict(problem.task.scoring),
+        "threads": problem.threads,
+        "cpu": [machine.cpu_model, *machine.instruction_sets],
+        "versions": versions_key("onnx", "onnxruntime", "onnx-ir", "numpy", "scipy", "scikit-learn"),
+    }

@@ -1,0 +1,112 @@
+"""Recipes on a pruned model, from the options of a run to its results."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+
+from quantlib.compression.recipes import RECIPES, get_recipes, read_recipe, write_recipe
+from quantlib.experiment import ExperimentOptions, run
+from quantlib.support.errors import InputError
+
+NAMES = ("quant_2", "prune50_quant_2", "prune50_quant_1_defaults")
+
+
+@pytest.fixture(scope="module")
+def pruned_run(
+    tiny_options: ExperimentOptions, tmp_path_factory: pytest.TempPathFactory
+) -> ExperimentOptions:
+    """Options of a finished run with pruned variants."""
+    options = replace(
+        tiny_options, recipes=NAMES, no_student=True, output_dir=tmp_path_factory.mktemp("pruned")
+    )
+    run(options)
+    return options
+
+
+def results_of(options: ExperimentOptions, file: str = "results.json") -> dict[str, dict[str, float]]:
+    value: dict[str, dict[str, float]] = json.loads((options.output_dir / "SST-2" / file).read_text())
+    return value
+
+
+def test_pruned_variants_stand_in_the_results(pruned_run: ExperimentOptions) -> None:
+    results = results_of(pruned_run)
+    assert list(results) == ["teacher", "teacher_compiled", *NAMES]
+    assert results["prune50_quant_2"]["model_size"] < results["quant_2"]["model_size"]
+    directory = pruned_run.output_dir / "SST-2" / "ts_teacher_bert"
+    shapes = {name: shapes_of(directory / f"model_{name}.onnx") for name in ("quant_2", "prune50_quant_2")}
+    for shape in ((32, 64), (64, 32)):  # of the products into and out of the neurons, in two layers
+        assert shapes["quant_2"][shape] - shapes["prune50_quant_2"][shape] == 2
+
+
+def shapes_of(path: Path) -> Counter[tuple[int, ...]]:
+    return Counter(tuple(tensor.dims) for tensor in onnx.load(path).graph.initializer)
+
+
+def test_a_second_run_prunes_nothing_again(pruned_run: ExperimentOptions, tmp_path: Path) -> None:
+    run(replace(pruned_run, output_dir=tmp_path))
+    cached = json.loads((tmp_path / "SST-2" / "run.json").read_text())["cached"]
+    steps = ["rank the neurons of teacher", "prune each block of teacher alone"]
+    steps += ["prune teacher without 50 % of its neurons", "compile teacher without 50 % of its neurons"]
+    assert set(steps) <= set(cached)
+
+
+def test_a_file_says_the_width_of_each_block(pruned_run: ExperimentOptions, tmp_path: Path) -> None:
+    recipe = replace(RECIPES["static_u8s8_smooth"], name="mine", summary="m", widths=(("layer.1.ffn", 32),))
+    file = tmp_path / "mine.toml"
+    write_recipe(file, recipe, {"layer.1.ffn": "half of it"})
+    assert read_recipe(file) == recipe
+    assert '"layer.1.ffn" = 32 # half of it' in file.read_text()
+    run(replace(pruned_run, recipes=(str(file),), output_dir=tmp_path))
+    assert "mine" in json.loads((tmp_path / "SST-2" / "results.json").read_text())
+
+
+def test_names_of_pruned_recipes() -> None:
+    (recipe,) = get_recipes(("prune65_static_u8s8_embed4",))
+    assert (recipe.name, recipe.prune) == ("prune65_static_u8s8_embed4", 0.65)
+    assert recipe.summary.startswith("65 % of the neurons pruned, then static, as static_u8s8_smooth")
+    same = ("name", "summary", "prune")
+    base = RECIPES["static_u8s8_embed4"]
+    assert replace(recipe, **{name: getattr(base, name) for name in same}) == base
+
+
+@pytest.mark.parametrize("name", ["prune0_quant_2", "prune100_quant_2", "prune50_none", "prune_quant_2"])
+def test_names_that_are_none(name: str) -> None:
+    with pytest.raises(InputError, match="unknown recipe"):
+        get_recipes((name,))
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("prune = 1.0", "prune 1 is out of range; it is a share, 0 to below 1"),
+        ("prune = -0.5", "out of range"),
+        ('prune = 0.5\n[widths]\n"layer.0.ffn" = 32', "prune and widths exclude each other"),
+        ('[widths]\n"layer.0.ffn" = 0', "a layer would be pruned to nothing"),
+        ('[widths]\n"layer.0.ffn" = "half"', ":8: widths: layer.0.ffn is 'half'; it must be a number"),
+        ("[widths]\nlayer.0.ffn = 32", 'a key with dots needs quotation marks: "layer.0.ffn"'),
+    ],
+)
+def test_files_that_are_refused(lines: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "bad.toml"
+    base = ('name = "bad"', 'summary = "b"', 'mode = "static"', 'format = "QOperator"')
+    base += ('activation_type = "QUInt8"', 'calibration_method = "MinMax"')
+    file.write_text("\n".join(base) + "\n" + lines + "\n")
+    with pytest.raises(InputError) as error:
+        read_recipe(file)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_block_that_is_not_there_is_one_line(pruned_run: ExperimentOptions, tmp_path: Path) -> None:
+    recipe = replace(RECIPES["quant_2"], name="mine", summary="m", widths=(("layer.9.ffn", 32),))
+    write_recipe(tmp_path / "mine.toml", recipe)
+    options = replace(pruned_run, recipes=(str(tmp_path / "mine.toml"),), output_dir=tmp_path / "out")
+    with pytest.raises(InputError, match=r"no block 'layer\.9\.ffn' to prune; it has layer\.0\.ffn"):
+        run(options)
+    assert not list((tmp_path / "out").rglob("*.onnx"))
