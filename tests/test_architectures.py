@@ -24,6 +24,7 @@ from quantlib.experiment import run as run_experiment
 from quantlib.machine.sessions import feed_for, open_session
 from quantlib.onnx_model import layers
 from quantlib.onnx_model.compile import Compiled, compile_onnx
+from quantlib.onnx_model.export import export_bert_to_onnx
 from quantlib.onnx_model.export.naming import fold_transposes
 from quantlib.onnx_model.layers import find_embeddings, find_linears, load_ir
 from quantlib.onnx_model.model import op_counts
@@ -139,6 +140,31 @@ def test_quantized_logits_are_close(
     assert find_linears(load_ir(path)) == [], "no layer is left in float"
     if more_exported.kind == "albert":
         assert len(layer_weights(path)) == 4, "layers share their weights"
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("deberta-v2", {"conv_kernel_size": 3, "conv_act": "gelu"}),
+        ("albert", {"inner_group_num": 2}),
+    ],
+    ids=["convolution", "inner-groups"],
+)
+def test_what_few_checkpoints_have(kind: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    checkpoint = tiny.write_checkpoint(tmp_path / kind, kind, **changes)
+    model = export_bert_to_onnx(checkpoint, tmp_path / "model.onnx", seq_len=32)
+    compiled = compile_onnx(model, tmp_path / "compiled.onnx", threads=1)
+    for feed in feeds()[2:4]:
+        expected = torch_logits(load_classifier(checkpoint), feed)
+        for path in (model, compiled.path):
+            np.testing.assert_allclose(run(path, feed), expected, atol=1e-4)
+    groups = Counter(layers.group(layer.name) for layer in find_linears(load_ir(compiled.path)))
+    if kind == "albert":  # both layers run both inner ones
+        expected_groups = {"projection": 1} | {f"layer.0.{part}": 4 for part in PARTS}
+        assert groups == Counter(expected_groups) + Counter(pooler=1, classifier=1)
+    else:
+        assert groups == Counter(GROUPS[kind]) + Counter(pooler=1, classifier=1)
+        assert op_counts(compiled.path)["Conv"] == 1
 
 
 def test_a_camembert_is_an_xlm_roberta_by_another_name(tmp_path: Path) -> None:

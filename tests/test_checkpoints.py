@@ -195,6 +195,10 @@ def larger_vocabulary(directory: Path) -> None:
         (config(max_position_embeddings=None, vocab_size=1.5), "vocab_size must be a whole number above 0"),
         (config(num_hidden_layers=True), "num_hidden_layers must be a whole number above 0, not True"),
         (config(num_attention_heads=0), "num_attention_heads must be a whole number above 0, not 0"),
+        (
+            config(position_embedding_type="relative_key"),
+            "position_embedding_type 'relative_key' is not supported; supported: 'absolute'",
+        ),
         (config(num_hidden_layers=None), "config.json: num_hidden_layers is missing; BertForSequenceClass"),
         (config(hidden_size=None), "config.json: hidden_size is missing; BertForSequenceClassification"),
         (config(num_attention_heads=None), "config.json: num_attention_heads is missing; Bert"),
@@ -209,8 +213,9 @@ def larger_vocabulary(directory: Path) -> None:
     ids=[
         "no_config", "config_not_json", "config_no_object", "no_classifier", "no_architecture",
         "empty_architectures", "architecture_no_list", "vocab_size_text", "vocab_size_float", "layers_bool",
-        "heads_zero", "no_layers", "no_width", "no_heads", "no_positions", "no_vocabulary", "no_weights",
-        "no_tokenizer", "tokenizer_damaged", "tokenizer_too_large", "embeddings_too_few",
+        "heads_zero", "relative_positions", "no_layers", "no_width", "no_heads", "no_positions",
+        "no_vocabulary", "no_weights", "no_tokenizer", "tokenizer_damaged", "tokenizer_too_large",
+        "embeddings_too_few",
     ],
 )  # fmt: skip
 def test_what_is_missing_is_one_line(checkpoint: Path, spoil: Callable[[Path], None], words: str) -> None:

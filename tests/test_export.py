@@ -251,6 +251,15 @@ def test_a_future_opset_is_refused(tiny_teacher: Path, tmp_path: Path) -> None:
         export_bert_to_onnx(tiny_teacher, tmp_path / "model.onnx", opset=19)
 
 
+def test_weights_that_no_file_can_hold_are_refused(
+    tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "_LARGEST_FILE", 10_000)
+    with pytest.raises(InputError, match=r"its weights take 0\.\d GB in float32; an ONNX file in one piece"):
+        export_bert_to_onnx(tiny_teacher, tmp_path / "model.onnx", seq_len=32)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_operator_that_an_opset_lacks_is_one_line(
     tiny_teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

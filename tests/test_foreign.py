@@ -22,7 +22,7 @@ from quantlib.data.features import CalibrationReader, Feature, Feed
 from quantlib.data.tasks import Task
 from quantlib.machine.sessions import feed_for, open_session
 from quantlib.measuring.accuracy import run_logits
-from quantlib.onnx_model.compile import Compiled, compile_onnx
+from quantlib.onnx_model.compile import Compiled, compile_onnx, parity
 from quantlib.onnx_model.interface import interface_of
 from quantlib.onnx_model.layers import find_embeddings, find_linears, load_ir
 from quantlib.onnx_model.model import op_counts
@@ -366,6 +366,32 @@ def test_inputs_without_names(plain: Path, tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match=r"its inputs are input\.1, .*torch\.onnx\.export names them"):
         interface_of(edited(plain, tmp_path / "model.onnx", change))
+
+
+def test_positions_that_are_an_input_are_refused(plain: Path, tmp_path: Path) -> None:
+    def change(graph: onnx.GraphProto) -> None:
+        positions = helper.make_tensor_value_info("position_ids", TensorProto.INT64, ["rows", "tokens"])
+        graph.input.append(positions)
+
+    with pytest.raises(InputError, match=r"its inputs are .*; export it without position_ids, so that"):
+        interface_of(edited(plain, tmp_path / "model.onnx", change))
+
+
+def test_ids_that_are_cast_are_drawn_from_the_whole_table(plain: Path, tmp_path: Path) -> None:
+    def change(graph: onnx.GraphProto) -> None:
+        integers_of_32_bits(graph)
+        for name in ("input_ids", "token_type_ids"):
+            for node in graph.node:
+                if node.op_type == "Gather" and node.input[1] == name:
+                    node.input[1] = f"{name}_wide"
+            cast = helper.make_node("Cast", [name], [f"{name}_wide"], to=TensorProto.INT64)
+            graph.node.insert(0, cast)
+
+    model = edited(plain, tmp_path / "model.onnx", change)
+    entries, longest = parity._limits(load_ir(model))
+    assert entries == {"input_ids": len(tiny.VOCABULARY), "token_type_ids": 2}
+    assert longest == 32, "half of the positions"
+    assert compile_onnx(model, tmp_path / "compiled.onnx", threads=1).done["attention"] == 2
 
 
 def test_weights_in_another_file(plain: Path, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from quantlib.compression.calibration.graph import BATCH, SEQUENCE, axes
 from quantlib.data.features import CalibrationReader, Feature, Feed
 from quantlib.machine.sessions import feed_for, open_session
 from quantlib.onnx_model.compile import Compiled, compile_onnx, is_compiled
+from quantlib.onnx_model.compile.folding import fold_products
+from quantlib.onnx_model.compile.mask import NotPaddingError, padding_value
 from quantlib.onnx_model.export import export_bert_to_onnx
 from quantlib.onnx_model.export.opset import declare_opset
 from quantlib.onnx_model.layers import constant, find_linears, group, load_ir, role
@@ -664,6 +666,24 @@ def test_another_row_than_the_first(tiny_onnx: Path, tmp_path: Path) -> None:
 
 
 # Files
+
+
+def test_what_branches_read_is_no_constant(tmp_path: Path) -> None:
+    def branch(name: str) -> onnx.GraphProto:
+        output = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        return helper.make_graph([node("Identity", ["x"], [name])], name, [], [output])
+
+    branches = {"then_branch": branch("one"), "else_branch": branch("other")}
+    nodes = [
+        node("If", ["condition"], ["chosen"], **branches),
+        node("MatMul", ["chosen", "w"], ["z"]),
+        node("Add", ["z", "w"], ["y"]),
+    ]
+    constants = {"condition": np.array(True), "w": np.eye(4, dtype=np.float32)}
+    model = load_ir(tiny.save_graph(tmp_path / "model.onnx", nodes, constants))
+    assert fold_products(model) == 0
+    with pytest.raises(NotPaddingError, match="in branches, by If"):
+        padding_value(model.graph.outputs[0], model.graph.inputs[0])
 
 
 def test_a_compiled_model_is_not_compiled_again(

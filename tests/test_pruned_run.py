@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import onnx
 import pytest
+import tiny
 
 from quantlib.compression.recipes import RECIPES, get_recipes, read_recipe, write_recipe
 from quantlib.experiment import ExperimentOptions, run
+from quantlib.experiment.files import quantize_file
 from quantlib.support.errors import InputError
 
 NAMES = ("quant_2", "prune50_quant_2", "prune50_quant_1_defaults")
@@ -64,6 +67,21 @@ def test_a_file_says_the_width_of_each_block(pruned_run: ExperimentOptions, tmp_
     assert '"layer.1.ffn" = 32 # half of it' in file.read_text()
     run(replace(pruned_run, recipes=(str(file),), output_dir=tmp_path))
     assert "mine" in json.loads((tmp_path / "SST-2" / "results.json").read_text())
+
+
+def test_a_file_is_pruned_as_a_run_does(tiny_teacher: Path, tiny_onnx: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_teacher, tmp_path / "model")
+    shutil.copy(tiny_onnx, folder / "model.onnx")
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(text for text, _ in tiny.sentences(60, 3)) + "\n", encoding="utf-8")
+    out = tmp_path / "out" / "model.onnx"
+    written = quantize_file(
+        folder / "model.onnx", out, "prune50_quant_2", calibration=str(texts), seq_len=64, threads=1
+    )
+    assert "neurons left: layer.0.ffn 32, layer.1.ffn 32" in written["notes"]
+    assert written["quantized"] == written["products"]
+    with pytest.raises(InputError, match="recipe prune50_dynamic_u8s8 prunes: it needs texts"):
+        quantize_file(folder / "model.onnx", out, "prune50_dynamic_u8s8")
 
 
 def test_names_of_pruned_recipes() -> None:

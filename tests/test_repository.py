@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +18,8 @@ import yaml
 from warm import run_pytest
 
 from quantlib.cli.main import quantlib
+from quantlib.experiment.scaffold import requirement_of, write_tests
+from quantlib.harness import flags
 from quantlib.support.cache import ENVIRONMENT_VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +40,16 @@ gate_max_others = 1.0
 """
 MINE = 'name = "mine"\nmode = "static"\nformat = "QOperator"\nactivation_type = "QUInt8"\n'
 MINE += 'calibration_method = "MinMax"\nsummary = "Ours"\n'
+
+
+# Flags of plugins that many repositories have and these tests do not install, as their --help names them.
+COV = """
+--cov --cov-reset --cov-report --cov-config --no-cov-on-fail --no-cov --cov-fail-under --cov-append
+--cov-branch --cov-precision --cov-context
+"""
+TIMEOUT = """
+--timeout --timeout_method --timeout-method --timeout-disable-debugger-detection --session-timeout
+"""
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +91,29 @@ def test_init_writes_what_can_be_read_and_run(repository: Path) -> None:
     workflow = (repository / ".github" / "workflows" / "quantlib.yml").read_text(encoding="utf-8")
     steps = yaml.safe_load(workflow)["jobs"]["gate"]["steps"]
     assert any(step.get("run", "").startswith("pytest bench --gate ") for step in steps)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "rows", "requirement"),
+    [
+        ("{here}", ["test.csv"], "bert-quantlib[train]"),
+        ("model.onnx", ["test.csv"], "bert-quantlib"),
+        ("model.onnx", ["test.csv", "train.parquet"], "bert-quantlib[parquet]"),
+        ("{here}", ["{here}"], "bert-quantlib[parquet,train]"),
+        ("{here}", ["hf://us/tickets:test"], "bert-quantlib[hub]"),
+        ("us/tickets", ["test.parquet"], "bert-quantlib[hub]"),
+        (None, ["test.csv"], "bert-quantlib[demo]"),
+    ],
+)
+def test_the_workflow_installs_what_is_needed(
+    teacher: str | None, rows: list[str], requirement: str, tmp_path: Path
+) -> None:
+    named = None if teacher is None else teacher.format(here=tmp_path)
+    assert requirement_of(named, [place.format(here=tmp_path) for place in rows]) == requirement
+    written = write_tests(tmp_path, requirement)
+    workflow = (tmp_path / ".github" / "workflows" / "quantlib.yml").read_text(encoding="utf-8")
+    assert all(written.values())
+    assert f'pip install "{requirement}" pytest pytest-benchmark' in workflow
 
 
 def test_what_is_there_stays(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +158,23 @@ def test_a_recipe_that_quantizes_less_fails(copied: Path) -> None:
     assert "VIOLATION  mine: 90.9 % of the nodes with weights are quantized" in str(result.stdout)
 
 
+def test_a_slower_variant_fails(copied: Path) -> None:
+    """Its baseline tells of a much faster one, by a version that did not record which model it timed."""
+    (path,) = (copied / "bench" / "baseline").glob("*.json")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["origin"]
+    for variant in record["variants"].values():
+        del variant["sha256"]
+    shapes = record["latency"]["mine"]
+    shapes["1x8"]["launches"] = [[value + 4 for value in launch] for launch in shapes["1x8"]["launches"]]
+    path.write_text(json.dumps(record), encoding="utf-8")
+    result = run_pytest("bench", "--gate", cwd=copied)
+    assert result.ret == 1
+    assert re.search(
+        r"VIOLATION  mine 1x8: speedup .*, limit -5 %; slowdown \d+\.\d % \[", str(result.stdout)
+    )
+
+
 def test_limits_are_those_of_the_configuration(copied: Path) -> None:
     text = (copied / "quantlib.toml").read_text(encoding="utf-8")
     text = text.replace("max_drop_points = 0.5", "max_drop_points = 0.5\nmin_speedup = 1000.0")
@@ -142,6 +196,17 @@ def test_it_can_be_switched_off(repository: Path) -> None:
     result = run_pytest("bench", "-p", "no:quantlib", "--gate", cwd=repository)
     assert result.ret == 4
     assert "unrecognized arguments: --gate" in str(result.stderr)
+
+
+def test_flags_are_those_of_no_other_plugin(tmp_path: Path) -> None:
+    """Pytest's own, pytest-benchmark's, pytest-xdist's and Hypothesis', and two plugins' by a list."""
+    result = run_pytest("--help", "-p", "no:quantlib", cwd=tmp_path)
+    assert result.ret == 0
+    theirs = set(re.findall(r"--[a-z][a-z_-]*", str(result.stdout))) | set(f"{COV} {TIMEOUT}".split())
+    assert {"--benchmark-save", "--numprocesses", "--hypothesis-seed", "--junit-xml"} <= theirs
+    ours = {flag["flag"] for _, options in flags.declared() for flag in options.values()}
+    assert {"--gate", "--quant-recipes"} <= ours
+    assert not ours & theirs
 
 
 def test_a_wheel_has_everything(repository: Path, tmp_path: Path) -> None:

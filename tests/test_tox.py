@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,17 @@ def test_every_environment_gets_to_its_commands(tmp_path: Path, environment: dic
     assert "--gate-update" in output, "bench/ and its options are loaded"
     assert "quantization_experiments.py [OPTIONS]" in output
     assert not {ROOT / ".venv", ROOT / ".tox"} & (set(ROOT.iterdir()) - files), "the repository is left alone"
+
+
+def test_the_tests_run_on_each_python_that_is_at_hand(tmp_path: Path, environment: dict[str, str]) -> None:
+    """Of those that pyproject.toml names; one that is missing is skipped, and does not fail the others."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = re.findall(r"Python :: 3\.(\d+)", "\n".join(project["classifiers"]))
+    versions = [f"py3{minor}" for minor in named]
+    assert re.findall(r"^py3\d+", run("tox list", tmp_path, environment), re.MULTILINE) == versions
+    output = run("tox -e tests,py399 --notest", tmp_path, environment)
+    assert re.search("^  py399: SKIP", output, re.MULTILINE)
+    assert re.search("^  tests: OK", output, re.MULTILINE)
 
 
 def steps() -> dict[str, list[str]]:

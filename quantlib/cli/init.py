@@ -26,7 +26,8 @@ def init(
         ),
     ],
     teacher: Annotated[
-        str | None, typer.Option(help="Fine-tuned checkpoint, DIR or HUB_ID, or an ONNX file.")
+        str | None,
+        typer.Option(help="Fine-tuned checkpoint or embedding model, DIR or HUB_ID, or an ONNX file."),
     ] = None,
     label: Annotated[str | None, typer.Option(help="The column with labels; default: a usual name.")] = None,
     text: Annotated[
@@ -49,10 +50,10 @@ def init(
     Example: quantlib init data/test.csv --teacher checkpoints/tickets
     """
     from quantlib.experiment.proposing import default_path, propose
-    from quantlib.experiment.scaffold import write_tests
+    from quantlib.experiment.scaffold import requirement_of, write_tests
 
     made = propose(data, teacher, config or default_path(), label=label, text=split_names(text), name=task)
-    tests = {} if config_only else write_tests(made.path.parent)
+    tests = {} if config_only else write_tests(made.path.parent, requirement_of(teacher, made.rows))
     if json:
         written = [str(path) for path, is_new in tests.items() if is_new]
         print_json(

@@ -16,7 +16,7 @@ from quantlib.cli.app import new_app, run_app
 # A line for each, so that the list of them needs none of their modules.
 SUBCOMMANDS = {
     "run": "Quantize a teacher, measure every variant and a student, and print one table.",
-    "init": "Look at your rows and your checkpoint, and write quantlib.toml.",
+    "init": "Look at your rows and your checkpoint, and write quantlib.toml, tests and a workflow.",
     "check": "Show what a run would read and do, and about how long it takes.",
     "export": "Write a checkpoint as an ONNX model.",
     "quantize": "Quantize an ONNX model by a recipe.",

@@ -8,14 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from quantlib.compression import calibration as calibrating
-from quantlib.compression import recipes, smoothing
+from quantlib.compression import pruning, recipes, smoothing
 from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate, tensors_to_correlate
 from quantlib.data import features
 from quantlib.data.tables import read_table
 from quantlib.data.tasks import Example
 from quantlib.data.tasks.own import text_columns, unlabelled_rows
 from quantlib.data.tasks.splits import shuffled
+from quantlib.machine.sessions import feed_for, open_session, run_session
+from quantlib.measuring.neurons import block_sensitivities, first_rows
 from quantlib.onnx_model.compile import compile_onnx, is_compiled
 from quantlib.onnx_model.coverage import coverage
 from quantlib.onnx_model.interface import interface_of
@@ -120,6 +125,8 @@ def quantize_file(
     with tempfile.TemporaryDirectory() as scratch:
         start = Path(scratch) / "taken.onnx"
         copy_model(model, start)
+        if chosen.prunes:
+            start = _pruned(start, chosen, rows, threads, notes)
         start = _compiled(start, chosen, notes) if compiled else start
         if chosen.smooth:
             smoothed = Path(scratch) / "smoothed.onnx"
@@ -155,6 +162,34 @@ def _rows(
     return features.convert_examples_to_features(
         shuffled(read_texts(source, text))[:samples], (), seq_len, tokenizer, "classification"
     )
+
+
+def _pruned(
+    model: Path,
+    recipe: recipes.Recipe,
+    rows: Sequence[features.Feature],
+    threads: int | None,
+    notes: list[str],
+) -> Path:
+    """The model without the neurons that the recipe prunes."""
+    grams = pruning.collect_ffn_grams(model, _reader(rows), threads=threads)
+    orders = pruning.eliminations(model, grams, threads=threads)
+    blocks = pruning.blocks_of(model)
+    widths = dict(recipe.widths)
+    if not widths:
+        few = first_rows(rows)
+        sensitivities = block_sensitivities(model, lambda path: _logits(path, few, threads), grams, orders)
+        widths = pruning.allocate(blocks, orders, sensitivities, recipe.prune)
+    left = ", ".join(f"{block.name} {widths.get(block.name, block.neurons)}" for block in blocks)
+    notes.append(f"neurons left: {left}")
+    return pruning.prune_onnx(model, model.with_name("pruned.onnx"), widths, grams, orders)
+
+
+def _logits(path: Path, rows: Sequence[features.Feature], threads: int | None) -> npt.NDArray[np.float32]:
+    session = open_session(path, threads=threads)
+    name = interface_of(path).output
+    outputs = [run_session(session, path, feed_for(session, feed), [name])[0] for feed in _reader(rows)]
+    return np.concatenate(outputs)
 
 
 def _compiled(model: Path, recipe: recipes.Recipe, notes: list[str]) -> Path:
@@ -201,6 +236,8 @@ def _grams(
 
 def _why_rows(recipe: recipes.Recipe) -> str:
     """Why a recipe needs rows to calibrate on; empty if it needs none."""
+    if recipe.prunes:
+        return "prunes"
     if recipe.mode == "static":
         return "is static"
     if recipe.smooth:

@@ -26,7 +26,7 @@ class GateOptions:
     """
 
     shapes: tuple[str, ...] = option(
-        ("1x128",), "Comma-separated BATCHxLENGTH to time; default 1x128.", comma=True, section="gate"
+        ("1x128",), "Comma-separated BATCHxLENGTH to time.", comma=True, section="gate"
     )
     limits: Path | None = option(
         None,
@@ -80,13 +80,13 @@ class GateOptions:
     )
     gate_max_others: float = option(
         0.1,
-        "Share of the machine that other programs may use during a turn that counts; default 0.1.",
+        "Share of the machine that other programs may use during a turn that counts.",
         section="gate",
         advanced=True,
     )
     gate_launches: int = option(
         12,
-        "Launches of each process, at most; default 12.",
+        "Launches of each process, at most.",
         section="gate",
         advanced=True,
     )

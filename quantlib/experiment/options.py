@@ -35,8 +35,8 @@ class ExperimentOptions(MeasuringOptions):
 
     teacher: str | None = option(
         None,
-        "Fine-tuned checkpoint, DIR or HUB_ID, or an ONNX file with its tokenizer beside it; default: "
-        "fine-tune the packaged MiniLM.",
+        "Fine-tuned checkpoint or embedding model, DIR or HUB_ID, or an ONNX file with its tokenizer beside "
+        "it; default: fine-tune the packaged MiniLM.",
         section="models",
         is_place=True,
     )

@@ -27,11 +27,13 @@ _SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 class Proposal:
     """A configuration file that was written, and what it rests on.
 
-    notes: what was found out, in sentences. open: what the user has to fill in, in sentences.
+    rows: where rows come from. notes: what was found out, in sentences. open: what the user has to fill in,
+    in sentences.
     """
 
     path: Path
     text: str
+    rows: tuple[str, ...]
     notes: tuple[str, ...]
     open: tuple[str, ...]
 
@@ -89,7 +91,8 @@ def propose(
         found |= {"kind": rows.task.output_mode, "metrics": rows.task.metrics}
     document = _document(found, teacher, mapping, None if model is None else model.words(), path)
     write_text(path, document)
-    return Proposal(path, document, tuple(notes), tuple(unsettled))
+    places = (data, *(str(file) for file in beside.values() if file is not None))
+    return Proposal(path, document, places, tuple(notes), tuple(unsettled))
 
 
 def _column_of_labels(table: Table, model: tasks.ModelLabels | None) -> str | None:

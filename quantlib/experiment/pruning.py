@@ -15,7 +15,8 @@ from quantlib.compression.recipes import Recipe
 from quantlib.data import features
 from quantlib.experiment.compiling import compiled_model
 from quantlib.experiment.work import Variant, Work, cached, cached_model, file_hash
-from quantlib.measuring.neurons import block_sensitivities
+from quantlib.measuring.accuracy import predict_onnx
+from quantlib.measuring.neurons import block_sensitivities, first_rows
 from quantlib.onnx_model.model import Model
 from quantlib.support.cache import versions_key
 from quantlib.support.files import write_json
@@ -130,8 +131,13 @@ def _sensitivities(
 
     def measure(directory: Path, step: Step) -> None:
         grams, orders = read_grams(study.grams), _read_orders(study.orders)
+        few = first_rows(rows)
         sensitivities = block_sensitivities(
-            fp32.path, rows, work.task, grams, orders, threads=threads, progress=step.advance
+            fp32.path,
+            lambda path: predict_onnx(path, few, work.task, threads=threads),
+            grams,
+            orders,
+            progress=step.advance,
         )
         write_json(directory / "sensitivities.json", [asdict(each) for each in sensitivities])
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from quantlib.compression import pruning
 from quantlib.compression.calibration import Gram
 from quantlib.data.features import Feature
-from quantlib.data.tasks import Task
-from quantlib.measuring.accuracy import predict_onnx
+
+Logits = npt.NDArray[np.float32]
 
 MAX_TOKENS = 4096
 """Blocks are tried on the first rows with so many tokens: they only have to be ranked."""
@@ -20,38 +21,36 @@ MAX_TOKENS = 4096
 
 def block_sensitivities(
     onnx_path: Path,
-    rows: Sequence[Feature],
-    task: Task,
+    predict: Callable[[Path], Logits],
     grams: Mapping[str, Gram],
     orders: Mapping[str, pruning.Elimination],
     *,
-    threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[pruning.Sensitivity]:
     """How much the logits change when one block keeps half of its neurons, block by block.
 
     Args:
-        onnx_path: the float model. rows: calibration rows. task: of the rows.
+        onnx_path: the float model.
+        predict: the logits of a model file on a few rows, (rows, labels); `first_rows` are enough.
         grams, orders: from `quantlib.compression.pruning`, of this model.
-        threads: of the sessions. progress: called after each block with 1.
+        progress: called after each block with 1.
     """
-    few = _first(rows)
-    exact = predict_onnx(onnx_path, few, task, threads=threads)
+    exact = predict(onnx_path)
     sensitivities = []
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         for block in pruning.blocks_of(onnx_path):
             width = pruning.rounded(block.neurons / 2, block.neurons)
             pruning.prune_onnx(onnx_path, path, {block.name: width}, grams, orders)
-            logits = predict_onnx(path, few, task, threads=threads)
-            error = float(np.square(np.subtract(logits, exact, dtype=np.float64)).mean())
+            error = float(np.square(np.subtract(predict(path), exact, dtype=np.float64)).mean())
             sensitivities.append(pruning.Sensitivity(block.name, width, error))
             if progress:
                 progress(1)
     return sensitivities
 
 
-def _first(rows: Sequence[Feature]) -> list[Feature]:
+def first_rows(rows: Sequence[Feature]) -> list[Feature]:
+    """The first rows with `MAX_TOKENS` together, at least one."""
     few: list[Feature] = []
     tokens = 0
     for row in rows:

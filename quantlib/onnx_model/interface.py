@@ -42,10 +42,9 @@ def interface_of(onnx_path: Path) -> Interface:
     names = tuple(value.name for value in inputs)
     unknown = [name for name in names if name not in INPUT_NAMES]
     if unknown or "input_ids" not in names:
-        hint = "; torch.onnx.export names them by input_names" if any("." in name for name in unknown) else ""
         raise InputError(
             f"{onnx_path}: its inputs are {', '.join(names) or 'none'}; a classifier of text takes "
-            f"{', '.join(INPUT_NAMES)}, the last two at will{hint}"
+            f"{', '.join(INPUT_NAMES)}, the last two at will{_hint(unknown)}"
         )
     for value in inputs:
         dimensions = _dimensions(value)
@@ -59,6 +58,15 @@ def interface_of(onnx_path: Path) -> Interface:
                 )
     output, logits = _logits(onnx_path, graph)
     return Interface(model.sha256, names, logits, output)
+
+
+def _hint(unknown: Sequence[str]) -> str:
+    """What to do about inputs of these names, if that is known."""
+    if "position_ids" in unknown:
+        return "; export it without position_ids, so that the graph counts the positions"
+    if any("." in name for name in unknown):
+        return "; torch.onnx.export names them by input_names"
+    return f"; not {', '.join(unknown)}" if unknown else ""
 
 
 def logits_name(onnx_path: Path, outputs: Mapping[str, Sequence[object] | None]) -> str:

@@ -17,8 +17,9 @@ _ROWS = tuple(ARCHITECTURES.values())
 
 
 def _names(names: Iterable[str | None]) -> str:
-    """A pattern for each of these names, once."""
-    return "|".join(re.escape(name) for name in dict.fromkeys(names) if name)
+    """A pattern for each of these names, once; a number between dots stands for any."""
+    escaped = (re.escape(name) for name in dict.fromkeys(names) if name)
+    return "|".join(re.sub(r"(?<=\.)\d+(?=\\\.)", r"\\d+", name) for name in escaped)
 
 
 _LAYERS = _names(row.layers.rpartition(".")[2] for row in _ROWS)

@@ -19,10 +19,10 @@ class Architecture:
     layers_are_shared: whether the same weights are used for many layers.
 
     Names of modules. layers: the list of encoder layers. query, key, value, attention_output, ffn_in,
-    ffn_out: linear layers within a layer. qkv: one that is query, key and value. pooler: the layer before the
-    last one, without the encoder's name. head: the last linear layer. embedding_projection: between
-    embeddings and layers of another width. position_bias: the table of what attention scores get by the
-    distance of query and key.
+    ffn_out: linear layers within a layer; of a layer that holds several (ALBERT), a number stands for each.
+    qkv: one that is query, key and value. pooler: the layer before the last one, without the encoder's name.
+    head: the last linear layer. embedding_projection: between embeddings and layers of another width.
+    position_bias: the table of what attention scores get by the distance of query and key.
     """
 
     model_type: str

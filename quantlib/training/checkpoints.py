@@ -177,12 +177,19 @@ def check_parts(model_dir: Path, config: Mapping[str, Any], row: Architecture, n
         row: its architecture. name: what config.json calls that, for the message.
 
     Raises:
-        InputError: what is missing, or a tokenizer of another model.
+        InputError: what is missing or not supported, or a tokenizer of another model.
     """
     needed = ("vocab_size", "max_position_embeddings", *row.shape_keys)
     missing = [key for key in needed if key not in config]
     if missing:
         raise InputError(f"{model_dir / 'config.json'}: {missing[0]} is missing; {name} needs it")
+    # transformers 5 has no other kind, and loads one without a word as if it were this one.
+    positions = config.get("position_embedding_type")
+    if positions not in (None, "absolute"):
+        raise InputError(
+            f"{model_dir / 'config.json'}: position_embedding_type {positions!r} is not supported; "
+            "supported: 'absolute'"
+        )
     if not any((model_dir / file).is_file() for file in _WEIGHT_FILES):
         raise InputError(f"{model_dir}: no weights; expected {' or '.join(_WEIGHT_FILES)}")
     tokens = 1 + max(load_tokenizer(model_dir).get_vocab().values(), default=0)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from quantlib.onnx_model.compile.mask import session_of
+from quantlib.onnx_model.compile.mask import has_branches, session_of
 from quantlib.onnx_model.layers import initializer
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def fold_products(model: ir.Model) -> int:
     products: dict[ir.Value, None] = {}  # in graph order
     for node in graph:
         if not node.inputs or any(value is not None and value not in known for value in node.inputs):
+            continue
+        if has_branches(node):
             continue
         inside.add(node)
         known.update(node.outputs)

@@ -66,10 +66,20 @@ def _check_ancestors(bias: ir.Value, attention_mask: ir.Value) -> None:
         producer = value.producer()
         if producer is None or producer.op_type == "Shape":
             continue
+        if has_branches(producer):
+            raise NotPaddingError(f"its mask is computed in branches, by {producer.op_type}")
         for parent in producer.inputs:
             if parent is not None and parent not in seen:
                 seen.add(parent)
                 waiting.append(parent)
+
+
+def has_branches(node: ir.Node) -> bool:
+    """Whether a node holds graphs of its own (If, Loop): what they read is not among its inputs."""
+    import onnx_ir as ir
+
+    kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    return any(attribute.type in kinds for attribute in node.attributes.values())
 
 
 def _subgraph(bias: ir.Value, attention_mask: ir.Value) -> Compute:

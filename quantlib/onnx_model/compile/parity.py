@@ -59,7 +59,7 @@ def _limits(model: ir.Model) -> tuple[dict[str, int], int]:
     entries: dict[str, int] = {}
     longest = max(tokens for _, tokens in _SHAPES)
     for embedding in find_embeddings(model):
-        index, size = embedding.node.inputs[1], embedding.table.shape[0]
+        index, size = _before_casts(embedding.node.inputs[1]), embedding.table.shape[0]
         if index is None or constant(index) is not None:
             continue
         if index.is_graph_input():
@@ -67,6 +67,13 @@ def _limits(model: ir.Model) -> tuple[dict[str, int], int]:
         else:
             longest = min(longest, max(1, size // 2))
     return entries, longest
+
+
+def _before_casts(value: ir.Value | None) -> ir.Value | None:
+    """What a value is but for its type: ids of 32 bits may be cast before they are looked up."""
+    while value is not None and (node := value.producer()) is not None and node.op_type == "Cast":
+        value = node.inputs[0]
+    return value
 
 
 def _random_feed(rows: int, tokens: int, entries: dict[str, int]) -> Feed:

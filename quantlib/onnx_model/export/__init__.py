@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     import onnx
     import torch
 
+# Bytes of a file in one piece, which is a protobuf.
+_LARGEST_FILE = 2**31
+
 __all__ = ["ParityError", "check_opset", "check_parity", "export_bert_to_onnx"]
 
 
@@ -65,7 +68,8 @@ def export_bert_to_onnx(
         out_path.
 
     Raises:
-        InputError: an opset or sequence length that cannot be exported, or an unusable checkpoint.
+        InputError: an opset or sequence length that cannot be exported, or an unusable checkpoint, or one too
+            large for an ONNX file in one piece.
         ParityError: the exported graph does not compute what PyTorch computes.
     """
     model_dir, out_path = Path(model_dir), Path(out_path)
@@ -75,6 +79,7 @@ def export_bert_to_onnx(
     if embeds and logit_order is not None:
         raise InputError(f"{model_dir}: an embedding model has no logits whose order could be changed")
     model = embedding.load_embedding_model(model_dir) if embeds else load_classifier(model_dir)
+    _check_size(model, model_dir)
     output = EMBEDDING if embeds else LOGITS
     if logit_order is not None:
         reorder_logits(model, logit_order)
@@ -86,6 +91,15 @@ def export_bert_to_onnx(
         onnx.save(proto, scratch)
         check_parity(model, scratch, seq_len, threads, output)
     return out_path
+
+
+def _check_size(model: Any, model_dir: Path) -> None:
+    size = sum(4 * parameter.numel() for parameter in model.parameters())
+    if size >= _LARGEST_FILE:
+        raise InputError(
+            f"{model_dir}: its weights take {size / 1e9:.1f} GB in float32; an ONNX file in one piece ends "
+            f"at {_LARGEST_FILE / 1e9:.1f} GB"
+        )
 
 
 def _whole_graph(model: Any, longest: int, output: str = LOGITS) -> onnx.ModelProto:
