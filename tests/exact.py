@@ -18,6 +18,7 @@ from quantlib.machine.hardware import describe, has_vnni, on_x86
 from quantlib.machine.sessions import open_session
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime
 
 # Where the operators take a weight and its zero point.
@@ -30,10 +31,53 @@ _WEIGHT_AND_ZERO_POINT = {
     "DequantizeLinear": (0, 2),
 }
 
+# What weights in 4 bits are computed with.
+_OPERATORS: dict[str, Any] = {
+    "Mod": np.mod,
+    "BitShift": np.right_shift,
+    "Add": np.add,
+    "Mul": np.multiply,
+    "Reshape": np.reshape,
+    "Concat": lambda *parts: np.concatenate(parts),
+    "Slice": lambda rows, start, end: rows[int(start[0]) : int(end[0])],
+    "Cast": None,
+}
+
 
 def saturates() -> bool:
     """Whether u8·s8 products saturate at 16 bits on this machine."""
     return on_x86() and not has_vnni(describe())
+
+
+def with_constants(path: Path, copy: Path) -> Path:
+    """The same model with the weights that it computes from 4 bits as initializers, computed here."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(path)
+    arrays = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    kept = []
+    for node in model.graph.node:
+        if node.op_type in _OPERATORS and all(name in arrays for name in node.input if name):
+            arrays[node.output[0]] = _computed(node, [arrays[name] for name in node.input])
+        else:
+            kept.append(node)
+    used = {name for node in kept for name in node.input}
+    del model.graph.node[:]
+    del model.graph.initializer[:]
+    model.graph.node.extend(kept)
+    model.graph.initializer.extend(numpy_helper.from_array(arrays[n], n) for n in arrays if n in used)
+    onnx.save(model, copy)
+    return copy
+
+
+def _computed(node: onnx.NodeProto, inputs: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    from onnx import TensorProto, helper
+
+    if node.op_type == "Cast":
+        types = {TensorProto.INT32: np.int32, TensorProto.INT8: np.int8}
+        return inputs[0].astype(types[helper.get_node_attr_value(node, "to")])
+    return np.asarray(_OPERATORS[node.op_type](*inputs))
 
 
 def exact_copy(path: Path, copy: Path) -> Path:
@@ -44,7 +88,7 @@ def exact_copy(path: Path, copy: Path) -> Path:
     import onnx
     from onnx import numpy_helper
 
-    model = onnx.load(path)
+    model = onnx.load(with_constants(path, copy))
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     added: dict[str, onnx.TensorProto] = {}
 

@@ -180,7 +180,7 @@ def two_products(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("recipe", [*RECIPES])
 def test_recipes_quantize_every_product(two_products: Path, tmp_path: Path, recipe: str) -> None:
-    table = replace(RECIPES[recipe], smooth=False, nodes=())
+    table = replace(RECIPES[recipe], smooth=False, nodes=(), rounding="nearest")
     ranges = Ranges(dict.fromkeys(("x", "h", "y"), (-4.0, 4.0))) if table.mode == "static" else None
     assert coverage(two_products).share == 0.0
     assert coverage(quantize_onnx(two_products, tmp_path / "q.onnx", table, ranges)).share == 1.0

@@ -135,6 +135,12 @@ CONTRADICTIONS: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     (LIBRARY, {"smooth": True}, "smooth, nodes and embeddings are quantlib's; the quantizer is onnxruntime"),
     (LIBRARY, {"nodes": (("qkv", "float"),)}, "smooth, nodes and embeddings are quantlib's"),
     (LIBRARY, {"embeddings": "float"}, "smooth, nodes and embeddings are quantlib's"),
+    (LIBRARY, {"rounding": "second_order"}, "second_order rounding is quantlib's; the quantizer is "),
+    (LIBRARY, {"storage": "int4"}, "int4 storage is for quantlib's int8 weights with a scale for each "),
+    (WEIGHTS, {"storage": "int4"}, "int4 storage is for quantlib's int8 weights"),
+    (DYNAMIC, {"storage": "int4", "per_channel": False}, "int4 storage is for quantlib's int8 weights"),
+    (DYNAMIC, {"storage": "int2"}, "storage 'int2' is unknown; known: as_computed, int4"),
+    (STATIC, {"rounding": "third"}, "rounding 'third' is unknown; known: nearest, second_order"),
     (LIBRARY, {"activation_type": "QUInt16"}, "QUInt16 activations are quantlib's, QOperator"),
     (LIBRARY, {"activation_type": "QInt8", "weight_type": "QUInt8"}, "S8 activations with U8 weights"),
 ]

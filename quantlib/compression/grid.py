@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 # A scale must stay a normal float32, also for a channel that is zero everywhere.
-_SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
+SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def activation_grid(low: float, high: float, *, signed: bool) -> Grid:
     scale = (high - low) / 255; the signed grid is the unsigned one with 128 less, value for value.
     """
     low, high = min(low, 0.0), max(high, 0.0)
-    scale = np.float32(max((high - low) / 255, _SMALLEST_SCALE))
+    scale = np.float32(max((high - low) / 255, SMALLEST_SCALE))
     zero = int(np.clip(round(-low / float(scale)), 0, 255))
     return Grid(scale, np.int8(zero - 128) if signed else np.uint8(zero))
 
@@ -43,10 +43,27 @@ def quantize_weight(
 
     scale = max|w| / (2^(bits-1) - 1), over an output channel or over all.
     """
-    top = 2 ** (bits - 1) - 1
+    scale = weight_scale(weight, per_channel=per_channel, bits=bits)
+    return round_weight(weight, scale, bits=bits), scale
+
+
+def weight_scale(weight: FloatArray, *, per_channel: bool = True, bits: int = 8) -> FloatArray:
+    """The scale of `quantize_weight`, (out,) or ()."""
     largest = np.abs(weight).max(axis=0 if per_channel else None)
-    scale = np.maximum(largest / np.float32(top), _SMALLEST_SCALE).astype(np.float32)
-    return np.clip(np.rint(weight / scale), -top, top).astype(np.int8), scale
+    scale: FloatArray = np.maximum(largest / np.float32(highest(bits)), SMALLEST_SCALE).astype(np.float32)
+    return scale
+
+
+def round_weight(weight: FloatArray, scale: FloatArray, *, bits: int) -> npt.NDArray[np.int8]:
+    """The nearest levels of a symmetric grid, int8, of a weight (in, out); the scale is broadcast to it."""
+    top = highest(bits)
+    levels: npt.NDArray[np.int8] = np.clip(np.rint(weight / scale), -top, top).astype(np.int8)
+    return levels
+
+
+def highest(bits: int) -> int:
+    """The highest level of a symmetric grid; the lowest is its negative."""
+    return (1 << (bits - 1)) - 1
 
 
 def quantize_rows(table: FloatArray) -> tuple[npt.NDArray[np.int8], FloatArray]:
@@ -65,21 +82,49 @@ def quantize_blocks(
     """A weight (in, out) as MatMulNBits stores it, symmetric: with a scale for each block along the input.
 
     Returns:
-        uint8 (out, blocks, block_size * bits / 8), two 4-bit numbers to a byte, the first in its low half;
-        and scales, float32, (out, blocks). A value is stored plus 2^(bits-1). The last block is filled up.
+        The packed values of `pack_blocks`, and the scales of `block_scales`.
     """
+    scales = block_scales(weight, bits=bits, block_size=block_size)
+    steps = steps_of_blocks(scales, block_size, len(weight))
+    return pack_blocks(round_weight(weight, steps, bits=bits), bits=bits, block_size=block_size), scales
+
+
+def block_scales(weight: FloatArray, *, bits: int, block_size: int) -> FloatArray:
+    """max|w| / (2^(bits-1) - 1) of each block of a weight (in, out) along the input: (out, blocks)."""
+    parted = _in_blocks(weight, block_size)
+    largest = np.abs(parted).max(axis=2)
+    scales: FloatArray = np.maximum(largest / np.float32(highest(bits)), SMALLEST_SCALE)
+    return scales
+
+
+def steps_of_blocks(scales: FloatArray, block_size: int, depth: int) -> FloatArray:
+    """The scale of each weight, (in, out), from those of its blocks, (out, blocks)."""
+    return np.repeat(scales.T, block_size, axis=0)[:depth]
+
+
+def pack_blocks(values: npt.NDArray[np.int8], *, bits: int, block_size: int) -> npt.NDArray[np.uint8]:
+    """Levels (in, out) as MatMulNBits reads them.
+
+    Returns:
+        uint8 (out, blocks, block_size * bits / 8), two 4-bit numbers to a byte, the first in its low half. A
+        level is stored plus 2^(bits-1). The last block is filled up with zeros.
+    """
+    stored: npt.NDArray[np.uint8] = (
+        _in_blocks(values, block_size).astype(np.int16) + (1 << (bits - 1))
+    ).astype(np.uint8)
+    if bits == 8:
+        return stored
+    packed: npt.NDArray[np.uint8] = stored[..., 0::2] | np.left_shift(stored[..., 1::2], 4, dtype=np.uint8)
+    return packed
+
+
+def _in_blocks(weight: npt.NDArray[Any], block_size: int) -> npt.NDArray[Any]:
+    """A weight (in, out) as (out, blocks, block_size), the last block filled up with zeros."""
     depth, width = weight.shape
     blocks = math.ceil(depth / block_size)
-    padded = np.zeros((width, blocks * block_size), np.float32)
+    padded = np.zeros((width, blocks * block_size), weight.dtype)
     padded[:, :depth] = weight.T
-    parted = padded.reshape(width, blocks, block_size)
-    half = 2 ** (bits - 1)
-    largest = np.abs(parted).max(axis=2, keepdims=True)
-    scale = np.maximum(largest / np.float32(half - 1), _SMALLEST_SCALE).astype(np.float32)
-    values = (np.clip(np.rint(parted / scale), 1 - half, half - 1) + half).astype(np.uint8)
-    if bits == 4:
-        values = values[..., 0::2] | (values[..., 1::2] << 4)
-    return values, scale[..., 0]
+    return padded.reshape(width, blocks, block_size)
 
 
 def quantize_row_blocks(
@@ -101,7 +146,7 @@ def quantize_row_blocks(
     parted = padded.reshape(entries, blocks, block_size)
     low = np.minimum(parted.min(axis=2, keepdims=True), 0)
     high = np.maximum(parted.max(axis=2, keepdims=True), 0)
-    scale = np.maximum((high - low) / np.float32(15), _SMALLEST_SCALE).astype(np.float32)
+    scale = np.maximum((high - low) / np.float32(15), SMALLEST_SCALE).astype(np.float32)
     zero = np.clip(np.rint(-low / scale), 0, 15)
     values = np.clip(np.rint(parted / scale) + zero, 0, 15).astype(np.uint8)
     values = values.reshape(entries, -1)[:, :width]

@@ -8,12 +8,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quantlib.compression.calibration import read_grams
 from quantlib.compression.recipes.file import read_recipe, write_recipe
 from quantlib.compression.variants import BUDGETED
 from quantlib.data import features
 from quantlib.experiment import quantizing
 from quantlib.experiment.savings import RECIPE_FILE, SENSITIVITY_FILE, problem_key, ready, remark, save_more
-from quantlib.experiment.work import Variant, Work, cached, tokenize
+from quantlib.experiment.work import Variant, Work, cached, file_hash, tokenize
 from quantlib.measuring import sensitivity
 from quantlib.support.files import write_json
 from quantlib.support.progress import Step
@@ -43,11 +44,22 @@ def budgeted(
     heldout = tokenize(work, "validation", checkpoint)
     start = quantizing.source(work, quantizing.start_of(compiled or fp32), rows, base.smooth)
     ranges = quantizing.ranges_of(work, start, rows, [base])[base.name] if base.mode == "static" else None
+    grams = quantizing.grams_for(work, start, rows, base)
     few = rows[:: max(1, len(rows) // COST_ROWS)][:COST_ROWS]
     problem = sensitivity.Problem(
-        start.model.path, base, ranges, work.task, few, heldout, threads=work.options.threads
+        start.model.path,
+        base,
+        ranges,
+        work.task,
+        few,
+        heldout,
+        threads=work.options.threads,
+        grams=None if grams is None else read_grams(grams),
     )
-    key = problem_key(problem) | {"model": start.model.sha256}
+    key = problem_key(problem) | {
+        "model": start.model.sha256,
+        "grams": None if grams is None else file_hash(grams),
+    }
     costs = _costs(work, problem, key)
     directory = _choice(work, problem, costs, key)
     recipe = read_recipe(directory / RECIPE_FILE)
@@ -56,9 +68,9 @@ def budgeted(
         directory = save_more(work, fp32, compiled, rows, problem, directory)
         recipe = read_recipe(directory / RECIPE_FILE)
         made = ready(work, fp32, compiled, rows, recipe)
-        model, ranges = made.model, made.ranges
+        model, ranges, grams = made.model, made.ranges, made.grams
     files = {name: directory / name for name in (RECIPE_FILE, SENSITIVITY_FILE)}
-    return quantizing.variant(work, fp32, model, recipe, ranges), files
+    return quantizing.variant(work, fp32, model, recipe, ranges, grams), files
 
 
 def _costs(

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from quantlib.compression import calibration as calibrating
 from quantlib.compression import pruning, recipes, smoothing
-from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
+from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate, tensors_to_correlate
 from quantlib.data import features
 from quantlib.data.tables import read_table
 from quantlib.data.tasks import Example
@@ -112,11 +112,11 @@ def quantize_file(
     """
     (chosen,) = recipes.get_recipes((recipe,))
     interface_of(model)
-    needs_rows = chosen.mode == "static" or chosen.smooth or chosen.prunes
+    reason = _why_rows(chosen)
+    needs_rows = bool(reason)
     if needs_rows and calibration is None:
-        kind = "prunes" if chosen.prunes else "is static"
         raise InputError(
-            f"recipe {chosen.name} {kind}: it needs texts to calibrate on (--calibration FILE); dynamic "
+            f"recipe {chosen.name} {reason}: it needs texts to calibrate on (--calibration FILE); dynamic "
             "recipes need none"
         )
     _check_place(out, model)
@@ -133,7 +133,8 @@ def quantize_file(
             factors = smoothing.search_smoothing(start, _reader(rows), threads=threads)
             smoothing.smooth_onnx(start, smoothed, factors)
             start = smoothed
-        quantize_onnx(Model(start), out, chosen, _ranges(start, chosen, rows, seq_len, threads))
+        ranges = _ranges(start, chosen, rows, seq_len, threads)
+        quantize_onnx(Model(start), out, chosen, ranges, _grams(start, chosen, rows, threads))
     _copy_beside(model.parent, out.parent)
     written = Model(out)
     counted = coverage(written)
@@ -222,6 +223,26 @@ def _ranges(
         threads=threads,
     )
     return calibrating.derive(observed, recipe.calibration_method or "")
+
+
+def _grams(
+    model: Path, recipe: recipes.Recipe, rows: Sequence[features.Feature], threads: int | None
+) -> dict[str, calibrating.Gram] | None:
+    if recipe.rounding == "nearest":
+        return None
+    tensors = tensors_to_correlate(Model(model), recipe)
+    return calibrating.collect_grams(model, _reader(rows), tensors, threads=threads) if tensors else {}
+
+
+def _why_rows(recipe: recipes.Recipe) -> str:
+    """Why a recipe needs rows to calibrate on; empty if it needs none."""
+    if recipe.prunes:
+        return "prunes"
+    if recipe.mode == "static":
+        return "is static"
+    if recipe.smooth:
+        return "smooths the model"
+    return "rounds by second order" if recipe.rounding == "second_order" else ""
 
 
 def _reader(rows: Sequence[features.Feature], pad_to: int | None = None) -> features.CalibrationReader:

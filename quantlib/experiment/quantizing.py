@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quantlib.compression import calibration, recipes, smoothing
-from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
+from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate, tensors_to_correlate
 from quantlib.compression.variants import VariantName
 from quantlib.data import features
 from quantlib.experiment.options import recipes_for
@@ -54,7 +54,16 @@ def quantized(work: Work, fp32: Variant, compiled: Variant | None, checkpoint: P
     ranges: dict[str, calibration.Ranges] = {}
     for (model, _), static in alike.items():
         ranges |= ranges_of(work, model, rows, static)
-    return [variant(work, fp32, sources[r.name].model, r, ranges.get(r.name)) for r in asked]
+    correlated: dict[Source, list[recipes.Recipe]] = {}
+    for recipe in asked:
+        if recipe.rounding == "second_order":
+            correlated.setdefault(sources[recipe.name], []).append(recipe)
+    grams: dict[str, Path] = {}
+    for start, rounded in correlated.items():
+        grams |= dict.fromkeys((r.name for r in rounded), grams_of(work, start, rows, rounded))
+    return [
+        variant(work, fp32, sources[r.name].model, r, ranges.get(r.name), grams.get(r.name)) for r in asked
+    ]
 
 
 def start_of(model: Variant) -> Source:
@@ -80,11 +89,20 @@ def source(work: Work, start: Source, rows: Sequence[features.Feature], smooth: 
 
 
 def variant(
-    work: Work, fp32: Variant, model: Model, recipe: recipes.Recipe, ranges: calibration.Ranges | None
+    work: Work,
+    fp32: Variant,
+    model: Model,
+    recipe: recipes.Recipe,
+    ranges: calibration.Ranges | None,
+    grams: Path | None,
 ) -> Variant:
-    """What a recipe makes of a model, to stand beside `fp32`, which is not the compiled one."""
+    """What a recipe makes of a model, to stand beside `fp32`, which is not the compiled one.
+
+    Args:
+        ranges: from `ranges_of`, for a static recipe. grams: from `grams_of`, for second-order rounding.
+    """
     name = replace(VariantName.parse(fp32.name), step=recipe.name)
-    quantized = quantize(work, str(name), model, recipe, ranges)
+    quantized = quantize(work, str(name), model, recipe, ranges, grams)
     return Variant(str(name), quantized, fp32.file.with_name(name.file_name), fp32.rows, recipe)
 
 
@@ -160,6 +178,40 @@ def statistics(
     return cached(work, name, "statistics", key, collect, total=len(rows)) / "statistics.json"
 
 
+def grams_of(
+    work: Work, start: Source, rows: Sequence[features.Feature], rounded: Sequence[recipes.Recipe]
+) -> Path:
+    """The file of Gram matrices for recipes with second-order rounding that start from the same model."""
+    tensors = sorted({name for recipe in rounded for name in tensors_to_correlate(start.model, recipe)})
+    threads = work.options.threads
+
+    def collect(directory: Path, step: Step) -> None:
+        reader = features.CalibrationReader(rows, batch_size=4)
+        grams = {}  # what is left to quantize may be embeddings alone
+        if tensors:
+            grams = calibration.collect_grams(
+                start.model.path, reader, tensors, threads=threads, progress=step.advance
+            )
+        calibration.write_grams(directory / "grams.npz", grams)
+
+    key = {
+        "model": start.model.sha256,
+        "rows": features.features_hash(rows),
+        "tensors": tensors,
+        "threads": threads,
+        "versions": versions_key("numpy", "onnx", "onnxruntime"),
+    }
+    name = f"correlate the activations of {start.name}"
+    return cached(work, name, "grams", key, collect, total=len(rows)) / "grams.npz"
+
+
+def grams_for(
+    work: Work, start: Source, rows: Sequence[features.Feature], recipe: recipes.Recipe
+) -> Path | None:
+    """The file of Gram matrices for one recipe; None if it rounds to the nearest."""
+    return grams_of(work, start, rows, [recipe]) if recipe.rounding == "second_order" else None
+
+
 def _ranges(work: Work, path: Path, method: str) -> calibration.Ranges:
     """The ranges of a file of statistics by one method: a search takes seconds, reading its result none."""
 
@@ -177,17 +229,24 @@ def _ranges(work: Work, path: Path, method: str) -> calibration.Ranges:
 
 
 def quantize(
-    work: Work, name: str, model: Model, recipe: recipes.Recipe, ranges: calibration.Ranges | None
+    work: Work,
+    name: str,
+    model: Model,
+    recipe: recipes.Recipe,
+    ranges: calibration.Ranges | None,
+    grams: Path | None,
 ) -> Model:
     """What a recipe makes of a model; `name` is the variant's, in the steps of the run."""
     key = {
         "model": model.sha256,
         "recipe": recipe.file_key(),
         "ranges": None if ranges is None else sha256_json(ranges.of),
-        "versions": versions_key("onnx", "onnxruntime", "onnx-ir", "numpy"),
+        "grams": None if grams is None else file_hash(grams),
+        "versions": versions_key("onnx", "onnxruntime", "onnx-ir", "numpy", "scipy"),
     }
 
     def make(directory: Path, _: Step) -> None:
-        quantize_onnx(model, directory / "model.onnx", recipe, ranges)
+        moments = None if grams is None else calibration.read_grams(grams)
+        quantize_onnx(model, directory / "model.onnx", recipe, ranges, moments)
 
     return cached_model(work, f"quantize {name}", "quantized", key, make)

@@ -49,10 +49,14 @@ class Saving:
 
 @dataclass(frozen=True)
 class Ready:
-    """What a recipe is about to quantize, the ranges for it, and the neurons that its blocks keep."""
+    """What a recipe is about to quantize, what it needs for that, and the neurons that its blocks keep.
+
+    ranges: for a static recipe. grams: the file of Gram matrices for second-order rounding.
+    """
 
     model: Model
     ranges: calibration.Ranges | None
+    grams: Path | None
     widths: Mapping[str, int]
 
 
@@ -117,7 +121,7 @@ def _saving(
     assert max_drop is not None
     made = ready(work, fp32, compiled, rows, recipe)
     name = f"{recipe.name} on {100 * (1 - recipe.prune):g} % of the neurons, embeddings {recipe.embeddings}"
-    model = quantizing.quantize(work, name, made.model, recipe, made.ranges)
+    model = quantizing.quantize(work, name, made.model, recipe, made.ranges, made.grams)
 
     def measure(directory: Path, _: Step) -> None:
         logits, exact = (
@@ -155,7 +159,7 @@ def ready(
     ranges = (
         quantizing.ranges_of(work, start, rows, [recipe])[recipe.name] if recipe.mode == "static" else None
     )
-    return Ready(start.model, ranges, widths)
+    return Ready(start.model, ranges, quantizing.grams_for(work, start, rows, recipe), widths)
 
 
 def _with_savings(work: Work, problem: sensitivity.Problem, before: Path, savings: Sequence[Saving]) -> Path:

@@ -78,7 +78,7 @@ def targeted(
     recipe = read_recipe(directory / RECIPE_FILE)
     made = ready(work, fp32, compiled, rows, recipe)
     files = {name: directory / name for name in (RECIPE_FILE, ATTEMPTS_FILE)}
-    return quantizing.variant(work, fp32, made.model, recipe, made.ranges), files
+    return quantizing.variant(work, fp32, made.model, recipe, made.ranges, made.grams), files
 
 
 def search_share(target: float, largest: float, attempt: Callable[[float], Attempt]) -> list[Attempt]:
@@ -131,7 +131,7 @@ def _attempt(
     recipe = replace(work.options.resolved_base, name=TARGETED, prune=share)
     made = ready(work, fp32, compiled, rows, recipe)
     name = f"{TARGETED} without {100 * share:.0f} % of the neurons"
-    model = quantizing.quantize(work, name, made.model, recipe, made.ranges)
+    model = quantizing.quantize(work, name, made.model, recipe, made.ranges, made.grams)
     variant = replace(fp32, name=name, model=model, recipe=recipe)
     shape = Shape(work.options.batch_size, work.options.seq_len)
     speedup = time_speedups([fp32, variant], shape, work.options, work.steps)[name]

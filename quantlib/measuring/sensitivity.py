@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from quantlib.compression.calibration import Ranges
+from quantlib.compression.calibration import Gram, Ranges
 from quantlib.compression.quantize import quantize_onnx
 from quantlib.compression.recipes.recipe import Precision, Recipe
 from quantlib.data import scores
@@ -72,6 +72,7 @@ class Problem:
     onnx_path: the FP32 model (smoothed if the recipe says so). recipe: where every group starts.
     ranges: for a static recipe. task: of the rows. calibration: the rows on which costs are measured.
     heldout: other rows, labelled if the task's are, on which a budget is verified. threads: of the sessions.
+    grams: for a recipe with second-order rounding.
     """
 
     onnx_path: Path
@@ -81,6 +82,7 @@ class Problem:
     calibration: Sequence[Feature]
     heldout: Sequence[Feature]
     threads: int | None = None
+    grams: Mapping[str, Gram] | None = None
 
     def __post_init__(self) -> None:
         if self.recipe.quantizer != "quantlib" or self.recipe.nodes:
@@ -228,7 +230,8 @@ def _try(problem: Problem, lifted: int, recipe: Recipe, exact: Logits) -> Trial:
 
 def _variant_logits(problem: Problem, recipe: Recipe, rows: Sequence[Feature]) -> Logits:
     with tempfile.TemporaryDirectory() as scratch:
-        path = quantize_onnx(problem.onnx_path, Path(scratch) / "model.onnx", recipe, problem.ranges)
+        out = Path(scratch) / "model.onnx"
+        path = quantize_onnx(problem.onnx_path, out, recipe, problem.ranges, problem.grams)
         return _logits(problem, path, rows)
 
 

@@ -135,8 +135,13 @@ class _Graph:
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.nodes = list(graph.node)
         self._producer = {name: node for node in graph.node for name in node.output if name}
-        self._initializers = {tensor.name for tensor in graph.initializer}
-        self._initializers |= {tensor.values.name for tensor in graph.sparse_initializer}
+        self._constants = {tensor.name for tensor in graph.initializer}
+        self._constants |= {tensor.values.name for tensor in graph.sparse_initializer}
+        # What is computed from constants alone is one too: weights that are stored in 4 bits are.
+        for node in graph.node:
+            inputs = {name for name in node.input if name}
+            if node.op_type == "Constant" or (inputs and inputs <= self._constants):
+                self._constants.update(node.output)
 
     def multiplies_by_weight(self, node: onnx.NodeProto) -> bool:
         """Whether the node is a matrix product with a constant factor."""
@@ -171,7 +176,7 @@ class _Graph:
             name = made_by.input[0]
 
     def _is_constant(self, name: str) -> bool:
-        return any(kind == "Constant" or source in self._initializers for source, kind in self._sources(name))
+        return any(source in self._constants for source, _ in self._sources(name))
 
     def _is_dequantized(self, name: str) -> bool:
         first = next((kind for _, kind in self._sources(name) if kind not in _PASS_ON), "")

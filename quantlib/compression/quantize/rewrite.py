@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from quantlib.compression import packing
+from quantlib.compression.calibration import Gram, add_grams
 from quantlib.compression.grid import (
+    FloatArray,
     activation_grid,
-    quantize_blocks,
+    block_scales,
+    pack_blocks,
     quantize_row_blocks,
     quantize_rows,
-    quantize_weight,
+    round_weight,
+    steps_of_blocks,
+    weight_scale,
 )
+from quantlib.compression.quantize.expansion import expanded_weight
+from quantlib.compression.quantize.nodes import NodeWriter
 from quantlib.compression.recipes.recipe import Recipe
-from quantlib.onnx_model.layers import Embedding, Linear, find_embeddings, find_linears, initializer, names
+from quantlib.compression.rounding import round_second_order
+from quantlib.onnx_model.layers import Embedding, Linear, find_embeddings, find_linears, names
+from quantlib.support.errors import InputError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -38,23 +48,31 @@ _HEADS = ("num_heads", "mask_filter_value", "scale")
 Term = tuple["ir.Value", "ir.Value", "ir.Value"]
 
 
-def rewrite(model: ir.Model, recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> int:
+def rewrite(
+    model: ir.Model,
+    recipe: Recipe,
+    ranges: Mapping[str, tuple[float, float]],
+    grams: Mapping[str, Gram],
+) -> int:
     """Quantize a model in place; return the number of quantized layers.
 
     Args:
         model: the FP32 model.
         recipe: one whose quantizer is quantlib.
         ranges: {activation: (low, high)} of the inputs of its products; used by static recipes.
+        grams: {activation: Gram matrix} of the same; used by recipes with second-order rounding.
 
     Raises:
-        InputError: the recipe names a node that the model does not have.
+        InputError: the recipe names a node that the model does not have, or a Gram matrix does not fit.
     """
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     model.graph.opset_imports.setdefault(MICROSOFT, 1)
     linears, embeddings = find_linears(model), find_embeddings(model)
     precisions = recipe.precisions(names(model))
-    writer = _Writer(model.graph, recipe, ranges)
+    quantized = [linear for linear in linears if precisions.get(linear.name) != "float"]
+    second_order = recipe.rounding == "second_order"
+    writer = _Writer(model.graph, recipe, ranges, _grams_of_weights(quantized, grams) if second_order else {})
     words = max((len(embedding.table) for embedding in embeddings), default=0)
     for embedding in embeddings:
         if recipe.embeddings == "float" or precisions.get(embedding.name) == "float":
@@ -65,21 +83,38 @@ def rewrite(model: ir.Model, recipe: Recipe, ranges: Mapping[str, tuple[float, f
             writer.embedding_in_blocks(embedding)
         else:
             writer.embedding(embedding)
-    for linear in linears:
-        if precisions.get(linear.name) != "float":
-            writer.linear(linear, precisions.get(linear.name))
+    for linear in quantized:
+        writer.linear(linear, precisions.get(linear.name))
     RemoveUnusedNodesPass()(model)
     return writer.quantized
 
 
-class _Writer:
+def _grams_of_weights(linears: Sequence[Linear], grams: Mapping[str, Gram]) -> dict[str, Gram]:
+    """The Gram matrix of all that is multiplied by a weight; layers that share one are rounded as one."""
+    inputs: dict[str, list[str]] = {}
+    for linear in linears:
+        inputs.setdefault(_stem(linear), []).append(str(linear.input.name))
+    return {
+        stem: grams[names[0]] if len(names) == 1 else add_grams([grams[name] for name in names])
+        for stem, names in inputs.items()
+    }
+
+
+class _Writer(NodeWriter):
     """Adds nodes to a graph. What several layers share (a quantized input, a weight) is added once."""
 
-    def __init__(self, graph: ir.Graph, recipe: Recipe, ranges: Mapping[str, tuple[float, float]]) -> None:
-        self.graph, self.recipe, self.ranges = graph, recipe, ranges
+    def __init__(
+        self,
+        graph: ir.Graph,
+        recipe: Recipe,
+        ranges: Mapping[str, tuple[float, float]],
+        grams: Mapping[str, Gram],
+    ) -> None:
+        super().__init__(graph)
+        self.recipe, self.ranges, self.grams = recipe, ranges, grams
         self.first_terms: dict[str, Term] = {}
         self.second_terms: dict[str, Term] = {}
-        self.before: ir.Node | None = None
+        self.weights: dict[str, tuple[ir.Value, ir.Value]] = {}
         self.quantized = 0
 
     def linear(self, linear: Linear, precision: str | None) -> None:
@@ -171,20 +206,50 @@ class _Writer:
         bits, block_size = _WEIGHT_ONLY
         if precision != "weight_only" and self.recipe.block_size is not None:
             bits, block_size = 4 if self.recipe.weight_type == "QInt4" else 8, self.recipe.block_size
-        values, scales = quantize_blocks(linear.weight, bits=bits, block_size=block_size)
         name = f"{_stem(linear)}_{bits}_bit_blocks_of_{block_size}"
-        inputs = [linear.input, self.constant(name, values), self.constant(f"{name}_scale", scales)]
         depth, width = linear.weight.shape
+        if name not in self.graph.initializers:
+            scales = block_scales(linear.weight, bits=bits, block_size=block_size)
+            levels = self.levels(linear, steps_of_blocks(scales, block_size, depth), bits)
+            self.constant(name, pack_blocks(levels, bits=bits, block_size=block_size))
+            self.constant(f"{name}_scale", scales)
+        weight = [self.graph.initializers[each] for each in (name, f"{name}_scale")]
+        inputs = [linear.input, *weight]
         attributes = {"K": depth, "N": width, "bits": bits, "block_size": block_size}
         attributes["accuracy_level"] = _FLOAT_ACTIVATIONS
         return self.biased(linear, self.node("MatMulNBits", inputs, linear.name, MICROSOFT, **attributes))
 
     def weight(self, linear: Linear) -> tuple[ir.Value, ir.Value]:
         """The 8-bit weight and its scales."""
-        bits = 7 if self.recipe.reduce_range else 8
-        values, scales = quantize_weight(linear.weight, per_channel=self.recipe.per_channel, bits=bits)
-        name = _stem(linear)
-        return self.constant(f"{name}_quantized", values), self.constant(f"{name}_scale", scales)
+        stem = _stem(linear)
+        if stem not in self.weights:
+            bits = 7 if self.recipe.reduce_range else 8
+            if self.recipe.storage == "int4":
+                self.weights[stem] = self.stored_in_4_bits(linear, bits)
+            else:
+                scale = weight_scale(linear.weight, per_channel=self.recipe.per_channel, bits=bits)
+                values = self.constant(f"{stem}_quantized", self.levels(linear, scale, bits))
+                self.weights[stem] = values, self.constant(f"{stem}_scale", scale)
+        return self.weights[stem]
+
+    def stored_in_4_bits(self, linear: Linear, bits: int) -> tuple[ir.Value, ir.Value]:
+        """An 8-bit weight that is computed from 4 bits, once, when the model is loaded; and its scales."""
+        stem = _stem(linear)
+        gram = self.grams.get(stem)
+        importance = None if gram is None else np.diagonal(gram.products)
+        factors = packing.choose_factors(linear.weight, importance, bits=bits)
+        levels = self.levels(linear, factors.steps(len(linear.weight)), packing.BITS)
+        weight = expanded_weight(self, f"{stem}_in_4_bits", levels, factors)
+        return weight, self.constant(f"{stem}_scale", factors.scale)
+
+    def levels(self, linear: Linear, scale: FloatArray, bits: int) -> npt.NDArray[np.int8]:
+        """A weight on its grid, as the recipe rounds it, int8 (in, out)."""
+        if self.recipe.rounding == "nearest":
+            return round_weight(linear.weight, scale, bits=bits)
+        try:
+            return round_second_order(linear.weight, scale, self.grams[_stem(linear)], bits=bits)
+        except InputError as error:
+            raise InputError(f"{linear.name}: {error}") from error
 
     def scales(self, linear: Linear) -> tuple[int, ...]:
         """The shape of a weight's scales."""
@@ -229,41 +294,6 @@ class _Writer:
         if linear.bias is None:
             return product
         return self.node("Add", [product, linear.bias], f"{linear.name}/bias")
-
-    def node(
-        self, op_type: str, inputs: Sequence[ir.Value | None], name: str, domain: str = "", **attributes: Any
-    ) -> ir.Value:
-        """A new node's only output."""
-        (output,) = self.nodes(op_type, inputs, name, domain, **attributes)
-        return output
-
-    def nodes(
-        self,
-        op_type: str,
-        inputs: Sequence[ir.Value | None],
-        name: str,
-        domain: str = "",
-        outputs: int = 1,
-        **attributes: Any,
-    ) -> Sequence[ir.Value]:
-        """The outputs of a new node, inserted before the layer that is being replaced."""
-        import onnx_ir as ir
-
-        assert self.before is not None
-        node = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=outputs, name=name)
-        for i, output in enumerate(node.outputs):
-            output.name = f"{name}/quantized:{i}"  # the plain name is that of the FP32 model's tensor
-        self.graph.insert_before(self.before, node)
-        return node.outputs
-
-    def constant(self, name: str, array: npt.NDArray[Any] | np.generic) -> ir.Value:
-        """An initializer, one for each name, since layers may share a weight.
-
-        The name says how the array was made from the initializer named in it.
-        """
-        if name not in self.graph.initializers:
-            initializer(self.graph, name, array)
-        return self.graph.initializers[name]
 
     def replace(self, old: ir.Value, new: ir.Value) -> None:
         """Replace all uses of `old` by `new`, which takes over its name."""

@@ -17,6 +17,8 @@ ActivationType = Literal["QInt8", "QUInt8", "QUInt16", "Float"]
 WeightType = Literal["QInt8", "QUInt8", "QInt4"]
 Quantizer = Literal["quantlib", "onnxruntime"]
 Embeddings = Literal["per_row", "int4", "float"]
+Rounding = Literal["nearest", "second_order"]
+Storage = Literal["as_computed", "int4"]
 Precision = Literal["int16", "weight_only", "float"]
 
 # The fields that take one of a few words.
@@ -27,6 +29,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "weight_type": get_args(WeightType),
     "quantizer": get_args(Quantizer),
     "embeddings": get_args(Embeddings),
+    "rounding": get_args(Rounding),
+    "storage": get_args(Storage),
 }
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 BLOCK_SIZES = (16, 32, 64, 128, 256)
@@ -52,6 +56,11 @@ class Recipe:
     op_types: the operator types that "onnxruntime" is to quantize; None is every type it knows.
     embeddings: tables in 8 bits with a scale for each row, the largest one (of words) in 4 bits with a scale
         for each 64 numbers and the others in 8, or all in float; quantlib only.
+    rounding: of the weights of products, "nearest", or "second_order" on calibration rows
+        (`quantlib.compression.rounding`); quantlib only.
+    storage: of the weights of products in the file, "as_computed", or "int4": in 4 bits, from which the
+        runtime computes the int8 weights when it loads the model (`quantlib.compression.packing`); not for
+        weight_only, which has 4 bits of its own; quantlib only.
     smooth: the model is smoothed first (`quantlib.compression.smoothing`); quantlib only.
     reduce_range: weights in 7 bits, so that sums of two u8·s8 products fit into 16 bits: for CPUs without
         VNNI.
@@ -80,6 +89,8 @@ class Recipe:
     quantizer: Quantizer = "quantlib"
     op_types: tuple[str, ...] | None = None
     embeddings: Embeddings = "per_row"
+    rounding: Rounding = "nearest"
+    storage: Storage = "as_computed"
     smooth: bool = False
     reduce_range: bool = False
     block_size: int | None = None
@@ -161,6 +172,14 @@ class Recipe:
             (
                 not ours and (self.smooth or bool(self.nodes) or self.embeddings != "per_row"),
                 "smooth, nodes and embeddings are quantlib's; the quantizer is onnxruntime",
+            ),
+            (
+                not ours and self.rounding != "nearest",
+                "second_order rounding is quantlib's; the quantizer is onnxruntime",
+            ),
+            (
+                self.storage == "int4" and (not ours or weights or not self.per_channel),
+                "int4 storage is for quantlib's int8 weights with a scale for each channel",
             ),
             (self.smooth and weights, "a weight_only recipe has no activations to smooth"),
             (ours and self.op_types is not None, "op_types are for the quantizer onnxruntime"),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from quantlib.compression.recipes.recipe import ActivationType, Format, Recipe, WeightType
 
 _TEXTBOOK = "the library's defaults, calibrated on padded rows: loses accuracy, shown so that a user sees why"
+
+_DISK4 = "from 4 bits on disk, rounded by second order; the embeddings of words in 4 bits"
+_IN_4_BITS: dict[str, Any] = {"embeddings": "int4", "rounding": "second_order", "storage": "int4"}
 
 
 def _static(name: str, summary: str, method: str = "MinMax", **changes: Any) -> Recipe:
@@ -68,9 +72,17 @@ _TABLE = (
     _dynamic("dynamic_u8s8", "U8S8"),
     _dynamic("dynamic_per_tensor", "U8S8, a weight scale for each tensor", per_channel=False),
     _dynamic("dynamic_u8s8_embed4", "U8S8; the embeddings of words in 4 bits", embeddings="int4"),
+    _static("static_u8s8_disk4", f"U8S8 {_DISK4}", **_IN_4_BITS),
+    _dynamic("dynamic_u8s8_disk4", f"U8S8 {_DISK4}", **_IN_4_BITS),
     _dynamic("dynamic_u16s8", "16-bit activations in two 8-bit terms", "QUInt16"),
     _weight_only("weight_only_int8", "QInt8", 8),
     _weight_only("weight_only_int4", "QInt4", 4),
+    replace(
+        _weight_only("weight_only_int4", "QInt4", 4),
+        name="weight_only_int4_second_order",
+        summary="as weight_only_int4, rounded by second order on calibration rows",
+        rounding="second_order",
+    ),
     _defaults("quant_1_defaults", "QDQ", "QInt8"),
     _defaults("quant_2_defaults", "QOperator", "QUInt8"),
 )
