@@ -139,3 +139,13 @@ def test_a_wide_interval_makes_nothing_as_fast() -> None:
     )
     assert field.speed("student", "student_quant_2").quantile(0.975) > 0, "it could be"
     assert field.about_as_fast(["student", "student_quant_2"]) == ["student_quant_2"]
+
+
+def test_of_equally_accurate_ones_a_clearly_slower_one_is_not_chosen() -> None:
+    """A hundredth of the logit error is no reason for a variant that takes 1.2 times as long."""
+    scores = {
+        name: Score(0.98, 0.998, error, 22, dict.fromkeys(PLACES, math.log(speedup)))
+        for name, error, speedup in (("quant_1", 0.050, 1.71), ("quant_2", 0.0505, 2.01), ("slow", 0.2, 2.0))
+    }
+    teacher = {"teacher": FIELD.scores["teacher"]}
+    assert Field(teacher | scores, "teacher").most_accurate(list(scores)) == "quant_2"

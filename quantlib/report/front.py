@@ -95,12 +95,14 @@ class Field:
         accuracy = self.accuracy(ours, theirs)
         if accuracy < 0 or size > other_size * (1 + CLEAR_SIZE):
             return False
-        speed = self.speed(ours, theirs)
-        surely = speed.quantile(1 - _SURE)
-        if surely < math.log(1 - CLEAR_TIME):
+        if self.speed(ours, theirs).quantile(1 - _SURE) < math.log(1 - CLEAR_TIME):
             return False
-        faster = surely > 0 and speed.center >= -math.log(1 - CLEAR_TIME)
-        return bool(accuracy > 0 or faster or size <= other_size * (1 - CLEAR_SIZE))
+        return accuracy > 0 or self.clearly_faster(ours, theirs) or size <= other_size * (1 - CLEAR_SIZE)
+
+    def clearly_faster(self, ours: str, theirs: str) -> bool:
+        """Whether `ours` is surely faster, and by more than 5 % as measured."""
+        speed = self.speed(ours, theirs)
+        return bool(speed.quantile(1 - _SURE) > 0 and speed.center >= -math.log(1 - CLEAR_TIME))
 
     def beaten_by(self) -> dict[str, str | None]:
         """{variant: the fastest of those that beat it}; None for a variant on the front.
@@ -116,9 +118,15 @@ class Field:
         }
 
     def most_accurate(self, names: list[str]) -> str:
-        """The one that is clearly less accurate than the fewest, then the one with the least logit error."""
+        """The one that is clearly less accurate than the fewest.
+
+        Of several, those that are clearly slower than another of them are left out; then the logit error
+        decides.
+        """
         behind = {name: sum(self.accuracy(other, name) > 0 for other in names) for name in names}
-        return min(names, key=lambda name: (behind[name], self.scores[name].logit_error, name))
+        tied = [name for name in names if behind[name] == min(behind.values())]
+        best = [name for name in tied if not any(self.clearly_faster(other, name) for other in tied)]
+        return min(best, key=lambda name: (self.scores[name].logit_error, name))
 
     def about_as_fast(self, names: list[str], share: float = CLEAR_TIME) -> list[str]:
         """Those that are not clearly slower than the fastest, by more than this share of its time.
