@@ -93,6 +93,14 @@ def test_init_writes_what_can_be_read_and_run(repository: Path) -> None:
     assert any(step.get("run", "").startswith("pytest bench --gate ") for step in steps)
 
 
+def test_a_path_among_the_options_does_not_move_the_repository(copied: Path) -> None:
+    """Pytest takes the value of an option for a place of tests, if a file of that name exists."""
+    (copied.parent / "gate.md").write_text("of an earlier run", encoding="utf-8")
+    result = run_pytest("bench", "--gate", "--gate-markdown", "../gate.md", "--collect-only", cwd=copied)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*test_accuracy?mine?*"])
+
+
 @pytest.mark.parametrize(
     ("teacher", "rows", "requirement"),
     [

@@ -42,6 +42,16 @@ def wrong_use() -> Iterator[None]:
         pytest.exit(f"error: {flags.as_in_pytest(str(error))}", returncode=2)
 
 
+def root_of(config: pytest.Config) -> Path:
+    """Where the user's repository begins.
+
+    Without a configuration file of pytest's, its rootdir is the common ancestor of everything among the
+    arguments that exists, also of the value of an option, such as `--gate-markdown ../gate.md`.
+    """
+    chosen = config.inipath is not None or config.getoption("rootdir") is not None
+    return config.rootpath if chosen else config.invocation_params.dir
+
+
 class Session:
     """The options of a run, its models, what is known of them, and what was timed.
 
@@ -50,11 +60,12 @@ class Session:
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
-        self.directory = config.rootpath / config.getini("quantlib_bench")
+        root = root_of(config)
+        self.directory = root / config.getini("quantlib_bench")
         self.timings: list[tuple[str, str, LatencyStats]] = []
         self._speedups: dict[Shape, dict[str, Speedup]] = {}
         given = flags.given(config)
-        found = find_configuration(config.rootpath)
+        found = find_configuration(root)
         of_run, of_gate = found.values(ExperimentOptions, GateOptions)
         offered = {item.name for item in options_of(ExperimentOptions, PYTEST)} | _LIMITS
         of_run = {name: value for name, value in of_run.items() if name in offered}
