@@ -25,8 +25,9 @@ from quantlib.support.progress import Step
 
 @dataclass(frozen=True)
 class Study:
-    """What is known of the neurons of a model: files of a cache entry, and their hash."""
+    """What is known of the neurons of a model: its blocks, files of a cache entry, and their hash."""
 
+    blocks: tuple[pruning.Block, ...]
     grams: Path
     orders: Path
 
@@ -58,7 +59,7 @@ def pruned(
     """
     study = _study(work, fp32, rows)
     widths = dict(recipe.widths) if recipe.widths else _widths(work, fp32, study, rows, recipe.prune)
-    share = _share(fp32, widths)
+    share = _share(study.blocks, widths)
     name = f"{fp32.name} without {100 * share:.0f} % of its neurons"
     key = {
         "model": fp32.model.sha256,
@@ -77,9 +78,8 @@ def pruned(
     return Pruned(f"{name}, compiled", compiled_model(work, name, model)[0], widths)
 
 
-def _share(fp32: Variant, widths: Mapping[str, int]) -> float:
+def _share(blocks: Sequence[pruning.Block], widths: Mapping[str, int]) -> float:
     """The share of all neurons that goes."""
-    blocks = pruning.blocks_of(fp32.path)
     whole = sum(block.neurons for block in blocks)
     return 1 - sum(widths.get(block.name, block.neurons) for block in blocks) / whole
 
@@ -112,16 +112,16 @@ def _study(work: Work, fp32: Variant, rows: Sequence[features.Feature]) -> Study
                 f"least {neurons} would do better (--calibration-samples)"
             )
             break
-    return Study(directory / "grams.npz", directory / "orders.npz")
+    blocks = tuple(pruning.Block(name, neurons) for name, (_, neurons) in counts.items())
+    return Study(blocks, directory / "grams.npz", directory / "orders.npz")
 
 
 def _widths(
     work: Work, fp32: Variant, study: Study, rows: Sequence[features.Feature], share: float
 ) -> dict[str, int]:
     """The widths that are expected to change the logits least when a share of all neurons goes."""
-    blocks = pruning.blocks_of(fp32.path)
-    orders = _read_orders(study.orders)
-    return pruning.allocate(blocks, orders, _sensitivities(work, fp32, study, rows), share)
+    sensitivities = _sensitivities(work, fp32, study, rows)
+    return pruning.allocate(study.blocks, _read_orders(study.orders), sensitivities, share)
 
 
 def _sensitivities(
@@ -149,8 +149,8 @@ def _sensitivities(
         "threads": threads,
         "versions": versions_key("numpy", "scipy", "onnxruntime", "onnx-ir"),
     }
-    total = len(pruning.blocks_of(fp32.path))
-    path = cached(work, f"prune each block of {fp32.name} alone", "neurons", key, measure, total=total)
+    name, total = f"prune each block of {fp32.name} alone", len(study.blocks)
+    path = cached(work, name, "neurons", key, measure, total=total)
     values = json.loads((path / "sensitivities.json").read_text(encoding="utf-8"))
     return [pruning.Sensitivity(**value) for value in values]
 

@@ -179,7 +179,11 @@ def _with_savings(work: Work, problem: sensitivity.Problem, before: Path, saving
             directory / SENSITIVITY_FILE, reasons | {"savings": [asdict(saving) for saving in savings]}
         )
 
-    key = {"reasons": text, "savings": [asdict(saving) for saving in savings]}
+    key = {
+        "reasons": text,
+        "base": asdict(problem.recipe),
+        "savings": [asdict(saving) for saving in savings],
+    }
     return cached(work, "save more within the drop", "budget", key, write)
 
 
