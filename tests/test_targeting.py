@@ -67,6 +67,11 @@ def test_a_target_out_of_reach_says_what_was_reached() -> None:
         search_share(9, LARGEST, line(0.5, 0.2))
 
 
+def test_a_busy_machine_decides_nothing() -> None:
+    with pytest.raises(InputError, match="nothing is sure while other programs use this machine"):
+        search_share(2.0, LARGEST, lambda share: Attempt(share, 3.0, 2.0, 4.0, doubtful=True))
+
+
 def test_a_run_writes_the_variant_and_its_recipe(
     tiny_options: ExperimentOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

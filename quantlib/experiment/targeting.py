@@ -31,12 +31,16 @@ _MOST_ATTEMPTS = 6
 
 @dataclass(frozen=True)
 class Attempt:
-    """A share of the neurons that was pruned, and how fast the variant was then: a 95 % interval."""
+    """A share of the neurons that was pruned, and how fast the variant was then: a 95 % interval.
+
+    doubtful: whether other programs used so much of the machine that nothing is sure.
+    """
 
     share: float
     speedup: float
     low: float
     high: float
+    doubtful: bool = False
 
 
 def targeted(
@@ -93,9 +97,19 @@ def search_share(target: float, largest: float, attempt: Callable[[float], Attem
         attempt: prunes a share and measures.
 
     Raises:
-        InputError: the largest share does not reach the target.
+        InputError: the largest share does not reach the target, or an attempt is doubtful.
     """
-    attempts = [attempt(0.0)]
+
+    def sure(share: float) -> Attempt:
+        tried = attempt(share)
+        if tried.doubtful:
+            raise InputError(
+                f"--target-speedup {target:g}: nothing is sure while other programs use this machine; "
+                "run it again when they have ended"
+            )
+        return tried
+
+    attempts = [sure(0.0)]
     shares = [min(0.5, largest), largest]
     while True:
         reached = [each for each in attempts if each.speedup >= target]
@@ -105,9 +119,9 @@ def search_share(target: float, largest: float, attempt: Callable[[float], Attem
             lower = max((share for share in below if share < best.share), default=0.0)
             if best.share - lower <= _GRAIN or len(attempts) >= _MOST_ATTEMPTS:
                 return [*(each for each in attempts if each is not best), best]
-            attempts.append(attempt(_between(attempts, target, lower, best.share)))
+            attempts.append(sure(_between(attempts, target, lower, best.share)))
         elif shares:
-            attempts.append(attempt(shares.pop(0)))
+            attempts.append(sure(shares.pop(0)))
         else:
             best = max(attempts, key=lambda each: each.speedup)
             raise InputError(
@@ -135,7 +149,7 @@ def _attempt(
     variant = replace(fp32, name=name, model=model, recipe=recipe)
     shape = Shape(work.options.batch_size, work.options.seq_len)
     speedup = time_speedups([fp32, variant], shape, work.options, work.steps)[name]
-    return Attempt(share, speedup.ratio, speedup.low, speedup.high)
+    return Attempt(share, speedup.ratio, speedup.low, speedup.high, speedup.doubtful)
 
 
 def _write(
