@@ -14,7 +14,8 @@ from test_gate import MACHINE, table
 from test_gate_identity import known
 
 from quantlib import gate
-from quantlib.experiment import gate_timing
+from quantlib.experiment import gate_timing, judging
+from quantlib.experiment.gate_options import GateOptions
 from quantlib.experiment.gate_timing import GateTiming, confidence_of
 from quantlib.measuring.latency import Launches, Sampling
 from quantlib.measuring.latency.shapes import Shape
@@ -204,3 +205,27 @@ def test_an_old_baseline_takes_the_weaker_way(monkeypatch: pytest.MonkeyPatch) -
     _, comparison = measured(Starts(), known("", None), monkeypatch, why_not="not recorded")
     assert comparison is not None
     assert (comparison.how, comparison.words) == ("teacher", "not recorded")
+
+
+@pytest.mark.parametrize(
+    ("said", "known_spread", "elsewhere", "expected"),
+    [
+        (None, 0.25, False, 0.25),
+        (None, None, False, judging.STATE_SPREAD),
+        (None, 0.25, True, judging.STATE_SPREAD),
+        (0.0, 0.25, False, 0.0),
+    ],
+)
+def test_states_widen_by_what_is_known_of_this_machine(
+    said: float | None,
+    known_spread: float | None,
+    elsewhere: bool,
+    expected: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(judging, "known_state_spread", lambda _: known_spread)
+    machine = MACHINE | {"cpu_model": "EPYC"} if elsewhere else MACHINE
+    current, baseline = known(machine=machine), known(machine=MACHINE)
+    options = GateOptions(gate="", gate_state_spread=said)
+    spread = judging._state_spread(current, baseline, SimpleNamespace(), options)  # type: ignore[arg-type]
+    assert spread == expected

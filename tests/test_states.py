@@ -144,3 +144,15 @@ def test_the_probe_runs(tmp_path: Path) -> None:
     session = open_configured(write_probe(tmp_path / "probe.onnx"), SessionConfig(1))
     (result,) = session.run(None, feed_for(session, probe_feed()))
     assert np.array_equal(result, probe_feed()["input"])
+
+
+def test_spread_is_the_largest_change_between_states() -> None:
+    rng, history = np.random.default_rng(5), History()
+    times, probe = draw(rng, "ffffffffffff")
+    history.add(probe, {"quant_2": times.log_ratios})
+    assert history.spread() is None
+    times, probe = draw(rng, "ssssssssssss")
+    history.add(probe, {"quant_2": times.log_ratios, "new": times.log_ratios})
+    spread = history.spread()
+    assert spread is not None
+    assert math.isclose(spread, FAST - SLOW, abs_tol=0.03)

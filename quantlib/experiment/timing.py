@@ -202,6 +202,14 @@ def _speedups(
     return speedups
 
 
+def known_state_spread(options: MeasuringOptions) -> float | None:
+    """By how much a model's log ratio to the teacher differs between this machine's two states, at most.
+
+    None where earlier runs have not seen two. That they saw one does not make it the only one.
+    """
+    return read_history(_history_file(open_cache(options.cache_dir), options)).spread()
+
+
 def _throughput_ratio(
     name: str,
     reference: str,

@@ -84,6 +84,12 @@ class History:
         ]
         return max(shifts, key=abs, default=None)
 
+    def spread(self) -> float | None:
+        """The size of that change; None where no two states are known."""
+        limit = state_limit(self.probe_ms)
+        shift = None if limit is None else self.shift(limit)
+        return None if shift is None else abs(shift)
+
 
 def read_history(path: Path) -> History:
     """The history in a file; an empty one where there is none, or a damaged one, which is only lost."""
