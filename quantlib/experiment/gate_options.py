@@ -66,8 +66,8 @@ class GateOptions:
     gate_state_spread: float | None = option(
         None,
         "By how much the ratio to the teacher may differ, on the log scale, because a machine has states; "
-        "0 for a machine known to have one. Default: what the main job has seen on this machine, 0.4 where it has "
-        "not seen two. Where old and new model take turns it is not needed.",
+        "0 for a machine known to have one. Default: what the main job has seen on this machine, 0.4 where "
+        "it has not seen two. Where old and new model take turns it is not needed.",
         least=0.0,
         section="gate",
         advanced=True,
