@@ -136,6 +136,9 @@ def test_a_student_that_copies_little_is_trained_on_more_rows() -> None:
 def test_settings_of_the_gate_are_what_decides_the_models() -> None:
     settings = ExperimentOptions().settings
     assert settings == {
+        "teacher_epochs": 3,
+        "teacher_layers": 2,
+        "teacher_learning_rate": 2e-4,
         "student_config": "half",
         "transformer_epochs": 1,
         "prediction_epochs": 1,
@@ -151,6 +154,17 @@ def test_settings_of_the_gate_are_what_decides_the_models() -> None:
     without = ExperimentOptions(no_student=True).settings
     trains_student = {"student_config", "transformer_epochs", "prediction_epochs", "augment"}
     assert set(settings) - set(without) == trains_student
+    trains_teacher = {"teacher_epochs", "teacher_layers", "teacher_learning_rate"}
+    assert set(settings) - set(ExperimentOptions(teacher="DIR").settings) == trains_teacher
+
+
+def test_options_of_a_teacher_that_is_trained() -> None:
+    training = ExperimentOptions(teacher_epochs=5, teacher_layers=0, teacher_learning_rate=3e-5).fine_tuning
+    assert (training.epochs, training.trained_layers, training.learning_rate) == (5, None, 3e-5)
+    with pytest.raises(InputError, match=r"^--teacher-epochs 5 contradicts --teacher$"):
+        ExperimentOptions(teacher="DIR", teacher_epochs=5)
+    with pytest.raises(InputError, match=r"^--teacher-epochs 0 is out of range; it must be at least 1$"):
+        ExperimentOptions(teacher_epochs=0)
 
 
 def test_baselines_with_other_models_are_told() -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from quantlib.cli.app import print_json, wide_console
 from quantlib.cli.parameters import offering
 from quantlib.cli.words import Json
+from quantlib.compression.variants import STUDENT
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.support.options import options_of
 from quantlib.support.progress import Steps
@@ -28,7 +29,8 @@ def explain(options: ExperimentOptions, json: Json = False) -> None:
 
     out = wide_console()
     # What is only about students, recipes and budgets plays no part here.
-    of_students = {item.name: item.default for item in options_of(ExperimentOptions) if item.trains_student}
+    declared = options_of(ExperimentOptions)
+    of_students = {item.name: item.default for item in declared if item.trains == STUDENT}
     asked = replace(
         options,
         explain=True,

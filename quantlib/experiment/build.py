@@ -20,7 +20,6 @@ from quantlib.experiment.quantizing import quantized
 from quantlib.experiment.rows import read_rows
 from quantlib.experiment.targeting import targeted
 from quantlib.experiment.work import Variant, Work, cached, cached_model, is_onnx, tokenize
-from quantlib.machine.sessions import default_threads
 from quantlib.onnx_model.compile import Compiled
 from quantlib.onnx_model.model import Model, copy_model
 from quantlib.support.cache import code_key, open_cache, versions_key
@@ -31,7 +30,7 @@ from quantlib.training import checkpoints
 from quantlib.training.student import StudentConfig, distil, parse_student_config
 from quantlib.training.student.precision import chosen_precision
 from quantlib.training.student.students import INITS
-from quantlib.training.teacher import TrainingOptions, fine_tune
+from quantlib.training.teacher import fine_tune
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ def _trained_teacher(work: Work) -> Path:
 
     def train(directory: Path, step: Step) -> None:
         rows = tokenize(work, "train", base)
-        fine_tune(base, work.task, rows, directory, _training_options(work.options), step.training)
+        fine_tune(base, work.task, rows, directory, work.options.fine_tuning, step.training)
 
     key = _training_key(work) | {"base": sha256_tree(base)}
     return cached(work, "fine-tune the teacher", TEACHER, key, train)
@@ -279,11 +278,6 @@ def _precision(work: Work) -> str:
     return chosen_precision(work.options.distillation.threads, work.cache)
 
 
-def _training_options(options: ExperimentOptions) -> TrainingOptions:
-    # Not options.threads: how a model is timed must not decide how it is trained.
-    return TrainingOptions(seed=options.seed, threads=default_threads())
-
-
 def _training_key(work: Work) -> dict[str, Any]:
     """Everything but the checkpoint that decides the weights of a trained model."""
     return {
@@ -292,7 +286,7 @@ def _training_key(work: Work) -> dict[str, Any]:
         "scoring": asdict(work.task.scoring),
         "label_names": work.task.label_names,
         "rows": sha256_json([[row.text_a, row.text_b, row.label] for row in work.splits.train]),
-        "options": asdict(_training_options(work.options)),
+        "options": asdict(work.options.fine_tuning),
         "seq_len": work.options.seq_len,
         "versions": versions_key("torch", "transformers", "tokenizers", "numpy", "safetensors"),
     }

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from quantlib.compression.recipes import DEFAULT_RECIPES, Recipe, get_recipes
-from quantlib.compression.variants import BUDGETED, COMPILED, TARGETED, TEACHER, VariantName
+from quantlib.compression.variants import BUDGETED, COMPILED, STUDENT, TARGETED, TEACHER, VariantName
 from quantlib.experiment.task_options import MeasuringOptions
 from quantlib.machine.sessions import default_threads
 from quantlib.onnx_model.export.opset import check_opset
@@ -17,8 +17,9 @@ from quantlib.support.options import COMMAND, option, options_of
 from quantlib.training.student.augmentation import AugmentationOptions
 from quantlib.training.student.options import FROM_LITTLE, DistillationOptions
 from quantlib.training.student.students import parse_student_config
+from quantlib.training.teacher import TrainingOptions
 
-_DISTILLATION = DistillationOptions()
+_DISTILLATION, _TRAINING = DistillationOptions(), TrainingOptions()
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,35 @@ class ExperimentOptions(MeasuringOptions):
         section="models",
         is_place=True,
     )
+    teacher_epochs: int = option(
+        _TRAINING.epochs,
+        "Epochs in which a teacher is fine-tuned.",
+        least=1,
+        recorded=True,
+        trains=TEACHER,
+        section="models",
+        advanced=True,
+    )
+    teacher_layers: int = option(
+        _TRAINING.trained_layers or 0,
+        "Upper layers of a teacher that are fine-tuned; 0 for all of it, which takes three times as long.",
+        least=0,
+        recorded=True,
+        trains=TEACHER,
+        section="models",
+        advanced=True,
+    )
+    teacher_learning_rate: float = option(
+        _TRAINING.learning_rate,
+        "Highest learning rate at which a teacher is fine-tuned; it rises for a tenth of the steps, and "
+        "falls to zero.",
+        least=1e-7,
+        most=0.1,
+        recorded=True,
+        trains=TEACHER,
+        section="models",
+        advanced=True,
+    )
     students: tuple[str, ...] = option(
         (),
         "Distilled checkpoint, DIR or HUB_ID; may be repeated; default: make one, if there are train rows.",
@@ -52,7 +82,7 @@ class ExperimentOptions(MeasuringOptions):
         False,
         "Distil a student from the teacher; the default if no student is given.",
         offered=(COMMAND,),
-        trains_student=True,
+        trains=STUDENT,
         section="models",
         advanced=True,
     )
@@ -62,7 +92,7 @@ class ExperimentOptions(MeasuringOptions):
         "layers=4,width=312,ffn=1200,heads=12; init=random or init=DIR_OR_HUB_ID gives its first weights. "
         "Or prune=0.5: the teacher without so many of its neurons.",
         recorded=True,
-        trains_student=True,
+        trains=STUDENT,
         section="models",
         advanced=True,
     )
@@ -71,7 +101,7 @@ class ExperimentOptions(MeasuringOptions):
         "Epochs in which a student learns from the teacher's layers.",
         least=0,
         recorded=True,
-        trains_student=True,
+        trains=STUDENT,
         section="models",
         advanced=True,
     )
@@ -80,7 +110,7 @@ class ExperimentOptions(MeasuringOptions):
         "Epochs in which a student learns from logits and labels.",
         least=1,
         recorded=True,
-        trains_student=True,
+        trains=STUDENT,
         section="models",
         advanced=True,
     )
@@ -89,7 +119,7 @@ class ExperimentOptions(MeasuringOptions):
         "Copies of each row, with words replaced by likely ones, to train a student on too.",
         least=0,
         recorded=True,
-        trains_student=True,
+        trains=STUDENT,
         section="models",
         advanced=True,
     )
@@ -200,7 +230,7 @@ class ExperimentOptions(MeasuringOptions):
             self._check_target(recipes)
         if self.no_student and self.students:
             raise InputError("--no-student contradicts --student")
-        self._check_distillation()
+        self._check_training()
         self._check_profile()
 
     @property
@@ -233,6 +263,12 @@ class ExperimentOptions(MeasuringOptions):
         return not (self.no_student or self.students or self.no_training)
 
     @property
+    def trained(self) -> tuple[str, ...]:
+        """The roles whose models are trained in this run."""
+        roles = {TEACHER: self.teacher is None, STUDENT: self.trains_student}
+        return tuple(role for role, trains in roles.items() if trains)
+
+    @property
     def no_training(self) -> str:
         """Why no student can be trained; empty where one can be."""
         if self.teacher_is_onnx:
@@ -250,8 +286,19 @@ class ExperimentOptions(MeasuringOptions):
         return {
             item.name: getattr(self, item.name)
             for item in options_of(type(self))
-            if item.recorded and (self.trains_student or not item.trains_student)
+            if item.recorded and (not item.trains or item.trains in self.trained)
         }
+
+    @property
+    def fine_tuning(self) -> TrainingOptions:
+        """How the teacher is trained. Not by `threads`: how a model is timed must not decide its weights."""
+        return TrainingOptions(
+            epochs=self.teacher_epochs,
+            learning_rate=self.teacher_learning_rate,
+            trained_layers=self.teacher_layers or None,
+            seed=self.seed,
+            threads=default_threads(),
+        )
 
     @property
     def distillation(self) -> DistillationOptions:
@@ -266,18 +313,17 @@ class ExperimentOptions(MeasuringOptions):
             threads=default_threads(),
         )
 
-    def _check_distillation(self) -> None:
+    def _check_training(self) -> None:
         parse_student_config(self.student_config)
-        if self.trains_student:
-            return
-        given = "--no-student" if self.no_student else "--student"
         for item in options_of(type(self)):
             value = getattr(self, item.name)
-            if item.trains_student and value != item.default:
-                written = item.flag if item.is_switch else f"{item.flag} {value}"
-                if self.no_student or self.students:
-                    raise InputError(f"{written} contradicts {given}")
-                raise InputError(f"{written}: no student can be trained, as {self.no_training}")
+            if not item.trains or item.trains in self.trained or value == item.default:
+                continue
+            written = item.flag if item.is_switch else f"{item.flag} {value}"
+            if item.trains == TEACHER or self.no_student or self.students:
+                given = "--no-student" if self.no_student else "--student"
+                raise InputError(f"{written} contradicts {'--teacher' if item.trains == TEACHER else given}")
+            raise InputError(f"{written}: no student can be trained, as {self.no_training}")
 
     def _check_profile(self) -> None:
         names = variant_names(self) if self.profile else ()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from quantlib.support.errors import InputError
 
@@ -25,9 +25,9 @@ class Option:
 
     help: one sentence. flag: where it is not `--name-of-the-field`. metavar: the name of its value.
     least, most: the range of a number, both included. offered: where it can be given. recorded: by the
-    gate, since other values make other models or sessions. trains_student: it applies only when a student is
-    trained. comma: several values stand in one text; else the flag is repeated. bare: the value of a flag
-    that is given without one. section, key: where it stands in a configuration file; the key is the field's
+    gate, since other values make other models or sessions. trains: it applies only when a model of this
+    role is trained. comma: several values stand in one text; else the flag is repeated. bare: the value of a
+    flag that is given without one. section, key: where it stands in a configuration file; the key is the field's
     name unless another one is given. is_place: a text that may be a path. is_file: a text that is one, or
     names rows of the hub. advanced: left out of the short help.
 
@@ -43,7 +43,7 @@ class Option:
     most: float | None = None
     offered: tuple[str, ...] = (COMMAND, PYTEST)
     recorded: bool = False
-    trains_student: bool = False
+    trains: Literal["", "teacher", "student"] = ""
     comma: bool = False
     bare: str | None = None
     section: str = "run"
