@@ -21,7 +21,7 @@ from quantlib.support.errors import InputError
 from quantlib.support.progress import Steps
 from quantlib.training.checkpoints import load_classifier, read_config
 from quantlib.training.student import StudentConfig, parse_student_config
-from quantlib.training.student.neurons import Remaining, neuron_moments, output_weights, with_neurons
+from quantlib.training.student.neurons import Remaining, neuron_grams, output_weights, with_neurons
 from quantlib.training.student.students import NEURONS_MULTIPLE, make_student
 from quantlib.training.teacher import predict_logits
 
@@ -132,7 +132,7 @@ def test_moments_are_of_real_tokens(teacher_dir: Path, rows: list[Feature]) -> N
     import torch
 
     model = load_classifier(teacher_dir)
-    moments = neuron_moments(model, rows)
+    moments = neuron_grams(model, rows)
     assert len(moments) == 3
     read: list[Any] = []
     hook = model.bert.encoder.layer[1].output.dense.register_forward_pre_hook(
@@ -214,11 +214,11 @@ def test_an_error_of_the_surgeon_names_the_block(
     teacher_dir: Path, rows: list[Feature], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> Any:
-        moments = neuron_moments(load_classifier(teacher_dir), rows[:4])
+        moments = neuron_grams(load_classifier(teacher_dir), rows[:4])
         moments[1].products[5, 5] = np.nan
         return moments
 
-    monkeypatch.setattr("quantlib.experiment.pruned_start.neuron_moments", broken)
+    monkeypatch.setattr("quantlib.experiment.pruned_start.neuron_grams", broken)
     with pytest.raises(InputError, match=r"layer\.1\.ffn: its Gram matrix is not finite"):
         start(teacher_dir, rows, tmp_path, HALF)
 

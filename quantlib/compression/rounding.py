@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from quantlib.compression.calibration.gram import Float64, Gram
 from quantlib.compression.grid import SMALLEST_SCALE, FloatArray, highest
 from quantlib.support.errors import InputError
+from quantlib.support.gram import Float64, Gram
 
 DAMPING = 0.01
 """Of the mean of G's diagonal; it is added to each entry of that, so that few rows, or channels that are

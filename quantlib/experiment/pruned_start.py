@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantlib.compression import pruning
-from quantlib.compression.calibration import Gram
 from quantlib.data.features import Feature
 from quantlib.support.errors import InputError
+from quantlib.support.gram import Gram
 from quantlib.training.checkpoints import load_classifier, reorder_logits
 from quantlib.training.student.neurons import (
     FloatArray,
-    Moments,
     Remaining,
-    neuron_moments,
+    neuron_grams,
     output_weights,
     with_neurons,
 )
@@ -85,17 +84,16 @@ def write_pruned_start(
     shape = student.for_teacher(teacher.config.to_dict())
     assert shape.ffn is not None, "every number of a shape is filled in"
     whole = make_student(teacher, StudentConfig(layers=shape.layers), seed, mapping)
-    moments = neuron_moments(whole, rows, progress)
+    grams = neuron_grams(whole, rows, progress)
     with threadpool_limits(threads):
         blocks = [
             _remaining(f"{teacher_dir}: layer.{number}.ffn", each, *weights, shape.ffn)
-            for number, (each, weights) in enumerate(zip(moments, output_weights(whole), strict=True))
+            for number, (each, weights) in enumerate(zip(grams, output_weights(whole), strict=True))
         ]
     save_classifier(with_neurons(whole, blocks), teacher_dir, out_dir, task)
 
 
-def _remaining(name: str, moments: Moments, weight: FloatArray, bias: FloatArray, neurons: int) -> Remaining:
-    gram = Gram(moments.count, moments.total, moments.products)
+def _remaining(name: str, gram: Gram, weight: FloatArray, bias: FloatArray, neurons: int) -> Remaining:
     try:
         kept = pruning.eliminate(gram, weight).kept(neurons)
         return Remaining(kept, *pruning.refit(gram, weight, bias, kept))

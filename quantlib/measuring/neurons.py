@@ -1,4 +1,4 @@
-"""What pruning one feed-forward block alone does to a model's logits."""
+"""What pruning one block alone does to a model's logits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def block_sensitivities(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> list[pruning.Sensitivity]:
-    """How much the logits change when one block keeps half of its neurons, block by block.
+    """How much the logits change when one block keeps half of its units, for each block in `orders`.
 
     Args:
         onnx_path: the float model.
@@ -39,11 +39,10 @@ def block_sensitivities(
     sensitivities = []
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
-        for block in pruning.blocks_of(onnx_path):
-            width = pruning.rounded(block.neurons / 2, block.neurons)
-            pruning.prune_onnx(onnx_path, path, {block.name: width}, grams, orders)
+        for block in (each for each in pruning.blocks_of(onnx_path) if each.name in orders):
+            pruning.prune_onnx(onnx_path, path, {block.name: block.half}, grams, orders)
             error = float(np.square(np.subtract(predict(path), exact, dtype=np.float64)).mean())
-            sensitivities.append(pruning.Sensitivity(block.name, width, error))
+            sensitivities.append(pruning.Sensitivity(block.name, block.half, error))
             if progress:
                 progress(1)
     return sensitivities

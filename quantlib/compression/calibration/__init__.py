@@ -5,7 +5,7 @@ not grow with the number of rows; ranges of every method come from that one pass
 """
 
 from quantlib.compression.calibration.channels import Channels, collect_channels, join_channels
-from quantlib.compression.calibration.gram import Gram, add_grams, collect_grams, read_grams, write_grams
+from quantlib.compression.calibration.gram import collect_grams, read_grams, write_grams
 from quantlib.compression.calibration.graph import (
     activations,
     load_with_shapes,
@@ -31,6 +31,7 @@ from quantlib.compression.calibration.statistics import (
     write_statistics,
 )
 from quantlib.compression.calibration.stream import collect
+from quantlib.support.gram import Gram, add_grams
 
 __all__ = [
     "CalibrationMethod",

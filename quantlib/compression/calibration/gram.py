@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,45 +14,7 @@ from quantlib.compression.calibration.stream import known, run_batches, session_
 from quantlib.data.features import Feed
 from quantlib.support.errors import InputError
 from quantlib.support.files import atomic_file
-
-Float64 = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Gram:
-    """The second moments of an activation X, (positions, channels), over all real positions.
-
-    count: the positions. total: the sum of X, float64, (channels,). products: Xᵀ·X, float64, (channels,
-    channels), symmetric.
-    """
-
-    count: int
-    total: Float64
-    products: Float64
-
-    @property
-    def channels(self) -> int:
-        """The number of channels."""
-        return len(self.total)
-
-    @property
-    def mean(self) -> Float64:
-        """The mean of each channel, (channels,)."""
-        return self.total / self.count
-
-    @property
-    def centered(self) -> Float64:
-        """The second moments about the mean, summed over positions, (channels, channels)."""
-        return self.products - np.outer(self.total, self.total) / self.count
-
-
-def add_grams(grams: Sequence[Gram]) -> Gram:
-    """The Gram matrix of several activations of the same channels, as of one after the other."""
-    return Gram(
-        sum(gram.count for gram in grams),
-        np.sum([gram.total for gram in grams], axis=0),
-        np.sum([gram.products for gram in grams], axis=0),
-    )
+from quantlib.support.gram import Gram, accumulated
 
 
 def collect_grams(
@@ -91,18 +52,13 @@ def collect_grams(
             for name in names:
                 what = f"{onnx_path}: activation {name}"
                 real = real_positions(batch.outputs.pop(0), batch.mask, what, batch.first_row)
-                grams[name] = _added(grams.get(name), real)
+                grams[name] = accumulated(grams.get(name), _gram(real))
     return grams
 
 
-def _added(before: Gram | None, values: npt.NDArray[np.float32]) -> Gram:
-    """A Gram matrix with further positions; what came before is changed in place."""
-    new = Gram(len(values), values.sum(axis=0, dtype=np.float64), (values.T @ values).astype(np.float64))
-    if before is None:
-        return new
-    np.add(before.total, new.total, out=before.total)
-    np.add(before.products, new.products, out=before.products)
-    return replace(before, count=before.count + new.count)
+def _gram(values: npt.NDArray[np.float32]) -> Gram:
+    """The Gram matrix of positions, (positions, channels)."""
+    return Gram(len(values), values.sum(axis=0, dtype=np.float64), (values.T @ values).astype(np.float64))
 
 
 def write_grams(path: Path, grams: dict[str, Gram]) -> None:

@@ -1,32 +1,39 @@
-"""Structured pruning of float models in one shot: neurons go, the weights behind them are refitted."""
+"""Structured pruning of float models in one shot: neurons and attention heads go, the weights behind them are
+refitted.
+"""
 
 from quantlib.compression.pruning.allocate import Sensitivity, allocate, largest_share
+from quantlib.compression.pruning.costs import Cost, Costs, Form, forms_of, operation_costs
+from quantlib.compression.pruning.parts import ATTENTION, FFN
 from quantlib.compression.pruning.prune import (
-    MULTIPLE,
+    KINDS,
     Block,
     blocks_of,
-    collect_ffn_grams,
+    collect_block_grams,
     eliminations,
-    even_widths,
     prune_onnx,
-    rounded,
 )
 from quantlib.compression.pruning.surgeon import DAMPING, Elimination, eliminate, refit
 
 __all__ = [
+    "ATTENTION",
     "DAMPING",
-    "MULTIPLE",
+    "FFN",
+    "KINDS",
     "Block",
+    "Cost",
+    "Costs",
     "Elimination",
+    "Form",
     "Sensitivity",
     "allocate",
     "blocks_of",
-    "collect_ffn_grams",
+    "collect_block_grams",
     "eliminate",
     "eliminations",
-    "even_widths",
+    "forms_of",
     "largest_share",
+    "operation_costs",
     "prune_onnx",
     "refit",
-    "rounded",
 ]

@@ -1,4 +1,4 @@
-"""How many neurons each block keeps, so that the model loses least for what it saves."""
+"""How many neurons and heads each block keeps, so that the model loses least for what it saves."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quantlib.compression.pruning.prune import MULTIPLE, Block
+from quantlib.compression.pruning.costs import Cost, Costs
+from quantlib.compression.pruning.prune import Block
 from quantlib.compression.pruning.surgeon import Elimination
 from quantlib.support.errors import InputError
+
+
+# Costs are rounded up to so many parts of the whole.
+_PARTS = 4000
 
 
 @dataclass(frozen=True)
 class Sensitivity:
     """What pruning one block alone does to the model.
 
-    block: its name. width: the neurons that it kept when it was tried. logit_error: the mean squared
-    difference of the logits then.
+    block: its name. width: the units that it kept when it was tried. logit_error: the mean squared difference
+    of the logits then.
     """
 
     block: str
@@ -32,43 +37,36 @@ def allocate(
     sensitivities: Sequence[Sensitivity],
     share: float,
     *,
-    costs: Mapping[str, float] | None = None,
-    multiple: int = MULTIPLE,
+    costs: Costs | None = None,
 ) -> dict[str, int]:
     """The widths that are expected to change the logits least when a share of the cost must go.
 
     The squared error of the logits is taken as the sum over the blocks, and each block's as proportional to
     the squared error of its own output, which `eliminate` gives for every width; one width was tried to know
-    the factor. The best combination is found by dynamic programming over multiples of neurons.
+    the factor. The best combination is found by dynamic programming over the widths that kernels like.
 
     Args:
-        blocks: of the model.
+        blocks: to choose widths for.
         orders: from `eliminations`.
         sensitivities: one for each block.
-        share: of the cost of all neurons, from 0 to below 1, that has to go.
-        costs: of one neuron of each block, by its name; by default every neuron costs the same.
-        multiple: widths are multiples of it, or all neurons.
+        share: of the cost of all units, from 0 to below 1, that has to go.
+        costs: of each block; by default every neuron costs the same, and there are only neurons.
 
     Raises:
-        InputError: the share is out of range, or more than what goes with one multiple left in each block.
+        InputError: the share is out of range, or more than what goes with the fewest units in each block.
     """
     if not 0 <= share < 1:
         raise InputError(f"a share of {share} to prune is out of range; it must be at least 0 and below 1")
-    options = {block.name: _widths(block, multiple) for block in blocks}
-    prices = {
-        block.name: np.array(options[block.name]) * (1.0 if costs is None else costs[block.name])
-        for block in blocks
-    }
-    whole = sum(float(price[-1]) for price in prices.values())
-    # Whole numbers: of multiples, where all neurons cost the same, else of thousandths.
-    grain = float(multiple) if costs is None else whole / 1000
-    rounded_up = {name: np.ceil(price / grain - 1e-9).astype(int) for name, price in prices.items()}
-    budget = int(np.floor((1 - share) * whole / grain + 1e-9))
-    least = sum(int(price[0]) for price in rounded_up.values())
+    options = {block.name: _widths(block) for block in blocks}
+    prices = _prices(options, costs)
+    whole = sum(int(price[-1]) for price in prices.values())
+    budget = int(np.floor((1 - share) * whole + 1e-9))
+    least = sum(int(price.min()) for price in prices.values())
     if least > budget:
+        fewest = " or ".join(sorted({_fewest(block) for block in blocks}))
         raise InputError(
-            f"a share of {share:g} cannot be pruned: with {multiple} neurons left in each block "
-            f"{1 - least * grain / whole:.3f} are gone"
+            f"a share of {share:g} cannot be pruned: with {fewest} left in each block "
+            f"{1 - least / whole:.3f} are gone"
         )
     factors = {
         each.block: each.logit_error / _at_least(orders[each.block].error(each.width))
@@ -78,13 +76,29 @@ def allocate(
         name: np.array([factors[name] * orders[name].error(width) for width in widths])
         for name, widths in options.items()
     }
-    chosen = _cheapest([(errors[name], rounded_up[name]) for name in options], budget)
+    chosen = _cheapest([(errors[name], prices[name]) for name in options], budget)
     return {name: widths[row] for (name, widths), row in zip(options.items(), chosen, strict=True)}
 
 
-def largest_share(blocks: Sequence[Block], multiple: int = MULTIPLE) -> float:
-    """The share of all neurons that goes where each block keeps one multiple, or all if it has fewer."""
-    return 1 - sum(min(multiple, block.neurons) for block in blocks) / sum(block.neurons for block in blocks)
+def largest_share(blocks: Sequence[Block], costs: Costs | None = None) -> float:
+    """The share of the cost that goes where each block is as cheap as it can be; costs as of `allocate`."""
+    prices = _prices({block.name: _widths(block) for block in blocks}, costs)
+    cheapest = sum(int(price.min()) for price in prices.values())
+    return 1 - cheapest / sum(int(price[-1]) for price in prices.values())
+
+
+def _prices(options: Mapping[str, Sequence[int]], costs: Costs | None) -> dict[str, npt.NDArray[np.int_]]:
+    """What each width of each block costs, in whole numbers: in neurons, or parts of the whole."""
+    if costs is None:
+        return {name: np.array(widths, np.int_) for name, widths in options.items()}
+    exact = {name: np.array([costs[name].at(width) for width in widths]) for name, widths in options.items()}
+    grain = sum(float(price[-1]) for price in exact.values()) / _PARTS
+    return {name: np.rint(price / grain).astype(np.int_) for name, price in exact.items()}
+
+
+def _fewest(block: Block) -> str:
+    """The fewest units that a block keeps, in words."""
+    return f"{min(block.multiple, block.units)} {block.unit}{'s' * (block.multiple > 1)}"
 
 
 def _at_least(error: float) -> float:
@@ -92,9 +106,9 @@ def _at_least(error: float) -> float:
     return max(error, float(np.finfo(np.float64).tiny))
 
 
-def _widths(block: Block, multiple: int) -> list[int]:
-    """The widths that a block may have, ascending: multiples below its neurons, and all of them."""
-    return [*range(multiple, block.neurons, multiple), block.neurons]
+def _widths(block: Block) -> list[int]:
+    """The widths that a block may have, ascending: multiples below its units, and all of them."""
+    return [*range(block.multiple, block.units, block.multiple), block.units]
 
 
 def _cheapest(

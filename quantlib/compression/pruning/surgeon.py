@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quantlib.compression.calibration.gram import Float64, Gram
 from quantlib.support.errors import InputError
+from quantlib.support.gram import Float64, Gram
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.intp]

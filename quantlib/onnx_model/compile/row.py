@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantlib.onnx_model.compile.naming import MICROSOFT, module
+from quantlib.onnx_model.compile.pointwise import fuse_gelu, fuse_layer_normalization
 from quantlib.onnx_model.layers import FloatArray, constant, initializer, integer, is_matrix
 
 if TYPE_CHECKING:
@@ -29,11 +30,31 @@ def cut_to_row(model: ir.Model) -> tuple[int, list[str]]:
     Returns:
         How many nodes it passed, and the reason if it passed none.
     """
+    reader, inside, reason = _behind_the_row(model)
+    if reader is None or reason:
+        return 0, [f"the last layer is not cut: {reason}"]
+    _gather_before(model.graph, inside, reader)
+    return len(inside), []
+
+
+def products_of_one_row(model: ir.Model) -> frozenset[str]:
+    """The names of the products that a compiled model computes for one row, of the model before.
+
+    The model given is changed in place, so it should be a copy.
+    """
+    fuse_gelu(model)
+    fuse_layer_normalization(model)
+    _, inside, _ = _behind_the_row(model)
+    return frozenset(str(node.name) for node in inside if node.op_type == "MatMul")
+
+
+def _behind_the_row(model: ir.Model) -> tuple[ir.Node | None, list[ir.Node], str]:
+    """The node that reads a row, the nodes that are needed for that row alone; why there are none."""
     readers = [node for node in model.graph if _reads_a_row(node)]
     if not readers:
-        return 0, ["the last layer is not cut: no node reads a single row; a mean or maximum reads them all"]
+        return None, [], "no node reads a single row; a mean or maximum reads them all"
     if len(readers) != 1:
-        return 0, [f"the last layer is not cut: {len(readers)} nodes read a single row, not one"]
+        return None, [], f"{len(readers)} nodes read a single row, not one"
     reader = readers[0]
     inside: list[ir.Node] = []
     for node in reversed(model.graph):
@@ -41,10 +62,8 @@ def cut_to_row(model: ir.Model) -> tuple[int, list[str]]:
         is_output = any(output.is_graph_output() for output in node.outputs)
         if users and users <= {reader, *inside} and not is_output and _is_row_wise(node):
             inside.append(node)
-    if not inside:
-        return 0, [f"the last layer is not cut: what {reader.name} reads is not computed row by row"]
-    _gather_before(model.graph, inside, reader)
-    return len(inside), []
+    reason = "" if inside else f"what {reader.name} reads is not computed row by row"
+    return reader, inside, reason
 
 
 def attend_from_row(model: ir.Model) -> int:

@@ -1,4 +1,4 @@
-"""The neurons of a classifier's feed-forward blocks: their moments on real tokens, and a model with fewer."""
+"""The neurons of a classifier's feed-forward blocks: their Gram matrices, and a model with fewer."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantlib.data.features import Feature, batches
+from quantlib.support.gram import Gram, accumulated
 from quantlib.training.architectures import accepted, of_model
 from quantlib.training.checkpoints import quiet_transformers
 from quantlib.training.forward import layers_of
@@ -20,21 +21,8 @@ if TYPE_CHECKING:
     import torch
 
 FloatArray = npt.NDArray[np.float32]
-Float64 = npt.NDArray[np.float64]
 
 _ROWS_AT_ONCE = 32
-
-
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """The moments of the neurons of one block, X (tokens, neurons), over real tokens.
-
-    count: the tokens. total: the sum of X, (neurons,). products: Xᵀ·X, (neurons, neurons).
-    """
-
-    count: int
-    total: Float64
-    products: Float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +37,10 @@ class Remaining:
     bias: FloatArray
 
 
-def neuron_moments(
+def neuron_grams(
     model: Any, rows: Sequence[Feature], progress: Callable[[int], None] = lambda _: None
-) -> list[Moments]:
-    """The moments of the neurons of each layer, in the layers' order.
+) -> list[Gram]:
+    """The Gram matrix of the neurons of each layer over real tokens, in the layers' order.
 
     Products of a batch are computed in float32 and summed in float64.
 
@@ -63,33 +51,22 @@ def neuron_moments(
     """
     import torch
 
-    parts: list[Moments] = []
+    parts: dict[int, Gram] = {}
     for index, feed in batches(rows, _ROWS_AT_ONCE):
         tensors = {name: torch.from_numpy(array).to(model.device) for name, array in feed.items()}
         real = tensors["attention_mask"].bool()
         with torch.no_grad(), _inputs_of(_outputs(model)) as inputs:
             model(**accepted(model, tensors))
         for number, neurons in enumerate(inputs):
-            sums = _sums(neurons[real])
-            if number == len(parts):
-                parts.append(sums)
-            else:
-                parts[number] = _added(parts[number], sums)
+            parts[number] = accumulated(parts.get(number), _sums(neurons[real]))
         progress(len(index))
-    return parts
+    return list(parts.values())
 
 
-def _sums(values: torch.Tensor) -> Moments:
-    """The moments of one batch, (tokens, neurons)."""
+def _sums(values: torch.Tensor) -> Gram:
+    """The Gram matrix of one batch, (tokens, neurons)."""
     total, products = values.double().sum(dim=0), values.T @ values
-    return Moments(len(values), total.cpu().numpy(), products.cpu().double().numpy())
-
-
-def _added(before: Moments, new: Moments) -> Moments:
-    """Moments with further tokens; the sums that came before are changed in place."""
-    np.add(before.total, new.total, out=before.total)
-    np.add(before.products, new.products, out=before.products)
-    return Moments(before.count + new.count, before.total, before.products)
+    return Gram(len(values), total.cpu().numpy(), products.cpu().double().numpy())
 
 
 @contextmanager

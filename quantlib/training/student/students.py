@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from quantlib.support.errors import InputError
+from quantlib.support.widths import NEURONS_MULTIPLE
 from quantlib.training.architectures import ARCHITECTURES, of_model
 from quantlib.training.checkpoints import loading_errors, quiet_transformers, read_config, resolve
 from quantlib.training.student.mapping import layer_mapping
@@ -16,8 +17,6 @@ from quantlib.training.student.mapping import layer_mapping
 # A shape, in the order of `Architecture.shape_keys`.
 _FIELDS = ("layers", "width", "ffn", "heads")
 INITS = ("teacher", "random")
-NEURONS_MULTIPLE = 32
-"""Where neurons are pruned, the number of those kept is a multiple of this, as kernels like it."""
 
 
 @dataclass(frozen=True)
