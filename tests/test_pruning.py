@@ -16,7 +16,9 @@ from onnx import numpy_helper
 
 from quantlib.compression import pruning
 from quantlib.compression.calibration import Gram
+from quantlib.compression.pruning.costs import Cost
 from quantlib.compression.pruning.ffn import find_ffns
+from quantlib.compression.pruning.heads import find_attentions
 from quantlib.data.features import CalibrationReader, Feature
 from quantlib.machine.sessions import open_session
 from quantlib.onnx_model.layers import load_ir
@@ -162,24 +164,37 @@ def test_a_gram_matrix_that_is_not_finite_is_one_line() -> None:
 
 @pytest.fixture(scope="module")
 def pruned(tiny_onnx: Path, tiny_rows: list[Feature]) -> Statistics:
-    grams = pruning.collect_ffn_grams(tiny_onnx, CalibrationReader(tiny_rows, 4))
+    grams = pruning.collect_block_grams(tiny_onnx, CalibrationReader(tiny_rows, 4))
     return grams, pruning.eliminations(tiny_onnx, grams)
 
 
+BLOCKS = {"layer.0.ffn": 64, "layer.1.ffn": 64, "layer.0.attention": 2, "layer.1.attention": 2}
+# DeBERTa's heads share products with relative positions; ALBERT's layers are one.
+OTHER_BLOCKS = {
+    "deberta-v2": {name: units for name, units in BLOCKS.items() if "ffn" in name},
+    "albert": {name: units for name, units in BLOCKS.items() if "layer.0" in name},
+}
+
+
 def test_the_blocks_of_every_architecture(exported: tiny.Exported) -> None:
-    blocks = pruning.blocks_of(exported.model)
-    assert [(block.name, block.neurons) for block in blocks] == [("layer.0.ffn", 64), ("layer.1.ffn", 64)]
+    assert {block.name: block.units for block in pruning.blocks_of(exported.model)} == BLOCKS
+
+
+def test_the_blocks_of_further_architectures(more_exported: tiny.Exported) -> None:
+    blocks = {block.name: block.units for block in pruning.blocks_of(more_exported.model)}
+    assert blocks == OTHER_BLOCKS.get(more_exported.kind, BLOCKS)
 
 
 @pytest.mark.parametrize("width", [32, 48])
 def test_any_width_runs_at_any_shape(width: int, exported: tiny.Exported, tmp_path: Path) -> None:
     rows = exported.rows
-    grams = pruning.collect_ffn_grams(exported.model, CalibrationReader(rows, 4))
+    grams = pruning.collect_block_grams(exported.model, CalibrationReader(rows, 4))
     orders = pruning.eliminations(exported.model, grams)
-    widths = {"layer.0.ffn": width, "layer.1.ffn": 40}
+    widths = {"layer.0.ffn": width, "layer.1.ffn": 40, "layer.1.attention": 1}
     path = pruning.prune_onnx(exported.model, tmp_path / "pruned.onnx", widths, grams, orders)
     onnx.checker.check_model(onnx.load(path), full_check=True)
-    assert [block.neurons for block in pruning.blocks_of(path)] == [width, 40]
+    # The last head is no block: it has to stay.
+    assert [block.units for block in pruning.blocks_of(path)] == [width, 40, 2]
     session, whole = open_session(path, threads=1), open_session(exported.model, threads=1)
     names = {value.name for value in session.get_inputs()}
     for feed in CalibrationReader(rows, 3):
@@ -190,7 +205,7 @@ def test_any_width_runs_at_any_shape(width: int, exported: tiny.Exported, tmp_pa
 
 
 def test_a_prune_of_nothing_leaves_every_weight(tiny_onnx: Path, pruned: Statistics, tmp_path: Path) -> None:
-    widths = {block.name: block.neurons for block in pruning.blocks_of(tiny_onnx)}
+    widths = {block.name: block.units for block in pruning.blocks_of(tiny_onnx)}
     path = pruning.prune_onnx(tiny_onnx, tmp_path / "same.onnx", widths, *pruned)
     before, after = (
         {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(each).graph.initializer}
@@ -216,7 +231,7 @@ def test_neurons_that_nothing_reads_cost_nothing(
     weight[::2] = 0
     value.const_value = ir.tensor(weight.T.copy() if ffn.output.transposed else weight, name=value.name)
     ir.save(model, dead)
-    grams = pruning.collect_ffn_grams(dead, CalibrationReader(tiny_rows, 4))
+    grams = pruning.collect_block_grams(dead, CalibrationReader(tiny_rows, 4))
     orders = pruning.eliminations(dead, grams)
     path = pruning.prune_onnx(dead, tmp_path / "out.onnx", {"layer.1.ffn": 32}, grams, orders)
     sessions = [open_session(each, threads=1) for each in (dead, path)]
@@ -231,6 +246,9 @@ def test_neurons_that_nothing_reads_cost_nothing(
         ({"layer.7.ffn": 32}, "no block 'layer.7.ffn' to prune; it has layer.0.ffn, layer.1.ffn"),
         ({"layer.0.ffn": 0}, "layer.0.ffn is to keep 0 neurons; it must be 1 to 64"),
         ({"layer.1.ffn": 65}, "layer.1.ffn is to keep 65 neurons; it must be 1 to 64"),
+        ({"layer.1.attention": 0}, "layer.1.attention is to keep 0 heads; it must be 1 to 2"),
+        ({"layer.1.attention": 3}, "layer.1.attention is to keep 3 heads; it must be 1 to 2"),
+        ({"layer.2.attention": 1}, "no block 'layer.2.attention' to prune"),
     ],
 )
 def test_a_bad_width_is_one_line_and_nothing_is_written(
@@ -246,12 +264,9 @@ def test_a_bad_width_is_one_line_and_nothing_is_written(
 
 
 def test_shares_become_multiples() -> None:
-    blocks = [pruning.Block("layer.0.ffn", 1536), pruning.Block("layer.1.ffn", 64)]
-    assert pruning.even_widths(blocks, 0.5) == {"layer.0.ffn": 768, "layer.1.ffn": 32}
-    assert pruning.even_widths(blocks, 0.99) == {"layer.0.ffn": 32, "layer.1.ffn": 32}
-    assert pruning.even_widths(blocks, 0) == {"layer.0.ffn": 1536, "layer.1.ffn": 64}
-    with pytest.raises(InputError, match="at least 0 and below 1"):
-        pruning.even_widths(blocks, 1.0)
+    assert pruning.Block("layer.0.ffn", 1536).half == 768
+    assert pruning.Block("layer.0.ffn", 48).half == 32
+    assert pruning.Block("layer.0.attention", 5, multiple=1).half == 2
 
 
 # Which block loses how many
@@ -287,7 +302,7 @@ def test_a_block_whose_neurons_cost_nothing_keeps_them() -> None:
     blocks = [pruning.Block("layer.0.ffn", 128), pruning.Block("layer.1.ffn", 128)]
     orders = {block.name: falling(128, 1.0, 2.0) for block in blocks}
     known = [pruning.Sensitivity(block.name, 64, 0.25) for block in blocks]
-    costs = {"layer.0.ffn": 1.0, "layer.1.ffn": 0.0}
+    costs = {"layer.0.ffn": Cost((0, 128), (0.0, 1.0)), "layer.1.ffn": Cost((0, 128), (0.0, 0.0))}
     assert pruning.allocate(blocks, orders, known, 0.5, costs=costs) == {
         "layer.0.ffn": 64,
         "layer.1.ffn": 128,

@@ -13,7 +13,7 @@ from quantlib.compression.recipes.file import read_recipe, write_recipe
 from quantlib.compression.variants import BUDGETED
 from quantlib.data import features
 from quantlib.experiment import quantizing
-from quantlib.experiment.savings import RECIPE_FILE, SENSITIVITY_FILE, problem_key, ready, remark, save_more
+from quantlib.experiment.savings import RECIPE_FILE, SENSITIVITY_FILE, problem_key, remark, save_more
 from quantlib.experiment.work import Variant, Work, cached, file_hash, tokenize
 from quantlib.measuring import sensitivity
 from quantlib.support.files import write_json
@@ -67,7 +67,7 @@ def budgeted(
     if not recipe.nodes:  # 8 bits everywhere lose less than they may: more can be saved
         directory = save_more(work, fp32, compiled, rows, problem, directory)
         recipe = read_recipe(directory / RECIPE_FILE)
-        made = ready(work, fp32, compiled, rows, recipe)
+        made = quantizing.ready(work, fp32, compiled, rows, [recipe])[recipe.name]
         model, ranges, grams = made.model, made.ranges, made.grams
     files = {name: directory / name for name in (RECIPE_FILE, SENSITIVITY_FILE)}
     return quantizing.variant(work, fp32, model, recipe, ranges, grams), files

@@ -171,17 +171,21 @@ def _pruned(
     threads: int | None,
     notes: list[str],
 ) -> Path:
-    """The model without the neurons that the recipe prunes."""
-    grams = pruning.collect_ffn_grams(model, _reader(rows), threads=threads)
+    """The model without the neurons and heads that the recipe prunes."""
+    kinds = pruning.KINDS if recipe.heads else (pruning.FFN,)
+    grams = pruning.collect_block_grams(model, _reader(rows), kinds, threads=threads)
     orders = pruning.eliminations(model, grams, threads=threads)
-    blocks = pruning.blocks_of(model)
-    widths = dict(recipe.widths)
+    blocks = pruning.blocks_of(model, kinds)
+    widths = recipe.kept
     if not widths:
         few = first_rows(rows)
         sensitivities = block_sensitivities(model, lambda path: _logits(path, few, threads), grams, orders)
         widths = pruning.allocate(blocks, orders, sensitivities, recipe.prune)
-    left = ", ".join(f"{block.name} {widths.get(block.name, block.neurons)}" for block in blocks)
-    notes.append(f"neurons left: {left}")
+    for unit in pruning.UNITS.values():
+        alike = [block for block in blocks if block.unit == unit]
+        if alike:
+            left = ", ".join(f"{block.name} {widths.get(block.name, block.units)}" for block in alike)
+            notes.append(f"{unit}s left: {left}")
     return pruning.prune_onnx(model, model.with_name("pruned.onnx"), widths, grams, orders)
 
 

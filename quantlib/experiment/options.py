@@ -171,8 +171,14 @@ class ExperimentOptions(MeasuringOptions):
     )
     target_speedup: float | None = option(
         None,
-        "Also prune neurons until the variant is so many times as fast as the teacher on this machine, and "
-        "write its recipe.",
+        "Also prune neurons and heads until the variant is so many times as fast as the teacher on this "
+        "machine, and write its recipe.",
+        offered=(COMMAND,),
+        advanced=True,
+    )
+    time_blocks: bool = option(
+        True,
+        "Let --target-speedup weigh what it prunes by operations, not by the time of single blocks here.",
         offered=(COMMAND,),
         advanced=True,
     )

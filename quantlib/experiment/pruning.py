@@ -1,4 +1,4 @@
-"""The pruned models of a run: neurons ranked, widths chosen, weights refitted; each step is cached."""
+"""The pruned models of a run: units ranked, widths chosen, weights refitted; each step is cached."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from quantlib.support.cache import versions_key
 from quantlib.support.files import write_json
 from quantlib.support.progress import Step
 
+NEURON = pruning.UNITS[pruning.FFN]
+
 
 @dataclass(frozen=True)
 class Study:
-    """What is known of the neurons of a model: its blocks, files of a cache entry, and their hash."""
+    """What is known of a model's neurons and heads: its blocks, files of a cache entry, and their hash."""
 
     blocks: tuple[pruning.Block, ...]
     grams: Path
@@ -39,7 +41,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Pruned:
-    """A pruned model: what it is called in the steps of a run, and the neurons that its blocks keep."""
+    """A pruned model: what it is called in the steps of a run, and the units that its blocks keep."""
 
     name: str
     model: Model
@@ -57,10 +59,9 @@ def pruned(
     Raises:
         InputError: the model has no blocks that can be pruned, or not as the recipe says.
     """
-    study = _study(work, fp32, rows)
-    widths = dict(recipe.widths) if recipe.widths else _widths(work, fp32, study, rows, recipe.prune)
-    share = _share(study.blocks, widths)
-    name = f"{fp32.name} without {100 * share:.0f} % of its neurons"
+    study = study_of(work, fp32, rows)
+    widths = recipe.kept or neurons_without(work, fp32, study, rows, recipe.prune)
+    name = f"{fp32.name} without {lost(study.blocks, widths)}"
     key = {
         "model": fp32.model.sha256,
         "study": study.key,
@@ -78,22 +79,29 @@ def pruned(
     return Pruned(f"{name}, compiled", compiled_model(work, name, model)[0], widths)
 
 
-def _share(blocks: Sequence[pruning.Block], widths: Mapping[str, int]) -> float:
-    """The share of all neurons that goes."""
-    whole = sum(block.neurons for block in blocks)
-    return 1 - sum(widths.get(block.name, block.neurons) for block in blocks) / whole
+def lost(blocks: Sequence[pruning.Block], widths: Mapping[str, int]) -> str:
+    """What goes, in words: "50 % of its neurons and 8 % of its heads"."""
+    words = []
+    for unit in pruning.UNITS.values():
+        alike = [block for block in blocks if block.unit == unit]
+        if alike:
+            left = sum(widths.get(block.name, block.units) for block in alike)
+            gone = 1 - left / sum(block.units for block in alike)
+            if gone or unit == NEURON:
+                words.append(f"{100 * gone:.0f} % of its {unit}s")
+    return " and ".join(words)
 
 
-def _study(work: Work, fp32: Variant, rows: Sequence[features.Feature]) -> Study:
-    """Gram matrices of the neurons on calibration rows, and the order in which the neurons go."""
+def study_of(work: Work, fp32: Variant, rows: Sequence[features.Feature]) -> Study:
+    """Gram matrices of neurons and heads on calibration rows, and the order in which these go."""
     threads = work.options.threads
 
     def make(directory: Path, step: Step) -> None:
         reader = features.CalibrationReader(rows, batch_size=4)
-        grams = pruning.collect_ffn_grams(fp32.path, reader, threads=threads, progress=step.advance)
+        grams = pruning.collect_block_grams(fp32.path, reader, threads=threads, progress=step.advance)
         orders = pruning.eliminations(fp32.path, grams, threads=threads)
-        counts = {name: [gram.count, gram.channels] for name, gram in grams.items()}
-        write_json(directory / "counts.json", counts)
+        write_json(directory / "counts.json", {name: gram.count for name, gram in grams.items()})
+        write_json(directory / "blocks.json", [asdict(block) for block in pruning.blocks_of(fp32.path)])
         write_grams(directory / "grams.npz", grams)
         _write_orders(directory / "orders.npz", orders)
 
@@ -103,30 +111,54 @@ def _study(work: Work, fp32: Variant, rows: Sequence[features.Feature]) -> Study
         "threads": threads,
         "versions": versions_key("numpy", "scipy", "onnx", "onnxruntime", "onnx-ir"),
     }
-    directory = cached(work, f"rank the neurons of {fp32.name}", "neurons", key, make, total=len(rows))
-    counts: dict[str, tuple[int, int]] = json.loads((directory / "counts.json").read_text(encoding="utf-8"))
-    for name, (tokens, neurons) in counts.items():
-        if tokens < neurons:
-            work.steps.say(
-                f"pruning {fp32.name}: {tokens} calibration tokens for the {neurons} neurons of {name}; at "
-                f"least {neurons} would do better (--calibration-samples)"
-            )
-            break
-    blocks = tuple(pruning.Block(name, neurons) for name, (_, neurons) in counts.items())
+    directory = cached(
+        work, f"rank the neurons and heads of {fp32.name}", "neurons", key, make, total=len(rows)
+    )
+    counts, known = (
+        json.loads((directory / file).read_text(encoding="utf-8")) for file in ("counts.json", "blocks.json")
+    )
+    blocks = tuple(pruning.Block(**block) for block in known)
+    scarce = [block for block in blocks if block.unit == NEURON and counts[block.name] < block.units]
+    if scarce:
+        name, neurons = scarce[0].name, scarce[0].units
+        work.steps.say(
+            f"pruning {fp32.name}: {counts[name]} calibration tokens for the {neurons} neurons of {name}; at "
+            f"least {neurons} would do better (--calibration-samples)"
+        )
     return Study(blocks, directory / "grams.npz", directory / "orders.npz")
 
 
-def _widths(
+def neurons_without(
     work: Work, fp32: Variant, study: Study, rows: Sequence[features.Feature], share: float
 ) -> dict[str, int]:
-    """The widths that are expected to change the logits least when a share of all neurons goes."""
-    sensitivities = _sensitivities(work, fp32, study, rows)
-    return pruning.allocate(study.blocks, _read_orders(study.orders), sensitivities, share)
+    """The numbers of neurons that are expected to change the logits least when a share of all goes."""
+    blocks = [block for block in study.blocks if block.unit == NEURON]
+    sensitivities = _sensitivities(work, fp32, study, rows, blocks)
+    return pruning.allocate(blocks, _read_orders(study.orders), sensitivities, share)
+
+
+def units_without(
+    work: Work,
+    fp32: Variant,
+    study: Study,
+    rows: Sequence[features.Feature],
+    share: float,
+    costs: pruning.Costs,
+) -> dict[str, int]:
+    """The numbers of neurons and heads that change the logits least when a share of the cost goes."""
+    sensitivities = _sensitivities(work, fp32, study, rows, study.blocks)
+    return pruning.allocate(study.blocks, _read_orders(study.orders), sensitivities, share, costs=costs)
 
 
 def _sensitivities(
-    work: Work, fp32: Variant, study: Study, rows: Sequence[features.Feature]
+    work: Work,
+    fp32: Variant,
+    study: Study,
+    rows: Sequence[features.Feature],
+    blocks: Sequence[pruning.Block],
 ) -> list[pruning.Sensitivity]:
+    """What halving each of some blocks alone does to the logits."""
+    names = [block.name for block in blocks]
     threads = work.options.threads
 
     def measure(directory: Path, step: Step) -> None:
@@ -136,7 +168,7 @@ def _sensitivities(
             fp32.path,
             lambda path: predict_onnx(path, few, work.task, threads=threads),
             grams,
-            orders,
+            {name: orders[name] for name in names},
             progress=step.advance,
         )
         write_json(directory / "sensitivities.json", [asdict(each) for each in sensitivities])
@@ -144,27 +176,33 @@ def _sensitivities(
     key = {
         "model": fp32.model.sha256,
         "study": study.key,
+        "blocks": names,
         "rows": features.features_hash(rows),
         "task": work.task.name,
         "threads": threads,
         "versions": versions_key("numpy", "scipy", "onnxruntime", "onnx-ir"),
     }
-    name, total = f"prune each block of {fp32.name} alone", len(study.blocks)
+    name, total = f"prune each block of {fp32.name} alone", len(names)
     path = cached(work, name, "neurons", key, measure, total=total)
     values = json.loads((path / "sensitivities.json").read_text(encoding="utf-8"))
     return [pruning.Sensitivity(**value) for value in values]
 
 
 def _write_orders(path: Path, orders: Mapping[str, pruning.Elimination]) -> None:
-    arrays = {f"order {name}": elimination.order for name, elimination in orders.items()}
-    errors = {f"errors {name}": elimination.errors for name, elimination in orders.items()}
+    arrays: dict[str, np.ndarray] = {}
+    for name, elimination in orders.items():
+        arrays |= {f"order {name}": elimination.order, f"errors {name}": elimination.errors}
+        arrays[f"size {name}"] = np.array(elimination.group_size)
     with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays, **errors)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def _read_orders(path: Path) -> dict[str, pruning.Elimination]:
     with np.load(path, allow_pickle=False) as arrays:
         names = [key.removeprefix("order ") for key in arrays if key.startswith("order ")]
         return {
-            name: pruning.Elimination(arrays[f"order {name}"], arrays[f"errors {name}"]) for name in names
+            name: pruning.Elimination(
+                arrays[f"order {name}"], arrays[f"errors {name}"], int(arrays[f"size {name}"])
+            )
+            for name in names
         }

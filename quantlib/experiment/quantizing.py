@@ -37,15 +37,49 @@ def quantized(work: Work, fp32: Variant, compiled: Variant | None, checkpoint: P
     """
     rows = tokenize(work, "calibration", checkpoint)
     asked = recipes_for(work.options, fp32.name)
+    made = ready(work, fp32, compiled, rows, asked)
+    return [
+        variant(work, fp32, made[r.name].model, r, made[r.name].ranges, made[r.name].grams) for r in asked
+    ]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a recipe is about to quantize, what it needs for that, and the units that its blocks keep.
+
+    ranges: for a static recipe. grams: the file of Gram matrices for second-order rounding.
+    """
+
+    model: Model
+    ranges: calibration.Ranges | None
+    grams: Path | None
+    widths: Mapping[str, int]
+
+
+def ready(
+    work: Work,
+    fp32: Variant,
+    compiled: Variant | None,
+    rows: Sequence[features.Feature],
+    asked: Sequence[recipes.Recipe],
+) -> dict[str, Ready]:
+    """A model on the way to each recipe's variant: pruned, compiled, smoothed and calibrated as it asks for.
+
+    What recipes have in common is done once.
+
+    Raises:
+        InputError: a recipe does not fit the model; said before anything is calibrated.
+    """
     starts = {r.name: start_of(fp32 if r.quantizer == "onnxruntime" else compiled or fp32) for r in asked}
     for recipe in asked:
         if recipe.nodes:  # refuses a node that the model does not have
             tensors_to_calibrate(starts[recipe.name].model, recipe)
+    widths: dict[str, Mapping[str, int]] = {}
     for recipe in asked:
         if recipe.prunes:
             compile = compiled is not None and recipe.quantizer == "quantlib"
             made = pruned(work, fp32, recipe, rows, compile=compile)
-            starts[recipe.name] = Source(made.name, made.model)
+            starts[recipe.name], widths[recipe.name] = Source(made.name, made.model), made.widths
     sources = _sources(work, asked, starts, rows)
     alike: dict[tuple[Source, bool], list[recipes.Recipe]] = {}
     for recipe in asked:
@@ -61,9 +95,10 @@ def quantized(work: Work, fp32: Variant, compiled: Variant | None, checkpoint: P
     grams: dict[str, Path] = {}
     for start, rounded in correlated.items():
         grams |= dict.fromkeys((r.name for r in rounded), grams_of(work, start, rows, rounded))
-    return [
-        variant(work, fp32, sources[r.name].model, r, ranges.get(r.name), grams.get(r.name)) for r in asked
-    ]
+    return {
+        name: Ready(source.model, ranges.get(name), grams.get(name), widths.get(name, {}))
+        for name, source in sources.items()
+    }
 
 
 def start_of(model: Variant) -> Source:

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from quantlib.compression import calibration
-from quantlib.compression.pruning import blocks_of, largest_share
+from quantlib.compression.pruning import FFN, blocks_of, largest_share
 from quantlib.compression.recipes import Recipe, write_recipe
 from quantlib.compression.recipes.recipe import Embeddings
 from quantlib.compression.variants import BUDGETED
 from quantlib.data import features
 from quantlib.experiment import quantizing
-from quantlib.experiment.pruning import pruned
 from quantlib.experiment.work import Variant, Work, cached
 from quantlib.machine import hardware
 from quantlib.measuring import accuracy, sensitivity
-from quantlib.onnx_model.model import Model
 from quantlib.support.cache import versions_key
 from quantlib.support.errors import InputError
 from quantlib.support.files import copy_file, sha256_json, write_json
@@ -47,19 +45,6 @@ class Saving:
     meets: bool
 
 
-@dataclass(frozen=True)
-class Ready:
-    """What a recipe is about to quantize, what it needs for that, and the neurons that its blocks keep.
-
-    ranges: for a static recipe. grams: the file of Gram matrices for second-order rounding.
-    """
-
-    model: Model
-    ranges: calibration.Ranges | None
-    grams: Path | None
-    widths: Mapping[str, int]
-
-
 def save_more(
     work: Work,
     fp32: Variant,
@@ -80,9 +65,13 @@ def save_more(
     """
     tried: list[Saving] = []
 
+    @cache
+    def exact() -> sensitivity.Logits:
+        return accuracy.predict_onnx(problem.onnx_path, problem.heldout, work.task, threads=problem.threads)
+
     def attempt(share: float, embeddings: Embeddings) -> bool:
         recipe = replace(problem.recipe, prune=share, embeddings=embeddings)
-        tried.append(_saving(work, fp32, compiled, rows, problem, recipe))
+        tried.append(_saving(work, fp32, compiled, rows, problem, recipe, exact))
         return tried[-1].meets
 
     shares = _possible_shares(work, fp32)
@@ -101,7 +90,7 @@ def save_more(
 
 def _possible_shares(work: Work, fp32: Variant) -> tuple[float, ...]:
     try:
-        blocks = blocks_of(fp32.path)
+        blocks = blocks_of(fp32.path, (FFN,))
     except InputError as error:
         work.steps.say(f"not pruned within --max-drop: {error}")
         return ()
@@ -115,20 +104,18 @@ def _saving(
     rows: Sequence[features.Feature],
     problem: sensitivity.Problem,
     recipe: Recipe,
+    exact: Callable[[], sensitivity.Logits],
 ) -> Saving:
-    """What a recipe loses on held-out rows, kept in the cache."""
+    """What a recipe loses on held-out rows, kept in the cache; `exact` gives the float model's logits."""
     max_drop = work.options.max_drop
     assert max_drop is not None
-    made = ready(work, fp32, compiled, rows, recipe)
+    made = quantizing.ready(work, fp32, compiled, rows, [recipe])[recipe.name]
     name = f"{recipe.name} on {100 * (1 - recipe.prune):g} % of the neurons, embeddings {recipe.embeddings}"
     model = quantizing.quantize(work, name, made.model, recipe, made.ranges, made.grams)
 
     def measure(directory: Path, _: Step) -> None:
-        logits, exact = (
-            accuracy.predict_onnx(path, problem.heldout, work.task, threads=problem.threads)
-            for path in (model.path, problem.onnx_path)
-        )
-        lost = sensitivity.loss(work.task, logits, exact, problem.heldout)
+        logits = accuracy.predict_onnx(model.path, problem.heldout, work.task, threads=problem.threads)
+        lost = sensitivity.loss(work.task, logits, exact(), problem.heldout)
         write_json(directory / "loss.json", asdict(lost))
 
     key = problem_key(problem) | {
@@ -141,25 +128,6 @@ def _saving(
     lost = sensitivity.Loss(**json.loads(path.read_text(encoding="utf-8")))
     meets = lost.drop_high <= max_drop
     return Saving(recipe.prune, recipe.embeddings, dict(made.widths), **asdict(lost), meets=meets)
-
-
-def ready(
-    work: Work,
-    fp32: Variant,
-    compiled: Variant | None,
-    rows: Sequence[features.Feature],
-    recipe: Recipe,
-) -> Ready:
-    """A model on the way to a recipe's variant: pruned, compiled, smoothed and calibrated as it asks for."""
-    start, widths = quantizing.start_of(compiled or fp32), dict[str, int]()
-    if recipe.prunes:
-        made = pruned(work, fp32, recipe, rows, compile=compiled is not None)
-        start, widths = quantizing.Source(made.name, made.model), dict(made.widths)
-    start = quantizing.source(work, start, rows, recipe.smooth)
-    ranges = (
-        quantizing.ranges_of(work, start, rows, [recipe])[recipe.name] if recipe.mode == "static" else None
-    )
-    return Ready(start.model, ranges, quantizing.grams_for(work, start, rows, recipe), widths)
 
 
 def _with_savings(work: Work, problem: sensitivity.Problem, before: Path, savings: Sequence[Saving]) -> Path:
@@ -199,8 +167,7 @@ def _write_saving(
         name=BUDGETED,
         summary=f"{problem.recipe.name}, {' and '.join(words)}, to lose at most {points:g} points",
         embeddings=cast(Embeddings, best.embeddings),
-        widths=tuple(best.widths.items()),
-    )
+    ).keeping(best.widths)
     write_recipe(directory / RECIPE_FILE, recipe, {"": remark(problem, points, best)})
     reasons["chosen"] |= {
         "drop": best.drop,

@@ -1,4 +1,4 @@
-"""The variant that `--target-speedup` asks for: as few neurons pruned as make it fast enough here."""
+"""The variant that `--target-speedup` asks for: as little pruned as makes it fast enough here."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from quantlib.compression.pruning import blocks_of, largest_share
-from quantlib.compression.recipes import read_recipe, write_recipe
+from quantlib.compression.pruning import Costs, largest_share
+from quantlib.compression.recipes import Recipe, read_recipe, write_recipe
 from quantlib.compression.variants import TARGETED
 from quantlib.data import features
 from quantlib.experiment import quantizing
-from quantlib.experiment.savings import ready
+from quantlib.experiment.pruning import lost, study_of, units_without
 from quantlib.experiment.timing import time_speedups
+from quantlib.experiment.weighing import block_costs
 from quantlib.experiment.work import Variant, Work, tokenize
 from quantlib.machine import hardware
 from quantlib.measuring.latency.shapes import Shape
@@ -31,7 +32,7 @@ _MOST_ATTEMPTS = 6
 
 @dataclass(frozen=True)
 class Attempt:
-    """A share of the neurons that was pruned, and how fast the variant was then: a 95 % interval.
+    """A share of the blocks' cost that was pruned, and how fast the variant was then: a 95 % interval.
 
     doubtful: whether other programs used so much of the machine that nothing is sure.
     """
@@ -57,13 +58,21 @@ def targeted(
     assert target is not None
     rows = tokenize(work, "calibration", checkpoint)
 
+    study = study_of(work, fp32, rows)
+    costs = block_costs(work, fp32, study, compiled=compiled is not None)
+
+    def recipe_of(share: float) -> Recipe:
+        base = replace(work.options.resolved_base, name=TARGETED)
+        return base.keeping(units_without(work, fp32, study, rows, share, costs)) if share else base
+
     def search(directory: Path) -> None:
         attempts = search_share(
             target,
-            largest_share(blocks_of(fp32.path)),
-            lambda share: _attempt(work, fp32, compiled, rows, share),
+            largest_share(study.blocks, costs),
+            lambda share: _attempt(work, fp32, compiled, rows, share, recipe_of(share)),
         )
-        _write(work, fp32, compiled, rows, directory, target, attempts)
+        recipe = recipe_of(attempts[-1].share)
+        _write(work, directory, target, attempts, recipe, lost(study.blocks, recipe.kept), costs)
 
     machine = hardware.describe()
     key = {
@@ -71,6 +80,8 @@ def targeted(
         "compile": compiled is not None,
         "base": asdict(work.options.resolved_base),
         "target": target,
+        "study": study.key,
+        "costs": {name: asdict(cost) for name, cost in costs.items()},
         "rows": features.features_hash(rows),
         "shape": [work.options.batch_size, work.options.seq_len],
         "session": asdict(work.options.session),
@@ -80,7 +91,7 @@ def targeted(
     }
     directory = work.cache.get("target", key, search).path
     recipe = read_recipe(directory / RECIPE_FILE)
-    made = ready(work, fp32, compiled, rows, recipe)
+    made = quantizing.ready(work, fp32, compiled, rows, [recipe])[recipe.name]
     files = {name: directory / name for name in (RECIPE_FILE, ATTEMPTS_FILE)}
     return quantizing.variant(work, fp32, made.model, recipe, made.ranges, made.grams), files
 
@@ -88,12 +99,12 @@ def targeted(
 def search_share(target: float, largest: float, attempt: Callable[[float], Attempt]) -> list[Attempt]:
     """Attempts, the last of which is the smallest share that was found to reach a speedup.
 
-    The time that a model takes falls about linearly with the neurons that go. So the line through what was
+    The time that a model takes falls about linearly with the cost that goes. So the line through what was
     measured says what to try next, until the share below is known not to do.
 
     Args:
         target: the speedup over the teacher.
-        largest: the largest share that can be pruned.
+        largest: the largest share of the blocks' cost that can be pruned.
         attempt: prunes a share and measures.
 
     Raises:
@@ -126,7 +137,7 @@ def search_share(target: float, largest: float, attempt: Callable[[float], Attem
             best = max(attempts, key=lambda each: each.speedup)
             raise InputError(
                 f"--target-speedup {target:g} is not reached: the fastest, with {100 * best.share:.0f} % of "
-                f"the neurons pruned, was {best.speedup:.2f}x [{best.low:.2f}, {best.high:.2f}]"
+                f"what its blocks cost pruned, was {best.speedup:.2f}x [{best.low:.2f}, {best.high:.2f}]"
             )
 
 
@@ -140,11 +151,15 @@ def _between(attempts: Sequence[Attempt], target: float, low: float, high: float
 
 
 def _attempt(
-    work: Work, fp32: Variant, compiled: Variant | None, rows: Sequence[features.Feature], share: float
+    work: Work,
+    fp32: Variant,
+    compiled: Variant | None,
+    rows: Sequence[features.Feature],
+    share: float,
+    recipe: Recipe,
 ) -> Attempt:
-    recipe = replace(work.options.resolved_base, name=TARGETED, prune=share)
-    made = ready(work, fp32, compiled, rows, recipe)
-    name = f"{TARGETED} without {100 * share:.0f} % of the neurons"
+    made = quantizing.ready(work, fp32, compiled, rows, [recipe])[recipe.name]
+    name = f"{TARGETED} without {100 * share:.0f} % of its blocks' cost"
     model = quantizing.quantize(work, name, made.model, recipe, made.ranges, made.grams)
     variant = replace(fp32, name=name, model=model, recipe=recipe)
     shape = Shape(work.options.batch_size, work.options.seq_len)
@@ -154,21 +169,15 @@ def _attempt(
 
 def _write(
     work: Work,
-    fp32: Variant,
-    compiled: Variant | None,
-    rows: Sequence[features.Feature],
     directory: Path,
     target: float,
     attempts: Sequence[Attempt],
+    recipe: Recipe,
+    words: str,
+    costs: Costs,
 ) -> None:
     base, best = work.options.resolved_base, attempts[-1]
-    made = ready(work, fp32, compiled, rows, replace(base, name=TARGETED, prune=best.share))
-    recipe = replace(
-        base,
-        name=TARGETED,
-        summary=f"{base.name}, {100 * best.share:.0f} % of the neurons pruned, to be {target:g}x as fast",
-        widths=tuple(made.widths.items()),
-    )
+    recipe = replace(recipe, summary=f"{base.name}, {words} pruned, to be {target:g}x as fast")
     remark = (
         f"{best.speedup:.2f}x as fast as the teacher [{best.low:.2f}, {best.high:.2f}] where it was made: "
         f"{hardware.describe().cpu_model}, {work.options.batch_size}x{work.options.seq_len}, "
@@ -178,5 +187,10 @@ def _write(
     write_recipe(directory / RECIPE_FILE, recipe, {"": remark})
     write_json(
         directory / ATTEMPTS_FILE,
-        {"base": base.name, "target": target, "attempts": [asdict(attempt) for attempt in attempts]},
+        {
+            "base": base.name,
+            "target": target,
+            "attempts": [asdict(attempt) for attempt in attempts],
+            "costs": {name: asdict(cost) for name, cost in costs.items()},
+        },
     )

@@ -4,7 +4,7 @@ refitted.
 
 from quantlib.compression.pruning.allocate import Sensitivity, allocate, largest_share
 from quantlib.compression.pruning.costs import Cost, Costs, Form, forms_of, operation_costs
-from quantlib.compression.pruning.parts import ATTENTION, FFN
+from quantlib.compression.pruning.parts import ATTENTION, FFN, UNITS
 from quantlib.compression.pruning.prune import (
     KINDS,
     Block,
@@ -20,6 +20,7 @@ __all__ = [
     "DAMPING",
     "FFN",
     "KINDS",
+    "UNITS",
     "Block",
     "Cost",
     "Costs",

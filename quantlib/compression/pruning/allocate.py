@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from quantlib.compression.pruning.costs import Cost, Costs
+from quantlib.compression.pruning.costs import Costs
 from quantlib.compression.pruning.prune import Block
 from quantlib.compression.pruning.surgeon import Elimination
 from quantlib.support.errors import InputError
-
 
 # Costs are rounded up to so many parts of the whole.
 _PARTS = 4000

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from quantlib.compression.pruning.parts import ATTENTION, Part, rows_of
-from quantlib.compression.pruning.prune import KINDS, find_groups
+from quantlib.compression.pruning.prune import KINDS, Block, block_of, find_groups
 from quantlib.onnx_model.compile.row import products_of_one_row
 from quantlib.onnx_model.layers import load_ir
 
@@ -28,10 +28,6 @@ class Cost:
         """The cost of a width."""
         return float(np.interp(width, self.widths, self.values))
 
-    def scaled(self, factor: float) -> Cost:
-        """So many times the cost."""
-        return Cost(self.widths, tuple(factor * value for value in self.values))
-
 
 Costs = Mapping[str, Cost]
 """By the name of the block."""
@@ -41,14 +37,15 @@ Costs = Mapping[str, Cost]
 class Form:
     """What decides the operations of a block but for its width, and where it runs.
 
-    kind: `FFN` or `ATTENTION`. channels: that it reads, and that it gives. units, size: as of `Part`.
-    copies: 2 for a gated block, else 1. one_row: whether the block, or all of an attention but for keys and
-    values, runs for the classifier's row alone.
+    kind: `FFN` or `ATTENTION`. channels: that it reads, and that it gives. units, multiple: as of `Block`.
+    size: channels of a unit. copies: 2 for a gated block, else 1. one_row: whether the block, or all of an
+    attention but for keys and values, runs for the classifier's row alone.
     """
 
     kind: str
     channels: tuple[int, int]
     units: int
+    multiple: int
     size: int
     copies: int
     one_row: bool
@@ -78,13 +75,16 @@ def forms_of(
     """
     alone = products_of_one_row(load_ir(onnx_path)) if compiled else frozenset[str]()
     groups = find_groups(load_ir(onnx_path), onnx_path, kinds)
-    return {group.name: [_form(part, part.output.name in alone) for part in group.parts] for group in groups}
+    return {
+        group.name: [_form(part, block_of(group), part.output.name in alone) for part in group.parts]
+        for group in groups
+    }
 
 
-def _form(part: Part, one_row: bool) -> Form:
+def _form(part: Part, block: Block, one_row: bool) -> Form:
     channels = (rows_of(part.inputs[0]), part.output.width)
     copies = 1 if part.kind == ATTENTION else part.copies(part.inputs[0])
-    return Form(part.kind, channels, part.units, part.size, copies, one_row)
+    return Form(part.kind, channels, block.units, block.multiple, part.size, copies, one_row)
 
 
 def operation_costs(

@@ -65,8 +65,8 @@ def _narrow(graph: ir.Graph, part: Part, kept: IntArray) -> None:
         node.attributes.pop("allowzero", None)
     for node in part.splits:
         if len(node.inputs) > 1:
-            sizes = np.full(len(node.outputs), len(kept) * part.size, np.int64)
-            node.replace_input_with(1, initializer(graph, f"{node.name}/sizes", sizes))
+            halves = np.full(len(node.outputs), len(kept) * part.size, np.int64)
+            node.replace_input_with(1, initializer(graph, f"{node.name}/sizes", halves))
     for node, place, axis in part.by_unit:
         node.replace_input_with(place, _some(graph, node, place, axis, kept))
 

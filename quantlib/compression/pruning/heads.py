@@ -205,6 +205,6 @@ def _rank(value: ir.Value) -> int:
     return len(value.shape)
 
 
-def _starts(value: ir.Value) -> list[object]:
+def _starts(value: ir.Value) -> Sequence[object]:
     """The first two sizes, batch and sequence."""
     return list(value.shape or ())[:2]

@@ -55,7 +55,7 @@ class Block:
 
 
 def blocks_of(onnx_path: Path, kinds: Collection[str] = KINDS) -> list[Block]:
-    """What can be pruned of a float model: feed-forward blocks, and the attentions whose heads are told apart.
+    """What can be pruned of a float model: feed-forward blocks, and attentions whose heads are told apart.
 
     Raises:
         InputError: it has no feed-forward blocks that can be pruned.

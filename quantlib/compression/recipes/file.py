@@ -15,7 +15,8 @@ from quantlib.support.files import write_text
 from quantlib.support.typed import WrongValue, parse_values
 
 # The fields that are tables of a file.
-_TABLES = ("nodes", "widths")
+_TABLES = ("nodes", "widths", "heads")
+_EXAMPLES = {"widths": "neurons, such as 768", "heads": "heads, such as 9"}
 
 
 def write_recipe(path: Path, recipe: Recipe, comments: Mapping[str, str] | None = None) -> None:
@@ -24,8 +25,8 @@ def write_recipe(path: Path, recipe: Recipe, comments: Mapping[str, str] | None 
     Args:
         path: the file; its name must end in .toml, by which `--recipes` knows it.
         recipe: what to write.
-        comments: {key of `Recipe.nodes` or `Recipe.widths`: a remark behind it}; the key "" is the remark at
-            the top.
+        comments: {key of one of the recipe's tables: a remark behind it}; the key "" is the remark at the
+            top.
 
     Raises:
         InputError: the place cannot be written.
@@ -74,7 +75,7 @@ def read_recipe(path: Path) -> Recipe:
         if not isinstance(table, dict):
             raise InputError(f"{path}{_line(text, name)}: {name} is {table!r}; it must be a table")
         for key, value in table.items():
-            problem = _node_problem(key, value) if name == "nodes" else _width_problem(key, value)
+            problem = _node_problem(key, value) if name == "nodes" else _number_problem(name, key, value)
             if problem:
                 raise InputError(f"{path}{_line(text, key)}: {problem}")
     try:
@@ -99,12 +100,12 @@ def _problem(key: str, error: WrongValue, values: Mapping[str, Any]) -> str:
     return f"{key} is {values[key]!r}; it must be {wanted}"
 
 
-def _width_problem(key: str, width: Any) -> str:
-    """What is wrong with a line of [widths]; empty if nothing is."""
-    if isinstance(width, dict):
-        return f'widths: a key with dots needs quotation marks: "{_whole(key, width)}"'
-    if isinstance(width, bool) or not isinstance(width, int):
-        return f"widths: {key} is {width!r}; it must be a number of neurons, such as 768"
+def _number_problem(table: str, key: str, number: Any) -> str:
+    """What is wrong with a line of [widths] or [heads]; empty if nothing is."""
+    if isinstance(number, dict):
+        return f'{table}: a key with dots needs quotation marks: "{_whole(key, number)}"'
+    if isinstance(number, bool) or not isinstance(number, int):
+        return f"{table}: {key} is {number!r}; it must be a number of {_EXAMPLES[table]}"
     return ""
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from quantlib.compression.calibration.methods import KNOWN, parse_method
@@ -34,6 +34,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 BLOCK_SIZES = (16, 32, 64, 128, 256)
+# Names of blocks with heads hold this word.
+_ATTENTION = ".attention"
 _FOR_PEOPLE = ("name", "summary", "report_only")
 
 
@@ -73,6 +75,8 @@ class Recipe:
         as costs the logits least.
     widths: instead of `prune`, how many neurons each block keeps, as pairs of its name ("layer.4.ffn") and a
         number; blocks that are not named keep all.
+    heads: how many heads each attention keeps, as pairs of its name ("layer.4.attention") and a number;
+        beside `widths`, or alone.
     pad_calibration: calibrate on rows padded to the full length, as the textbook does, instead of on real
         tokens only.
     report_only: why the variant is shown but not to be shipped; empty for one that may be.
@@ -97,6 +101,7 @@ class Recipe:
     nodes: tuple[tuple[str, Precision], ...] = ()
     prune: float = 0.0
     widths: tuple[tuple[str, int], ...] = ()
+    heads: tuple[tuple[str, int], ...] = ()
     pad_calibration: bool = False
     report_only: str = ""
 
@@ -192,10 +197,24 @@ class Recipe:
             (self.pad_calibration and not static, f"a {self.mode} recipe is not calibrated"),
             (not 0 <= self.prune < 1, f"prune {self.prune:g} is out of range; it is a share, 0 to below 1"),
             (bool(self.prune and self.widths), "prune and widths exclude each other"),
+            (bool(self.prune and self.heads), "prune and heads exclude each other"),
             (len(dict(self.widths)) < len(self.widths), "widths: a block is given twice"),
+            (len(dict(self.heads)) < len(self.heads), "heads: an attention is given twice"),
             (
                 any(width < 1 for _, width in self.widths),
                 "widths: a block keeps at least 1 neuron; without any, a layer would be pruned to nothing",
+            ),
+            (
+                any(heads < 1 for _, heads in self.heads),
+                "heads: an attention keeps at least 1 head; without any, a layer would be pruned to nothing",
+            ),
+            (
+                any(_ATTENTION in key for key, _ in self.widths),
+                "widths are numbers of neurons; those of an attention's heads stand in heads",
+            ),
+            (
+                any(_ATTENTION not in key for key, _ in self.heads),
+                'heads: names are those of attentions, such as "layer.4.attention"',
             ),
         )
 
@@ -227,13 +246,24 @@ class Recipe:
 
     @property
     def prunes(self) -> bool:
-        """Whether neurons are removed before anything is quantized."""
-        return bool(self.prune or self.widths)
+        """Whether neurons or heads are removed before anything is quantized."""
+        return bool(self.prune or self.kept)
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """How many neurons or heads each block keeps, where the recipe says so."""
+        return dict(self.widths + self.heads)
+
+    def keeping(self, kept: Mapping[str, int]) -> Recipe:
+        """This recipe with the numbers of neurons and heads that blocks keep, instead of a share."""
+        heads = tuple((name, number) for name, number in kept.items() if _ATTENTION in name)
+        widths = tuple((name, number) for name, number in kept.items() if _ATTENTION not in name)
+        return replace(self, prune=0.0, widths=widths, heads=heads)
 
     @property
     def fits_any_depth(self) -> bool:
         """Whether nothing is tied to one model's nodes or numbered layers."""
-        return not self.widths and all(key in layers.ROLES for key, _ in self.nodes)
+        return not self.kept and all(key in layers.ROLES for key, _ in self.nodes)
 
     def precision(self, name: str) -> Precision | None:
         """The precision of one node; None if it is no exception."""
