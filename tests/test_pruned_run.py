@@ -16,6 +16,7 @@ from quantlib.compression.recipes import RECIPES, get_recipes, read_recipe, writ
 from quantlib.experiment import ExperimentOptions, run
 from quantlib.experiment.files import quantize_file
 from quantlib.support.errors import InputError
+from quantlib.support.progress import Steps
 
 NAMES = ("quant_2", "prune50_quant_2", "prune50_quant_1_defaults")
 
@@ -54,19 +55,34 @@ def shapes_of(path: Path) -> Counter[tuple[int, ...]]:
 def test_a_second_run_prunes_nothing_again(pruned_run: ExperimentOptions, tmp_path: Path) -> None:
     run(replace(pruned_run, output_dir=tmp_path))
     cached = json.loads((tmp_path / "SST-2" / "run.json").read_text())["cached"]
-    steps = ["rank the neurons of teacher", "prune each block of teacher alone"]
+    steps = ["rank the neurons and heads of teacher", "prune each block of teacher alone"]
     steps += ["prune teacher without 50 % of its neurons", "compile teacher without 50 % of its neurons"]
     assert set(steps) <= set(cached)
 
 
 def test_a_file_says_the_width_of_each_block(pruned_run: ExperimentOptions, tmp_path: Path) -> None:
-    recipe = replace(RECIPES["static_u8s8_smooth"], name="mine", summary="m", widths=(("layer.1.ffn", 32),))
+    recipe = replace(
+        RECIPES["static_u8s8_smooth"],
+        name="mine",
+        summary="m",
+        widths=(("layer.1.ffn", 32),),
+        heads=(("layer.0.attention", 1), ("layer.1.attention", 1)),
+    )
     file = tmp_path / "mine.toml"
-    write_recipe(file, recipe, {"layer.1.ffn": "half of it"})
+    write_recipe(file, recipe, {"layer.1.ffn": "half of it", "layer.0.attention": "one of two"})
     assert read_recipe(file) == recipe
     assert '"layer.1.ffn" = 32 # half of it' in file.read_text()
+    assert '[heads]\n"layer.0.attention" = 1 # one of two' in file.read_text()
     run(replace(pruned_run, recipes=(str(file),), output_dir=tmp_path))
     assert "mine" in json.loads((tmp_path / "SST-2" / "results.json").read_text())
+    model = onnx.load(tmp_path / "SST-2" / "ts_teacher_bert" / "model_mine.onnx")
+    heads = {
+        node.op_type: next(a.i for a in node.attribute if a.name == "num_heads")
+        for node in model.graph.node
+        if "Attention" in node.op_type
+    }
+    assert heads == {"QAttention": 1, "MultiHeadAttention": 1}
+    assert shapes_of(tmp_path / "SST-2" / "ts_teacher_bert" / "model_mine.onnx")[32, 48] == 1
 
 
 def test_a_file_is_pruned_as_a_run_does(tiny_teacher: Path, tiny_onnx: Path, tmp_path: Path) -> None:
@@ -93,6 +109,16 @@ def test_names_of_pruned_recipes() -> None:
     assert replace(recipe, **{name: getattr(base, name) for name in same}) == base
 
 
+def test_few_calibration_tokens_are_said(
+    pruned_run: ExperimentOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentences: list[str] = []
+    monkeypatch.setattr(Steps, "say", lambda _, sentence: sentences.append(sentence))
+    run(replace(pruned_run, recipes=("prune50_quant_2",), calibration_samples=2, output_dir=tmp_path))
+    (said,) = [sentence for sentence in sentences if "tokens" in sentence]
+    assert "calibration tokens for the 64 neurons of layer.0.ffn; at least 64 would do better" in said
+
+
 @pytest.mark.parametrize("name", ["prune0_quant_2", "prune100_quant_2", "prune50_none", "prune_quant_2"])
 def test_names_that_are_none(name: str) -> None:
     with pytest.raises(InputError, match="unknown recipe"):
@@ -108,6 +134,11 @@ def test_names_that_are_none(name: str) -> None:
         ('[widths]\n"layer.0.ffn" = 0', "a layer would be pruned to nothing"),
         ('[widths]\n"layer.0.ffn" = "half"', ":8: widths: layer.0.ffn is 'half'; it must be a number"),
         ("[widths]\nlayer.0.ffn = 32", 'a key with dots needs quotation marks: "layer.0.ffn"'),
+        ('prune = 0.5\n[heads]\n"layer.0.attention" = 1', "prune and heads exclude each other"),
+        ('[heads]\n"layer.0.attention" = 0', "an attention keeps at least 1 head"),
+        ('[heads]\n"layer.0.attention" = true', ":8: heads: layer.0.attention is True; it must be a number"),
+        ('[heads]\n"layer.0.ffn" = 1', 'names are those of attentions, such as "layer.4.attention"'),
+        ('[widths]\n"layer.0.attention" = 1', "those of an attention's heads stand in heads"),
     ],
 )
 def test_files_that_are_refused(lines: str, words: str, tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from quantlib.compression import pruning
 from quantlib.compression.calibration import Gram
 from quantlib.compression.pruning.costs import Cost
 from quantlib.compression.pruning.ffn import find_ffns
-from quantlib.compression.pruning.heads import find_attentions
 from quantlib.data.features import CalibrationReader, Feature
 from quantlib.machine.sessions import open_session
 from quantlib.onnx_model.layers import load_ir

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantlib.compression.recipes import read_recipe
+from quantlib.compression.pruning import Cost
+from quantlib.compression.recipes import Recipe, read_recipe
 from quantlib.experiment import ExperimentOptions, run, targeting
 from quantlib.experiment.targeting import Attempt, search_share
 from quantlib.support.errors import InputError
@@ -79,22 +80,36 @@ def test_a_run_writes_the_variant_and_its_recipe(
     speeds = line(0.5, 0.2)
     build = targeting._attempt
 
-    def attempt(work: object, fp32: object, compiled: object, rows: object, share: float) -> Attempt:
-        build(work, fp32, compiled, rows, share)  # type: ignore[arg-type]
+    def attempt(
+        work: object, fp32: object, compiled: object, rows: object, share: float, recipe: Recipe
+    ) -> Attempt:
+        build(work, fp32, compiled, rows, share, recipe)  # type: ignore[arg-type]
         return speeds(share)
 
     monkeypatch.setattr(targeting, "_attempt", attempt)
     options = replace(
-        tiny_options, recipes=("quant_2",), no_student=True, target_speedup=2.5, output_dir=tmp_path / "a"
+        tiny_options,
+        recipes=("quant_2",),
+        no_student=True,
+        target_speedup=2.5,
+        time_blocks=False,
+        output_dir=tmp_path / "a",
     )
     run(options)
     directory = tmp_path / "a" / "SST-2"
     assert list(json.loads((directory / "results.json").read_text()))[-1] == "target_speedup"
     recipe = read_recipe(directory / targeting.RECIPE_FILE)
-    assert recipe.widths == (("layer.0.ffn", 32), ("layer.1.ffn", 32))
     reasons = json.loads((directory / targeting.ATTEMPTS_FILE).read_text())
     shares = [each["share"] for each in reasons["attempts"]]
-    assert (shares[0], shares[-1]) == (0.0, 0.5)
+    assert shares[0] == 0
+    assert shares[-1] == pytest.approx(0.5, abs=1 / 16)
+    costs = {name: Cost(**cost) for name, cost in reasons["costs"].items()}
+    assert recipe.kept.keys() == costs.keys()
+    whole = sum(cost.values[-1] for cost in costs.values())
+    assert sum(cost.at(recipe.kept[name]) for name, cost in costs.items()) <= (1 - shares[-1]) * whole * 1.01
+    # Heads count too: with neurons alone it is not reached. The last layer runs for one row.
+    assert any(heads == 1 for _, heads in recipe.heads)
+    assert costs["layer.1.ffn"].values[-1] < costs["layer.0.ffn"].values[-1] / 16
     again = replace(options, target_speedup=None, recipes=(str(directory / targeting.RECIPE_FILE),))
     run(replace(again, output_dir=tmp_path / "b"))
     model = Path("SST-2") / "ts_teacher_bert" / "model_target_speedup.onnx"
