@@ -142,21 +142,29 @@ def block_model(form: Form, width: int, copies: int = COPIES) -> onnx.ModelProto
     from onnx import TensorProto, helper
 
     writer = _Writer(np.random.default_rng(0), [], [])
-    row = writer.node("Gather", ["x", writer.constant("place", np.array([0]))], "row", axis=1)
+    read = writer.node("Identity", ["x"], "read")  # only what a node gives can be calibrated
+    row = writer.node("Gather", [read, writer.constant("place", np.array([0]))], "row", axis=1)
     outputs = []
     for number in range(copies):
         name = f"layer.{number}"
         if form.kind == ATTENTION:
-            outputs.append(_attention(writer, form, width, name, row))
+            outputs.append(_attention(writer, form, width, name, read, row))
         else:
-            outputs.append(_ffn(writer, form, width, name, row if form.one_row else "x"))
+            outputs.append(_ffn(writer, form, width, name, row if form.one_row else read))
     writer.node("Sum", outputs, "sum")
     inputs = [
         helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", "sequence", form.channels[0]]),
         helper.make_tensor_value_info("mask", TensorProto.INT32, ["batch", "sequence"]),
     ]
     output = helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["batch", "rows", form.channels[1]])
-    graph = helper.make_graph(writer.nodes, "blocks", inputs, [output], writer.constants)
+    # ONNX does not know what operators of another domain give.
+    types = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        for node in writer.nodes
+        for name in node.output
+        if node.domain
+    ]
+    graph = helper.make_graph(writer.nodes, "blocks", inputs, [output], writer.constants, value_info=types)
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid(_MICROSOFT, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
@@ -173,18 +181,18 @@ def _ffn(writer: _Writer, form: Form, width: int, name: str, x: str) -> str:
     return writer.linear(active, f"{name}.output.dense", width, out)
 
 
-def _attention(writer: _Writer, form: Form, heads: int, name: str, row: str) -> str:
+def _attention(writer: _Writer, form: Form, heads: int, name: str, x: str, row: str) -> str:
     (into, out), width = form.channels, heads * form.size
     place = f"{name}.attention.self"
     if form.one_row:
         query = writer.linear(row, f"{place}.query", into, width)
-        pair = writer.linear("x", f"{place}.key_value", into, 2 * width)
+        pair = writer.linear(x, f"{place}.key_value", into, 2 * width)
         key, value = writer.nodes_of("Split", [pair], [f"{name}/key", f"{name}/value"], axis=2)
         inputs = [query, key, value, "", "mask"]
         operator = "MultiHeadAttention"
     else:
         weight, bias = writer.weights(f"{place}.qkv", into, 3 * width)
-        inputs, operator = ["x", weight, bias, "mask"], "Attention"
+        inputs, operator = [x, weight, bias, "mask"], "Attention"
     joined = writer.node(operator, inputs, f"{place}.qkv/{operator}", domain=_MICROSOFT, num_heads=heads)
     return writer.linear(joined, f"{name}.attention.output.dense", width, out)
 
