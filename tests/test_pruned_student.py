@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import tiny
 
-from quantlib.compression import pruning
 from quantlib.data.features import Feature
 from quantlib.data.tasks import TASKS
 from quantlib.experiment import ExperimentOptions
@@ -22,7 +21,7 @@ from quantlib.support.progress import Steps
 from quantlib.training.checkpoints import load_classifier, read_config
 from quantlib.training.student import StudentConfig, parse_student_config
 from quantlib.training.student.neurons import Remaining, neuron_grams, output_weights, with_neurons
-from quantlib.training.student.students import NEURONS_MULTIPLE, make_student
+from quantlib.training.student.students import make_student
 from quantlib.training.teacher import predict_logits
 
 BERT = {
@@ -67,10 +66,6 @@ def start(teacher_dir: Path, rows: Sequence[Feature], out: Path, student: Studen
 def test_the_words_of_the_command(text: str, config: StudentConfig, shape: tuple[int, ...]) -> None:
     assert parse_student_config(text) == config
     assert config.for_teacher(BERT) == StudentConfig(*shape)
-
-
-def test_recipes_round_numbers_of_neurons_as_students_do() -> None:
-    assert NEURONS_MULTIPLE == pruning.MULTIPLE
 
 
 def test_a_teacher_of_one_layer_can_be_pruned() -> None:

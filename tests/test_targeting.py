@@ -6,17 +6,23 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quantlib.compression.pruning import Cost
+from quantlib.compression.pruning import Cost, Form, operation_costs
 from quantlib.compression.recipes import Recipe, read_recipe
-from quantlib.experiment import ExperimentOptions, run, targeting
+from quantlib.data.tasks import get_task
+from quantlib.experiment import ExperimentOptions, run, targeting, weighing
 from quantlib.experiment.targeting import Attempt, search_share
+from quantlib.experiment.work import Variant, Work
+from quantlib.onnx_model.model import Model
+from quantlib.support.cache import open_cache
 from quantlib.support.errors import InputError
+from quantlib.support.progress import Steps
 
 LARGEST = 0.97
 
@@ -114,6 +120,34 @@ def test_a_run_writes_the_variant_and_its_recipe(
     run(replace(again, output_dir=tmp_path / "b"))
     model = Path("SST-2") / "ts_teacher_bert" / "model_target_speedup.onnx"
     assert (tmp_path / "a" / model).read_bytes() == (tmp_path / "b" / model).read_bytes()
+
+
+def test_blocks_are_weighed_by_their_time_once(
+    tiny_options: ExperimentOptions, tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A table for each form of block, kept in the cache; without times, operations."""
+    calls: list[list[Form]] = []
+
+    def timed(forms: list[Form], *_: object, **__: object) -> dict[Form, Cost]:
+        calls.append(forms)
+        return {form: Cost((1, form.units), (0.5, 1.0 + number)) for number, form in enumerate(forms)}
+
+    monkeypatch.setattr(weighing, "time_blocks", timed)
+    work = Work(get_task("SST-2"), cast(Any, None), tiny_options, open_cache(tmp_path / "cache"), Steps())
+    fp32 = Variant("teacher", Model(tiny_onnx), tmp_path, ())
+    costs, again = (weighing.block_costs(work, fp32, compiled=True) for _ in range(2))
+    assert costs == again
+    (forms,) = calls
+    assert [(form.kind, form.one_row) for form in forms] == [
+        ("ffn", False), ("ffn", True), ("attention", False), ("attention", True),
+    ]  # fmt: skip
+    assert {name: cost.values[-1] for name, cost in costs.items()} == {
+        "layer.0.ffn": 1.0, "layer.1.ffn": 2.0, "layer.0.attention": 3.0, "layer.1.attention": 4.0,
+    }  # fmt: skip
+    counted = weighing.block_costs(work, fp32, compiled=False)
+    assert counted == operation_costs(tiny_onnx, tiny_options.seq_len, compiled=False)
+    assert counted["layer.0.ffn"] == counted["layer.1.ffn"]
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize(

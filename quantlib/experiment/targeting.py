@@ -59,7 +59,7 @@ def targeted(
     rows = tokenize(work, "calibration", checkpoint)
 
     study = study_of(work, fp32, rows)
-    costs = block_costs(work, fp32, study, compiled=compiled is not None)
+    costs = block_costs(work, fp32, compiled=compiled is not None)
 
     def recipe_of(share: float) -> Recipe:
         base = replace(work.options.resolved_base, name=TARGETED)

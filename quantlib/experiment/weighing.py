@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from quantlib.compression import pruning
-from quantlib.experiment.pruning import Study
 from quantlib.experiment.timing import turn_options_of
 from quantlib.experiment.work import Variant, Work, cached
 from quantlib.machine import hardware
@@ -20,7 +19,7 @@ from quantlib.support.files import write_json
 from quantlib.support.progress import Step
 
 
-def block_costs(work: Work, fp32: Variant, study: Study, *, compiled: bool) -> dict[str, pruning.Cost]:
+def block_costs(work: Work, fp32: Variant, *, compiled: bool) -> dict[str, pruning.Cost]:
     """The cost of each block by its width, at the shape of the run.
 
     Times are those of blocks quantized by the base recipe, as they are compiled. A graph that stays as it was
