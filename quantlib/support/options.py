@@ -27,9 +27,9 @@ class Option:
     least, most: the range of a number, both included. offered: where it can be given. recorded: by the
     gate, since other values make other models or sessions. trains: it applies only when a model of this
     role is trained. comma: several values stand in one text; else the flag is repeated. bare: the value of a
-    flag that is given without one. section, key: where it stands in a configuration file; the key is the field's
-    name unless another one is given. is_place: a text that may be a path. is_file: a text that is one, or
-    names rows of the hub. advanced: left out of the short help.
+    flag that is given without one. section, key: where it stands in a configuration file; the key is the
+    field's name unless another one is given. is_place: a text that may be a path. is_file: a text that is
+    one, or names rows of the hub. advanced: left out of the short help.
 
     name, kind, many, pairs, default: filled in by `options_of`; kind is the type of one value. Pairs are a
     table in the file, and A=B on the command line. A default that is computed, or that stands for nothing
