@@ -39,7 +39,8 @@ class Built:
 
     files: what else a run leaves beside its results, {name: path}. compiled: what compiling did to each
     float model, by the model's name. commits: of the checkpoints that came from the hub, by role.
-    precision: of the products of the student that was trained; None if none was.
+    precision: of the products of the student that was trained; None if none was. examples: the evaluation
+    rows as they were read.
     """
 
     task: tasks.Task
@@ -49,6 +50,7 @@ class Built:
     compiled: Mapping[str, Compiled] = field(default_factory=dict)
     commits: Mapping[str, str] = field(default_factory=dict)
     precision: str | None = None
+    examples: Sequence[tasks.Example] = ()
 
     @property
     def reference(self) -> str:
@@ -110,7 +112,16 @@ def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[B
     def so_far(precision: str | None = None) -> Built:
         commits = {name: checkpoints.hub_commit(source) for name, source in sources.items()}
         of_hub = {name: commit for name, commit in commits.items() if commit is not None}
-        return Built(task, tuple(variants), dict(hashes), files, dict(reports), of_hub, precision)
+        return Built(
+            task,
+            tuple(variants),
+            dict(hashes),
+            files,
+            dict(reports),
+            of_hub,
+            precision,
+            rows.splits.evaluation,
+        )
 
     yield so_far()
     if not student_names(options):

@@ -225,6 +225,15 @@ class ExperimentOptions(MeasuringOptions):
         advanced=True,
     )
 
+    report_rows: int = option(
+        50,
+        "Texts in report.html and changes.json: rows of each variant whose label changed, at most; 0 keeps "
+        "texts out of both.",
+        least=0,
+        offered=(COMMAND,),
+        advanced=True,
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         recipes = self.resolved_recipes

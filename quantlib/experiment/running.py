@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +24,14 @@ from quantlib.measuring.profile import write_profile
 from quantlib.onnx_model.compile import Compiled
 from quantlib.onnx_model.coverage import Coverage
 from quantlib.onnx_model.model import Model
-from quantlib.report import plots, results
+from quantlib.report import changes, plots, results
 from quantlib.report.choices import Choice, as_json, choices
 from quantlib.report.columns import VariantResult
+from quantlib.report.page import report
 from quantlib.support.cache import installed_version
 from quantlib.support.directories import atomic_files
 from quantlib.support.files import copy_file, make_dir, sha256_files
+from quantlib.support.options import COMMAND, command_line
 from quantlib.support.plotting import NO_PLOTS, can_plot
 from quantlib.support.progress import Steps
 
@@ -90,10 +93,13 @@ def run(
                 plots.draw(scratch / "results.png", compared.results)
             else:
                 steps.say(NO_PLOTS)
+            changed = changes.changes_of(compared.results, built.examples, options.report_rows)
+            changes.write_changes(scratch, changed)
             step.note = str(directory)
         record = provenance(options, built, steps) | _checked(checks)
-        record |= {"choices": as_json(compared.choices), "files": sha256_files(scratch)}
-        results.write_run(scratch, record)
+        record |= {"choices": as_json(compared.choices), "notes": _notes(compared.results)}
+        report.write_report(scratch, options.task_name, record)
+        results.write_run(scratch, record | {"files": sha256_files(scratch)})
     return compared
 
 
@@ -121,6 +127,7 @@ def provenance(options: ExperimentOptions, built: Built, steps: Steps) -> dict[s
     machine = hardware.describe()
     return {
         "arguments": {k: _plain(v) for k, v in asdict(options).items()},
+        "command": shlex.join(["quantlib", "run", *command_line(options, COMMAND)]),
         "packages": {name: installed_version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "hardware": asdict(machine),
@@ -140,6 +147,11 @@ def provenance(options: ExperimentOptions, built: Built, steps: Steps) -> dict[s
         "cached": sorted(steps.cached),
         "peak_memory_bytes": peak_memory_bytes(),
     }
+
+
+def _notes(compared: Sequence[VariantResult]) -> dict[str, str]:
+    """What is to be said of speedups, by variant: states of the machine."""
+    return {result.name: result.timing.note for result in compared if result.timing.note}
 
 
 def _sessions(options: ExperimentOptions, built: Built) -> dict[str, Any]:

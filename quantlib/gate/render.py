@@ -11,6 +11,7 @@ from quantlib.gate.latency import interval, percent
 from quantlib.gate.record import GateRecord, LatencyRecord
 from quantlib.gate.slowdown import estimate_paired_slowdown, estimate_slowdown, estimate_speedup
 from quantlib.report.columns import BYTES_PER_MB
+from quantlib.report.markdown import escape, row
 
 # From worst to best, with the words of one finding and of several.
 _KINDS: dict[Kind, tuple[str, str]] = {
@@ -19,9 +20,6 @@ _KINDS: dict[Kind, tuple[str, str]] = {
     "changed": ("changed", "changed"),
     "note": ("note", "notes"),
 }
-_ESCAPES = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "`": "\\`", "\n": " ", "\r": " "}
-)
 
 
 def markdown(
@@ -35,19 +33,19 @@ def markdown(
     columns = ["variant", "shape", metric, "drop, points", "size, MB", "compression", "speedup"]
     columns += ["baseline speedup", "slowdown", "compared", "verdict"]
     lines = [
-        f"## Gate: {verdict.outcome} ({_escape(current.task)})",
+        f"## Gate: {verdict.outcome} ({escape(current.task)})",
         "",
         f"{_counts(verdict)}. Intervals: {100 * (2 * CONFIDENCE - 1):.0f} % for speedups, 95 % for drops.",
         "",
-        _row(columns),
-        _row(["---", "---", *["---:"] * (len(columns) - 4), "---", "---"]),
-        *(_row(cells) for cells in _table(verdict, current, baseline, compared or {})),
+        row(columns),
+        row(["---", "---", *["---:"] * (len(columns) - 4), "---", "---"]),
+        *(row(cells) for cells in _table(verdict, current, baseline, compared or {})),
     ]
     for kind, (_, heading) in _KINDS.items():
         findings = verdict.of_kind(kind)
         if findings:
             lines += ["", f"### {heading.capitalize()}", ""]
-            lines += [f"- {_escape(finding.text)}" for finding in findings]
+            lines += [f"- {escape(finding.text)}" for finding in findings]
     return "\n".join(lines) + "\n"
 
 
@@ -77,10 +75,10 @@ def _table(
         for shape in dict.fromkeys((*ours, *theirs, *how)) or [""]:
             speedups = [_speedup(ours.get(shape)), _speedup(theirs.get(shape))]
             cells = [*exact, *speedups, *_compared(how.get(shape), ours.get(shape), theirs.get(shape))]
-            yield [_escape(name), _escape(shape), *cells, _worst(verdict, name, shape)]
+            yield [escape(name), escape(shape), *cells, _worst(verdict, name, shape)]
     for name in dict.fromkeys(finding.variant for finding in verdict.of("presence")):
         if name and name not in current.variants:
-            yield [_escape(name), *[""] * 9, _worst(verdict, name, "")]
+            yield [escape(name), *[""] * 9, _worst(verdict, name, "")]
 
 
 def _speedup(latency: LatencyRecord | None) -> str:
@@ -99,7 +97,7 @@ def _compared(
         return ["0", "unchanged"]
     if comparison.how == "old model":
         slowdown = estimate_paired_slowdown(comparison.launches, confidence=comparison.confidence)
-        return [percent(slowdown), _escape(comparison.words)]
+        return [percent(slowdown), escape(comparison.words)]
     if ours is None or theirs is None:
         return ["", "teacher (weaker)"]
     slowdown = estimate_slowdown(ours, theirs, confidence=comparison.confidence, spread=comparison.spread)
@@ -120,11 +118,3 @@ def _worst(verdict: Verdict, variant: str, shape: str) -> str:
 def _counts(verdict: Verdict) -> str:
     counts = Counter(finding.kind for finding in verdict.findings)
     return ", ".join(f"{counts[kind]} {words[counts[kind] != 1]}" for kind, words in _KINDS.items())
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _escape(text: str) -> str:
-    return text.translate(_ESCAPES)

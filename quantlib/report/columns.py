@@ -17,7 +17,7 @@ from quantlib.measuring.latency.paired import PairedRatio
 from quantlib.measuring.latency.speedup import EQUAL, Speedup
 from quantlib.measuring.latency.stats import LatencyStats
 from quantlib.measuring.throughput import Throughput
-from quantlib.support.columns import Column, Value
+from quantlib.support.columns import Column, Value, fixed
 from quantlib.support.console import red
 
 BYTES_PER_MB = 2**20
@@ -156,17 +156,18 @@ class VariantResult:
 def metric_columns(results: Sequence[VariantResult]) -> list[Column[VariantResult]]:
     """A column for each metric of the results, the primary one first."""
     names = list(dict.fromkeys(name for result in results for name in result.metrics))
-    return [_metric_column(name, number) for number, name in enumerate(names)]
+    return [metric_column(name, number) for number, name in enumerate(names)]
 
 
-def _metric_column(name: str, number: int) -> Column[VariantResult]:
+def metric_column(name: str, number: int) -> Column[VariantResult]:
+    """The column of a metric; number: 0 for the primary one."""
     return Column(
         name,
         METRIC_HELP,
         lambda result: float(result.metrics[name]),
         when=lambda result: name in result.metrics,
         heading=name,
-        cell=lambda result: f"{result.metrics[name]:z.4f}",
+        show=fixed(4),
         narrow=2 if number else None,
     )
 
@@ -254,6 +255,8 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: None if result.eval_loss is None else float(result.eval_loss),
         required=True,
         nullable=True,
+        show=fixed(4),
+        label="loss",
     ),
     Column(
         "model_size",
@@ -261,7 +264,9 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: float(result.model_size_mb),
         required=True,
         heading="size\nMB",
-        cell=lambda result: f"{result.model_size_mb:.1f}",
+        show=fixed(1),
+        label="size",
+        unit="MB",
         place=3,
     ),
     Column(
@@ -269,22 +274,46 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         "mean latency: runs of one shape on real rows, spread over the turns with the other variants",
         lambda result: result.latency.mean_ms,
         required=True,
+        show=fixed(2),
+        label="mean latency",
+        unit="ms",
     ),
     Column(
         "std_ms",
         "standard deviation of these runs",
         lambda result: result.latency.std_ms,
         required=True,
+        show=fixed(2),
+        label="standard deviation",
+        unit="ms",
     ),
-    Column("min_ms", "the fastest run", lambda result: result.latency.min_ms, required=True),
-    Column("max_ms", "the slowest run", lambda result: result.latency.max_ms, required=True),
+    Column(
+        "min_ms",
+        "the fastest run",
+        lambda result: result.latency.min_ms,
+        required=True,
+        show=fixed(2),
+        label="fastest run",
+        unit="ms",
+    ),
+    Column(
+        "max_ms",
+        "the slowest run",
+        lambda result: result.latency.max_ms,
+        required=True,
+        show=fixed(2),
+        label="slowest run",
+        unit="ms",
+    ),
     Column(
         "median_ms",
         "the median of the runs",
         lambda result: result.median_ms,
         required=True,
         heading="median\nms",
-        cell=lambda result: f"{result.median_ms:.2f}",
+        show=fixed(2),
+        label="median latency",
+        unit="ms",
         place=5,
     ),
     Column(
@@ -293,7 +322,8 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: float(result.compression_ratio),
         required=True,
         heading="size\nratio",
-        cell=lambda result: f"{result.compression_ratio:.2f}x",
+        show=fixed(2, "x"),
+        label="size ratio",
         place=4,
         narrow=3,
     ),
@@ -303,6 +333,8 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         "where that is wider than ±10 %, with a question mark where the machine was too busy; red below 1",
         lambda result: result.speedup,
         required=True,
+        show=fixed(2, "x"),
+        interval=("speedup_low", "speedup_high"),
         heading="speed\nup",
         cell=_speedup_cell,
         place=6,
@@ -313,6 +345,10 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         "table; of an error of regression in its own unit and in hundredths of it",
         lambda result: result.accuracy_drop,
         required=True,
+        show=fixed(2, scale=100),
+        label="drop",
+        unit="points",
+        interval=("drop_low", "drop_high"),
         heading="drop\npoints",
         cell=_drop_cell,
         place=1,
@@ -326,7 +362,8 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         when=lambda result: AGREEMENT not in result.metrics,
         required=True,
         heading="agree\n%",
-        cell=lambda result: f"{100 * result.agreement:z.1f}",
+        show=fixed(1, scale=100),
+        unit="%",
         place=2,
         narrow=4,
     ),
@@ -336,6 +373,9 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: _throughput(result).rows_per_s,
         when=_timed,
         numeric=True,
+        show=fixed(0),
+        label="throughput",
+        unit="rows/s",
         heading="rows\n/s",
         cell=_rows_cell,
         place=7,
@@ -347,6 +387,9 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: _throughput(result).tokens_per_s,
         when=_timed,
         numeric=True,
+        show=fixed(0),
+        label="throughput in tokens",
+        unit="tokens/s",
     ),
     Column(
         "padded_rows_per_s",
@@ -354,6 +397,9 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: _throughput(result).padded_rows_per_s,
         when=_timed,
         numeric=True,
+        show=fixed(0),
+        label="throughput with padding",
+        unit="rows/s",
     ),
     Column(
         "recipe",
@@ -384,18 +430,25 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         "the lower end of the drop's paired bootstrap 95 % interval",
         lambda result: result.drop_interval[0],
         when=_predicted,
+        show=fixed(2, scale=100),
+        unit="points",
     ),
     Column(
         "drop_high",
         "its upper end; small dev sets make wide intervals",
         lambda result: result.drop_interval[1],
         when=_predicted,
+        show=fixed(2, scale=100),
+        unit="points",
     ),
     Column(
         "standard_error_ms",
         "standard error of the mean latency; a run that is too noisy is reported while it runs",
         lambda result: result.latency.standard_error_ms,
         when=_predicted,
+        show=fixed(3),
+        label="standard error",
+        unit="ms",
     ),
     Column(
         "speedup_low",
@@ -403,14 +456,25 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: result.timing.low,
         when=_paired,
         numeric=True,
+        show=fixed(2, "x"),
     ),
-    Column("speedup_high", "its upper end", lambda result: result.timing.high, when=_paired, numeric=True),
+    Column(
+        "speedup_high",
+        "its upper end",
+        lambda result: result.timing.high,
+        when=_paired,
+        numeric=True,
+        show=fixed(2, "x"),
+    ),
     Column(
         "others",
         "the share of the machine that other programs used in the turns that count",
         lambda result: result.timing.others,
         when=_paired,
         numeric=True,
+        show=fixed(1, scale=100),
+        label="other programs",
+        unit="%",
     ),
     Column(
         "trusted",
@@ -424,6 +488,8 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: _throughput_ratio(result).ratio,
         when=_throughput_paired,
         numeric=True,
+        show=fixed(2, "x"),
+        interval=("throughput_ratio_low", "throughput_ratio_high"),
     ),
     Column(
         "throughput_ratio_low",
@@ -431,6 +497,7 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: _throughput_ratio(result).low,
         when=_throughput_paired,
         numeric=True,
+        show=fixed(2, "x"),
     ),
     Column(
         "throughput_ratio_high",
@@ -438,6 +505,7 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: _throughput_ratio(result).high,
         when=_throughput_paired,
         numeric=True,
+        show=fixed(2, "x"),
     ),
     Column(
         "beaten_by",

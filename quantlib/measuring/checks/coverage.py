@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from quantlib.measuring.checks.check import Check, Subject
 from quantlib.onnx_model.coverage import Coverage, coverage
-from quantlib.support.columns import Column
+from quantlib.support.columns import Column, fixed
 
 
 def _run(subject: Subject) -> Coverage | None:
@@ -20,6 +20,9 @@ COVERAGE = Check(
             "quantized_share",
             "share of the matrix products with a weight that are quantized; null for a float model",
             lambda result: result.share,
+            show=fixed(1, scale=100),
+            label="products in 8 bits",
+            unit="%",
             heading="quantized",
             cell=lambda result: f"{result.quantized}/{result.total}",
         ),

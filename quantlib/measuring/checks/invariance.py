@@ -11,7 +11,7 @@ import numpy as np
 from quantlib.data.features import Feature, pad
 from quantlib.data.tasks import Task
 from quantlib.machine.sessions import open_session
-from quantlib.measuring.checks.check import Check, changed_cell
+from quantlib.measuring.checks.check import Check, changed_cell, changed_words
 from quantlib.measuring.checks.logits import Progress, labels_changed, largest_change, need_rows, predict
 from quantlib.support.columns import Column
 
@@ -115,6 +115,15 @@ def _remarks(result: Invariance) -> list[str]:
     return [changed] if result.labels_changed else []
 
 
+def _words(result: Invariance) -> str:
+    if result.max_diff == 0:
+        return f"No logit of {result.rows} rows changes with the rest of the batch or with padding."
+    return (
+        f"With the rest of the batch, or with padding, logits of {result.rows} rows change by at most "
+        f"{result.max_diff:.2g}{changed_words(result.labels_changed)}."
+    )
+
+
 INVARIANCE = Check(
     "invariance",
     Invariance,
@@ -140,5 +149,6 @@ INVARIANCE = Check(
     ),
     rows=INVARIANCE_ROWS,
     remarks=_remarks,
+    words=_words,
     failed=lambda result, dynamic: bool(result.labels_changed) and not dynamic,
 )

@@ -14,7 +14,7 @@ from quantlib.data.features import Feature, batches
 from quantlib.data.tasks import Task
 from quantlib.machine import hardware
 from quantlib.machine.sessions import open_session
-from quantlib.measuring.checks.check import Check, changed_cell
+from quantlib.measuring.checks.check import Check, changed_cell, changed_words
 from quantlib.measuring.checks.logits import Progress, labels_changed, largest_change, need_rows, predict
 from quantlib.onnx_model.coverage import has_integer_products
 from quantlib.support.columns import Column
@@ -123,6 +123,17 @@ def _remarks(result: Saturation) -> list[str]:
     return [changed] if result.labels_changed else []
 
 
+def _words(result: Saturation) -> str:
+    if result.why_not:
+        return f"Overflow of 16-bit sums was not looked for: {result.why_not}."
+    if result.max_diff == 0:
+        return f"No logit of {result.rows} rows changes on kernels whose sums cannot overflow."
+    return (
+        f"On kernels whose sums cannot overflow, as other CPUs have them, logits of {result.rows} rows "
+        f"change by at most {result.max_diff:.2g}{changed_words(result.labels_changed)}."
+    )
+
+
 SATURATION = Check(
     "saturation",
     Saturation,
@@ -150,4 +161,5 @@ SATURATION = Check(
     ),
     rows=SATURATION_ROWS,
     remarks=_remarks,
+    words=_words,
 )

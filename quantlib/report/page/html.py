@@ -65,6 +65,13 @@ def own_direction(value: object) -> Any:
     return Markup("<bdi>{}</bdi>").format(value)
 
 
+def breaking(name: object) -> Any:
+    """A name that may be broken after each underscore, escaped."""
+    from markupsafe import Markup, escape
+
+    return Markup("_<wbr>").join(escape(part) for part in str(name).split("_"))
+
+
 @cache
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -76,5 +83,5 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["text"] = own_direction
+    environment.filters |= {"text": own_direction, "breaking": breaking}
     return environment

@@ -29,7 +29,7 @@ _HREF = "{http://www.w3.org/1999/xlink}href"
 _REFERENCE = re.compile(r"url\(#([^)]*)\)")
 _FONT_SIZE = re.compile(r"([\d.]+)px")
 # Of matplotlib's settings: letters stay text, ids do not change from run to run.
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "quantlib",
     "text.parse_math": False,
