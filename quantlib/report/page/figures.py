@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -142,7 +142,8 @@ def front(run: TaskRun, name: str, *, narrow: bool = False) -> Any:
         axes.set_ylabel(f"{metric}: up is better", parse_math=False)
         kinds = kinds_of(run)
         for number, kind in enumerate(kinds):
-            _draw_kind(axes, [p for p in shown if p.kind == kind], number, max(p.size_mb for p in points))
+            of_kind = [point for point in shown if point.kind == kind]
+            _draw_kind(axes, of_kind, number, max(p.size_mb for p in points), hinted=not narrow)
         if len(kinds) > 1:
             axes.legend(loc="lower left", frameon=False, fontsize=_LETTER_SIZE, handletextpad=0.2)
         _write_names(axes, shown, [p for p in shown if p.variant in chosen])
@@ -152,11 +153,11 @@ def front(run: TaskRun, name: str, *, narrow: bool = False) -> Any:
         name,
         f"{metric} against speedup of {len(shown)} variants",
         f"First choices: {best or 'none'}. The table has every number.",
-        {f"point-{point.variant}": point.words for point in shown},
+        {} if narrow else {f"point-{point.variant}": point.words for point in shown},
     )
 
 
-def _draw_kind(axes: Axes, points: Sequence[Point], number: int, largest: float) -> None:
+def _draw_kind(axes: Axes, points: Sequence[Point], number: int, largest: float, *, hinted: bool) -> None:
     colour, marker = PAINTS[f"series-{number % SERIES + 1}"], _MARKERS[number % len(_MARKERS)]
     if not points:
         return
@@ -164,17 +165,18 @@ def _draw_kind(axes: Axes, points: Sequence[Point], number: int, largest: float)
     bottom, metric, top = zip(*(point.metric for point in points), strict=True)
     axes.hlines(metric, low, high, color=colour, linewidth=1.4, alpha=0.8)
     axes.vlines(ratio, bottom, top, color=colour, linewidth=1.0, alpha=0.45)
-    for point in points:
+    # A pointer needs an artist for each point.
+    for group in [[point] for point in points] if hinted else [points]:
         axes.scatter(
-            [point.ratio[1]],
-            [point.metric[1]],
-            s=max(_SMALLEST, _LARGEST * point.size_mb / largest),
+            [point.ratio[1] for point in group],
+            [point.metric[1] for point in group],
+            s=[max(_SMALLEST, _LARGEST * point.size_mb / largest) for point in group],
             marker=marker,
-            facecolors=PAINTS["paper"] if point.beaten else colour,
+            facecolors=[PAINTS["paper"] if point.beaten else colour for point in group],
             edgecolors=colour,
             linewidths=1.4,
             alpha=0.85,
-            gid=f"point-{point.variant}",
+            gid=f"point-{group[0].variant}",
             zorder=3,
         )
     axes.scatter([], [], s=50, marker=marker, color=colour, label=points[0].kind)
@@ -266,32 +268,30 @@ def ratios(run: TaskRun, name: str) -> Any:
 
     def draw(axes: Axes) -> None:
         _ratio_axis(axes, points)
+        paints = [PAINTS[f"series-{kinds.index(point.kind) % SERIES + 1}"] for point in points]
+        lows, _, highs = zip(*(point.ratio for point in points), strict=True)
+        above = [row - 0.14 for row in range(len(points))]
+        axes.hlines(above, lows, highs, colors=paints, linewidth=1.6)
+        timed = [row for row, point in enumerate(points) if "throughput_ratio" in run.results[point.variant]]
+        if timed:
+            of = [run.results[points[row].variant] for row in timed]
+            low, ratio, high = (
+                [_float(values[f"throughput_ratio{end}"]) for values in of] for end in ("_low", "", "_high")
+            )
+            below, colours = [row + 0.2 for row in timed], [paints[row] for row in timed]
+            axes.hlines(below, low, high, colors=colours, linewidth=1.0, alpha=0.6)
+            axes.scatter(ratio, below, s=10, marker="s", color=colours, alpha=0.75)
+        trusted = [bool(run.results[point.variant].get("trusted", True)) for point in points]
+        axes.scatter(
+            [point.ratio[1] for point in points],
+            above,
+            s=30,
+            facecolors=[c if sure else PAINTS["paper"] for c, sure in zip(paints, trusted, strict=True)],
+            edgecolors=paints,
+            zorder=3,
+        )
         for row, point in enumerate(points):
-            values = run.results[point.variant]
-            colour = PAINTS[f"series-{kinds.index(point.kind) % SERIES + 1}"]
-            trusted = values.get("trusted", True)
-            axes.hlines(row - 0.14, point.ratio[0], point.ratio[2], color=colour, linewidth=1.6)
-            axes.plot(
-                [point.ratio[1]],
-                [row - 0.14],
-                marker="o",
-                markersize=5.5,
-                color=colour,
-                markerfacecolor=colour if trusted else PAINTS["paper"],
-                gid=f"speedup-{point.variant}",
-            )
-            if "throughput_ratio" in values:
-                low, ratio, high = (_float(values[f"throughput_ratio{end}"]) for end in ("_low", "", "_high"))
-                axes.hlines(row + 0.2, low, high, color=colour, linewidth=1.0, alpha=0.6)
-                axes.plot([ratio], [row + 0.2], marker="s", markersize=3.2, color=colour, alpha=0.75)
-            axes.text(
-                1.02,
-                row,
-                f"{point.ratio[1]:.2f}x{'' if trusted else ' ?'}",
-                transform=axes.get_yaxis_transform(),
-                va="center",
-                fontsize=_LETTER_SIZE,
-            )
+            _beside(axes, row, f"{point.ratio[1]:.2f}x{'' if trusted[row] else ' ?'}")
 
     return _list(
         name,
@@ -300,7 +300,6 @@ def ratios(run: TaskRun, name: str) -> Any:
         [point.variant for point in points],
         draw,
         right=44,
-        hints={f"speedup-{point.variant}": point.words for point in points},
     )
 
 
@@ -314,10 +313,7 @@ def layers(run: TaskRun, name: str) -> Any:
             colour = PAINTS["bad" if layer.sqnr_db < _FINE_DB else "series-1"]
             axes.hlines(row, 0, layer.sqnr_db, color=colour, linewidth=1.2)
             axes.plot([layer.sqnr_db], [row], marker="o", markersize=5, color=colour)
-            axes.text(
-                1.02, row, f"{layer.sqnr_db:.1f} dB", transform=axes.get_yaxis_transform(), va="center",
-                fontsize=_LETTER_SIZE,
-            )  # fmt: skip
+            _beside(axes, row, f"{layer.sqnr_db:.1f} dB")
         axes.set_xlim(left=0)
         axes.axvline(_FINE_DB, color=PAINTS["muted"], linewidth=0.8, linestyle=(0, (4, 3)))
 
@@ -347,10 +343,7 @@ def operators(profile: Profile, name: str) -> Any:
                 axes.plot(
                     [limit_ms], [row], marker="|", markersize=12, markeredgewidth=2.2, color=PAINTS["ink"]
                 )
-            axes.text(
-                1.02, row, f"{ms:.2f} ms", transform=axes.get_yaxis_transform(), va="center",
-                fontsize=_LETTER_SIZE,
-            )  # fmt: skip
+            _beside(axes, row, f"{ms:.2f} ms")
         axes.set_xlim(left=0)
 
     return _list(
@@ -391,6 +384,11 @@ def scaling(run: TaskRun, name: str) -> Any:
     return inline_svg(figure, name, "Time by length", f"{len(lone)} times of {len(series)} series.")
 
 
+def _beside(axes: Axes, row: int, words: str) -> None:
+    """Words to the right of a line of a list."""
+    axes.text(1.02, row, words, transform=axes.get_yaxis_transform(), va="center", fontsize=_LETTER_SIZE)
+
+
 @contextmanager
 def _figure(
     inches: tuple[float, float], *, left: float, bottom: float, right: float, top: float
@@ -403,6 +401,9 @@ def _figure(
         axes = figure.add_axes(
             (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
         )
+        # Where no label of an axis is placed by what its ticks measure, nothing need be measured.
+        axes.xaxis.set_label_coords(0.5, (8 - bottom) / (height - bottom - top))
+        axes.yaxis.set_label_coords((12 - left) / (width - left - right), 0.5)
         yield figure, axes
 
 
@@ -414,7 +415,6 @@ def _list(
     draw: Callable[[Axes], None],
     *,
     right: float,
-    hints: Mapping[str, str] | None = None,
 ) -> Any:
     """A figure with a line for each of several things, their names on the left."""
     bottom, top = _LIST_MARGINS[0], 4.0
@@ -430,7 +430,7 @@ def _list(
         axes.tick_params(axis="x", labelsize=_LETTER_SIZE)
         axes.spines["left"].set_visible(False)
         axes.set_ylim(len(rows) - 0.4, -0.6)
-    return inline_svg(figure, name, title, description, hints)
+    return inline_svg(figure, name, title, description)
 
 
 def _short(text: str) -> str:

@@ -60,9 +60,9 @@ def _inside(text: str) -> Any:
 
 def own_direction(value: object) -> Any:
     """Text of the user's data: escaped, and with marks of direction that end where it ends."""
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
-    return Markup("<bdi>{}</bdi>").format(value)
+    return Markup("<bdi>") + escape(value) + Markup("</bdi>")
 
 
 def breaking(name: object) -> Any:

@@ -27,7 +27,7 @@ def write_report(directory: Path, name: str | None = None, run: Mapping[str, Any
     Raises:
         InputError: a file is missing or damaged, or the directory cannot be written.
     """
-    write_text(directory / FILE, page([read_task(directory, name, run)]))
+    write_text(directory / FILE, page([view_of(read_task(directory, name, run))]))
     return directory / FILE
 
 
@@ -43,22 +43,25 @@ def write_reports(output_dir: Path) -> list[Path]:
     Raises:
         InputError: no results, a file is missing or damaged, or the directory cannot be written.
     """
-    runs = {directory: read_task(directory) for directory in task_directories(output_dir)}
-    pages = []
-    for directory, run in runs.items():
-        write_text(directory / FILE, page([run]))
-        pages.append(directory / FILE)
-    if len(runs) > 1:
-        write_text(output_dir / FILE, page(list(runs.values())))
+    directories = task_directories(output_dir)
+    views = [view_of(read_task(directory), number) for number, directory in enumerate(directories)]
+    pages = [directory / FILE for directory in directories]
+    for path, view in zip(pages, views, strict=True):
+        write_text(path, page([view]))
+    if len(views) > 1:
         pages.append(output_dir / FILE)
+        write_text(pages[-1], page(views))
     return pages
 
 
-def page(runs: Sequence[TaskRun]) -> str:
+def view_of(run: TaskRun, number: int = 0) -> TaskView:
+    """A run with its plots; number: unlike that of any other run of a page."""
+    name = f"task-{number}"
+    return TaskView(run, name, _figures(run, name))
+
+
+def page(views: Sequence[TaskView]) -> str:
     """The page of one run, or of several."""
-    views = [
-        TaskView(run, f"task-{number}", _figures(run, f"task-{number}")) for number, run in enumerate(runs)
-    ]
     return render(
         "report.html.j2",
         views=views,

@@ -75,12 +75,13 @@ def inline_svg(
         ValueError: a hint for an artist that the figure has not.
     """
     from markupsafe import Markup
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     file = io.StringIO()
     with settings():
-        figure.savefig(
-            file, format="svg", metadata={"Creator": None, "Date": None, "Format": None, "Type": None}
-        )
+        # Not by savefig, which draws everything twice.
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(file, metadata={"Date": None})
     root = ElementTree.fromstring(file.getvalue())  # noqa: S314  # matplotlib's, made a moment ago
     _drop(root, "metadata", "style")
     for element in root.iter():

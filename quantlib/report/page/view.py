@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from quantlib.compression.variants import TEACHER, VariantName
 from quantlib.measuring.checks import CHECKS
@@ -125,9 +125,8 @@ class TaskView:
     def number(self, variant: str, key: str, unit: str = "") -> Markup:
         """A value in a sentence, with what it is a value of, so that it can be compared with results.json."""
         shown = self.shown(variant, key) + unit
-        return Markup('<data value="{}" data-variant="{}" data-key="{}">{}</data>').format(
-            self.raw(variant, key), variant, key, shown
-        )
+        attributes = f'value="{escape(self.raw(variant, key))}" data-variant="{escape(variant)}"'
+        return Markup(f'<data {attributes} data-key="{escape(key)}">{escape(shown)}</data>')  # noqa: S704
 
     def interval(self, variant: str, key: str) -> Markup:
         """The interval of a value, "2.90x to 3.10x"; empty where there is none, or it is a point."""
@@ -137,7 +136,7 @@ class TaskView:
         low, high = (self.value(variant, end) for end in ends)
         if low == high == self.value(variant, key):
             return Markup("")
-        return Markup("{} to {}").format(*(self.number(variant, end) for end in ends))
+        return Markup(" to ").join(self.number(variant, end) for end in ends)
 
     # What to ship
 
