@@ -59,9 +59,8 @@ def truth(task: Task, rows: Sequence[Example], predictions: Array) -> Array:
     if task.output_mode == "classification":
         return np.array([task.labels.index(str(row.label)) for row in rows])
     if task.output_mode == "multi_label":
-        return np.array(
-            [[label in (row.label or ()) for label in task.labels] for row in rows], dtype=np.int8
-        )  # type: ignore[operator]
+        sets = [row.label if isinstance(row.label, tuple) else () for row in rows]
+        return np.array([[label in each for label in task.labels] for each in sets], dtype=np.int8)
     step = 2 if task.output_mode == "embedding" else 1
     return np.array([row.label for row in rows[::step]], dtype=np.float32)
 
@@ -86,10 +85,13 @@ def logits_of(task: Task, rows: Sequence[Example], rng: np.random.Generator) -> 
         return noise
     right = truth(task, rows, np.zeros(0)).astype(np.float32)
     if task.output_mode == "regression":
-        return right[:, None] + 0.5 * noise
+        noisy: Array = right[:, None] + 0.5 * noise
+        return noisy
     if task.output_mode == "classification":
-        return noise + 3 * np.eye(len(task.labels), dtype=np.float32)[right.astype(int)]
-    return noise + 4 * right - 2
+        noise += 3 * np.eye(len(task.labels), dtype=np.float32)[right.astype(int)]
+        return noise
+    of_sets: Array = noise + 4 * right - 2
+    return of_sets
 
 
 def results_of(

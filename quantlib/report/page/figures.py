@@ -27,7 +27,7 @@ _LETTER, _LETTER_SIZE = 0.56, 9.0  # the width of a letter of a page's fonts as 
 # Points² of the largest file's marker; the others in proportion of their bytes, but visible.
 _LARGEST, _SMALLEST = 620.0, 22.0
 # Variants that lose more points of the metric would press all others into a line.
-FAR_DROP = 0.10
+FAR_DROP, _FAR_SHARE = 0.10, 0.34
 _NICE = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100, 200, 500)
 _MOST_TICKS = 9
 WORST_LAYERS = 15
@@ -89,10 +89,10 @@ def points_of(run: TaskRun) -> list[Point]:
 
 
 def far_off(points: Sequence[Point]) -> list[Point]:
-    """Those that lose so much that the plot leaves them out; none if that were all of them."""
+    """Those that lose so much that the plot leaves them out; none if they are many."""
     best = points[0].metric[1]
     far = [point for point in points if point.metric[1] < best - FAR_DROP]
-    return far if len(far) < len(points) - 1 else []
+    return far if len(far) <= _FAR_SHARE * len(points) else []
 
 
 def _point(run: TaskRun, variant: str) -> Point:
@@ -133,7 +133,7 @@ def front(run: TaskRun, name: str, *, narrow: bool = False) -> Any:
     chosen = {choice.variant for choice in run.run.choices} | {TEACHER}
     metric = metric_names(run)[0]
     inches = _NARROW if narrow else _WIDE
-    with _figure(inches, left=58, bottom=40, right=10, top=10) as (figure, axes):
+    with _figure(inches, left=58, bottom=40, right=10, top=24) as (figure, axes):
         _ratio_axis(axes, shown)
         lows, highs = [p.metric[0] for p in shown], [p.metric[2] for p in shown]
         margin = 0.08 * (max(highs) - min(lows)) or 0.01
@@ -144,8 +144,17 @@ def front(run: TaskRun, name: str, *, narrow: bool = False) -> Any:
         for number, kind in enumerate(kinds):
             of_kind = [point for point in shown if point.kind == kind]
             _draw_kind(axes, of_kind, number, max(p.size_mb for p in points), hinted=not narrow)
-        if len(kinds) > 1:
-            axes.legend(loc="lower left", frameon=False, fontsize=_LETTER_SIZE, handletextpad=0.2)
+        if len({point.kind for point in shown}) > 1:
+            axes.legend(
+                loc="lower left",
+                bbox_to_anchor=(0, 1),
+                ncols=SERIES,
+                frameon=False,
+                fontsize=_LETTER_SIZE,
+                handletextpad=0.2,
+                columnspacing=1.2,
+                borderaxespad=0.2,
+            )
         _write_names(axes, shown, [p for p in shown if p.variant in chosen])
     best = ", ".join(point.words for point in shown if point.variant in chosen - {TEACHER})
     return inline_svg(
@@ -206,6 +215,9 @@ def _write_names(axes: Axes, points: Sequence[Point], named: Sequence[Point]) ->
     at = {p.variant: axes.transData.transform((p.ratio[1], p.metric[1])) for p in points}
     frame = axes.get_window_extent()
     taken = [Box(x - 9, y - 9, x + 9, y + 9) for x, y in at.values()]
+    for point in points:
+        (left, y), (right, _) = axes.transData.transform([(end, point.metric[1]) for end in point.ratio[::2]])
+        taken.append(Box(left, y - 2, right, y + 2))
     for point in named:
         x, y = at[point.variant]
         width, height = _LETTER * 10 * len(point.variant) + 4, 13.0
@@ -250,6 +262,7 @@ def _write_names(axes: Axes, points: Sequence[Point], named: Sequence[Point]) ->
             fontsize=10,
             fontweight="bold" if point.variant != TEACHER else "normal",
             zorder=4,
+            bbox={"facecolor": PAINTS["paper"], "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
             arrowprops=None
             if box in boxes[:4]
             else {"arrowstyle": "-", "color": PAINTS["muted"], "linewidth": 0.7, "shrinkB": 6},
@@ -402,7 +415,7 @@ def _figure(
             (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
         )
         # Where no label of an axis is placed by what its ticks measure, nothing need be measured.
-        axes.xaxis.set_label_coords(0.5, (8 - bottom) / (height - bottom - top))
+        axes.xaxis.set_label_coords(0.5, (17 - bottom) / (height - bottom - top))
         axes.yaxis.set_label_coords((12 - left) / (width - left - right), 0.5)
         yield figure, axes
 

@@ -78,7 +78,7 @@ def _figures(run: TaskRun, name: str) -> dict[str, Any]:
     return {
         "front": figures.front(run, f"{name}-plot"),
         "front_narrow": figures.front(run, f"{name}-small-plot", narrow=True),
-        "far": [point.words for point in figures.far_off(figures.points_of(run))],
+        "far": [point.variant for point in figures.far_off(figures.points_of(run))],
         "ratios": figures.ratios(run, f"{name}-ratios"),
         "layers": figures.layers(run, f"{name}-noise") if run.layers else None,
         "profiles": [figures.operators(p, f"{name}-operators-{n}") for n, p in enumerate(run.profiles)],
