@@ -96,6 +96,7 @@ def load(directory: Path, name: str) -> dict[str, Any]:
 
 def test_every_file_is_there(first: Path) -> None:
     names = {*MODELS.values(), "results.json", "results.csv", "results.png", "run.json"}
+    names |= {"changes.json", "report.html"}
     assert files(first) == {f"SST-2/{name}" for name in names}
     listed = load(first, "run.json")["files"]
     assert listed == {n: sha256_file(first / "SST-2" / n) for n in sorted(names - {"run.json"})}

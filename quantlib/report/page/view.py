@@ -89,11 +89,10 @@ class TaskView:
         by_key = {column.key: column for column in known}
         of_checks = {column.key for check in CHECKS for column in check.columns}
         present = [by_key.get(key, Column(key, _EXTRA, lambda _: None)) for key in keys]
-        ends = {end for column in present for end in column.interval or ()}
         main = [c for c in present if c.heading and c.key not in of_checks]
         main.sort(key=lambda column: column.place)
         shown = [Shown(column, main=True) for column in main]
-        return shown + [Shown(c, main=False) for c in present if c not in main and c.key not in ends]
+        return shown + [Shown(column, main=False) for column in present if column not in main]
 
     def has(self, variant: str, key: str) -> bool:
         """Whether the results have such a value."""
