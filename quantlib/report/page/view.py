@@ -282,14 +282,13 @@ class TaskView:
     # Checks
 
     @cached_property
-    def checks(self) -> list[tuple[list[str], list[str]]]:
-        """Sentences of the checks, and the variants of which they are true."""
-        groups: dict[tuple[str, ...], list[str]] = {}
+    def checks(self) -> list[tuple[str, list[str]]]:
+        """Each sentence of the checks, and the variants of which it is true."""
+        variants: dict[str, list[str]] = {}
         for variant in self.variants:
-            sentences = (*self._coverage(variant), *self.run.checked.get(variant, ()))
-            if sentences:
-                groups.setdefault(sentences, []).append(variant)
-        return [(variants, list(sentences)) for sentences, variants in groups.items()]
+            for sentence in (*self._coverage(variant), *self.run.checked.get(variant, ())):
+                variants.setdefault(sentence, []).append(variant)
+        return sorted(variants.items(), key=lambda item: item[0].split()[0])
 
     def _coverage(self, variant: str) -> tuple[str, ...]:
         share = self.run.results[variant].get("quantized_share")
