@@ -119,7 +119,9 @@ def test_a_click_sorts_and_another_one_turns_it_round(driver: Any, runs: Path, n
     opened(driver, runs / "news")
     column = f"""[...document.querySelectorAll('#task-1-table ~ .scroll th')].find(
         th => th.querySelector('.label').innerText.startsWith('{name}'))"""
-    variants = "[...document.querySelectorAll('#task-1-table ~ .scroll tbody th .name')].map(e => e.textContent)"
+    variants = (
+        "[...document.querySelectorAll('#task-1-table ~ .scroll tbody th .name')].map(e => e.textContent)"
+    )
     original = value(driver, variants)
     seen = []
     for direction in ("ascending", "descending"):
@@ -188,8 +190,9 @@ def test_it_is_printed_light_and_whole(driver: Any, runs: Path) -> None:
 
 
 @pytest.mark.skipif(not AXE.is_file(), reason=f"no axe-core at {AXE}: npm install axe-core, or QUANTLIB_AXE")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize(
+    ("size", "scheme"), [(DESK, "light"), (PHONE, "dark")], ids=["desk-light", "phone-dark"]
+)
 @pytest.mark.parametrize("page", ["news", "."])
 def test_axe_finds_no_violation(
     driver: Any, runs: Path, page: str, size: tuple[int, int], scheme: str

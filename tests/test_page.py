@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field, replace
@@ -91,16 +92,40 @@ def parsed(text: str) -> Page:
 
 
 @pytest.fixture(scope="module")
-def news(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A task's directory with its page, and with all that may be measured besides."""
-    directory = tmp_path_factory.mktemp("page") / "news"
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task's directory as a run leaves it, without its page; to be copied."""
+    directory = tmp_path_factory.mktemp("plain") / "news"
     pages.write_task(directory)
+    return directory
+
+
+@pytest.fixture
+def copied(plain: Path, tmp_path: Path) -> Path:
+    """A copy of `plain`, to be changed; its parent holds nothing else."""
+    return Path(shutil.copytree(plain, tmp_path / "runs" / "news"))
+
+
+@pytest.fixture(scope="module")
+def news(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A task's directory with its page, and with all that may be measured besides."""
+    directory = Path(shutil.copytree(plain, tmp_path_factory.mktemp("page") / "news"))
     write_explanation(directory, [noise("layer 0 FFN output", 18.25), noise("layer 1 query", 41.5)])
     write_profile(directory, a_profile())
     point = {"model": "teacher", "threads": 2, "batch": 1}
     times = [point | {"length": length, "ms": length / 8} for length in (16, 32, 64)]
     write_json(directory / "scaling.json", {"points": times, "cpu_model": "A CPU of a test"})
     write_report(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An output directory of three tasks, with their pages."""
+    directory = tmp_path_factory.mktemp("several")
+    for task in pages.TASKS[:3]:
+        pages.write_task(directory / task.name, task)
+    written = write_reports(directory)
+    assert written == [directory / name / "report.html" for name in ("news", "stars", "topics", "")]
     return directory
 
 
@@ -161,7 +186,9 @@ def test_no_other_number_stands_in_a_table_of_numbers(news: Path) -> None:
     ]
     layers = read_explanation(news / "explain.json")
     ratios = {str(r) for each in layers for r in (each.sqnr_db, each.input_sqnr_db, each.weight_sqnr_db)}
-    assert {e.attributes["data-value"] for e in cells} == ratios, "layers alone have numbers of another file"
+    assert {e.attributes["data-value"] for e in cells} == {*ratios, ""}, (
+        "layers alone have numbers of another file"
+    )
 
 
 def test_the_answer_comes_first(news: Path) -> None:
@@ -223,11 +250,8 @@ def test_checks_and_origin_in_words(news: Path) -> None:
         assert sentence in words
 
 
-def test_ids_are_unique_and_links_lead_somewhere(news: Path, tmp_path: Path) -> None:
-    for number, task in enumerate(pages.TASKS[:2]):
-        pages.write_task(tmp_path / f"{number}", task)
-    write_reports(tmp_path)
-    for directory in (news, tmp_path):
+def test_ids_are_unique_and_links_lead_somewhere(news: Path, several: Path) -> None:
+    for directory in (news, several):
         found = parsed(text_of(directory))
         ids = [e.attributes["id"] for e in found.elements if "id" in e.attributes]
         assert len(set(ids)) == len(ids)
@@ -238,11 +262,8 @@ def test_ids_are_unique_and_links_lead_somewhere(news: Path, tmp_path: Path) -> 
                 assert set(str(element.attributes.get(key, "")).split()) <= set(ids)
 
 
-def test_headings_skip_no_level(tmp_path: Path) -> None:
-    for number, task in enumerate(pages.TASKS[:2]):
-        pages.write_task(tmp_path / f"{number}", task)
-    write_reports(tmp_path)
-    for directory in (tmp_path, tmp_path / "0"):
+def test_headings_skip_no_level(several: Path) -> None:
+    for directory in (several, several / "news"):
         levels = [int(e.tag[1]) for e in parsed(text_of(directory)).elements if re.fullmatch("h[1-6]", e.tag)]
         assert levels[0] == 1 and levels.count(1) == 1
         assert all(b <= a + 1 for a, b in pairwise(levels)), levels
@@ -270,7 +291,7 @@ def test_its_policy_allows_its_own_style_and_script_alone(news: Path) -> None:
 
 @pytest.mark.parametrize("task", pages.TASKS, ids=lambda task: task.name)
 def test_every_kind_of_task_has_a_page(task: Task, tmp_path: Path) -> None:
-    pages.write_task(tmp_path / "runs", task, texts=HOSTILE[:3])
+    pages.write_task(tmp_path / "runs", task, texts=HOSTILE[:3], variants=pages.VARIANTS[:3], rows=40)
     write_report(tmp_path / "runs")
     found = parsed(text_of(tmp_path / "runs"))
     assert found.all("h1")[0].text == f"{task.name}: what to ship"
@@ -308,19 +329,13 @@ def svg_titles(text: str) -> str:
     return "".join(re.findall(r"<title[^>]*>[^<]*</title>", text))
 
 
-def test_one_page_over_all_tasks(tmp_path: Path) -> None:
-    for task in pages.TASKS[:3]:
-        pages.write_task(tmp_path / task.name, task)
-    written = write_reports(tmp_path)
-    assert written == [
-        *(tmp_path / name / "report.html" for name in ("news", "stars", "topics")),
-        tmp_path / "report.html",
-    ]
-    found = parsed(text_of(tmp_path))
+def test_one_page_over_all_tasks(several: Path) -> None:
+    found = parsed(text_of(several))
     assert [e.text for e in found.all("h2")] == ["First choices", "news", "stars", "topics"]
     assert len(found.all("svg")) == 9
     summaries = [e.text for e in found.all("summary")]
     assert not any(text.startswith("student:") for text in summaries), "rows of first choices alone"
+    assert {path.name for path in several.iterdir()} == {"news", "stars", "topics", "report.html"}
 
 
 def test_a_page_is_made_again_from_the_files_alone(news: Path, tmp_path: Path) -> None:
@@ -336,21 +351,20 @@ def test_without_matplotlib_the_page_says_so(news: Path, monkeypatch: pytest.Mon
     assert "Time of quant_1 by operator" in found.all("main")[0].text
 
 
-def test_a_run_without_changes_json_has_a_page(tmp_path: Path) -> None:
-    pages.write_task(tmp_path / "news")
-    (tmp_path / "news" / "changes.json").unlink()
-    write_report(tmp_path / "news")
-    assert "its directory has no changes.json" in text_of(tmp_path / "news")
+def test_a_run_without_changes_json_has_a_page(copied: Path) -> None:
+    (copied / "changes.json").unlink()
+    write_report(copied)
+    assert "its directory has no changes.json" in text_of(copied)
 
 
-def test_a_run_json_from_before_the_page_is_read(tmp_path: Path) -> None:
-    pages.write_task(tmp_path / "news")
-    run = json.loads((tmp_path / "news" / "run.json").read_text())
+def test_a_run_json_from_before_the_page_is_read(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quantlib.report.page.report.can_plot", lambda: False)
+    run = json.loads((copied / "run.json").read_text())
     for key in ("choices", "notes", "command", "checks", "not_quantized", "recipes", "cached"):
         del run[key]
-    write_json(tmp_path / "news" / "run.json", run)
-    write_report(tmp_path / "news")
-    assert "older than first choices" in text_of(tmp_path / "news")
+    write_json(copied / "run.json", run)
+    write_report(copied)
+    assert "older than first choices" in text_of(copied)
 
 
 @pytest.mark.parametrize(
@@ -367,20 +381,21 @@ def test_a_run_json_from_before_the_page_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_file_ends_in_one_line(
-    file: str, text: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    file: str, text: str, words: str, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pages.write_task(tmp_path / "news")
-    (tmp_path / "news" / file).write_text(text)
-    assert quantlib(["report", str(tmp_path)]) == 2
+    (copied / file).write_text(text)
+    assert quantlib(["report", str(copied.parent)]) == 2
     printed = capsys.readouterr().err
     assert words in printed and printed.count("\n") == 1
-    assert not (tmp_path / "news" / "report.html").exists()
+    assert not (copied / "report.html").exists()
 
 
-def test_a_choice_that_results_lack_is_refused(tmp_path: Path) -> None:
-    pages.write_task(tmp_path / "news", choices=[{"wish": "fastest", "variant": "quant_9", "why": ""}])
+def test_a_choice_that_results_lack_is_refused(copied: Path) -> None:
+    run = json.loads((copied / "run.json").read_text())
+    run["choices"][0]["variant"] = "quant_9"
+    write_json(copied / "run.json", run)
     with pytest.raises(InputError, match=r"run\.json: chooses 'quant_9', which results\.json does not have"):
-        read_task(tmp_path / "news")
+        read_task(copied)
 
 
 def test_where_there_is_no_run(tmp_path: Path) -> None:
@@ -406,12 +421,11 @@ def test_the_front_tells_kinds_apart_and_names_first_choices(news: Path) -> None
     assert {e.attributes.get("style") for e in drawn.elements} == {None}
 
 
-def test_a_variant_far_below_does_not_press_the_others_together(tmp_path: Path) -> None:
-    pages.write_task(tmp_path / "news")
-    results = json.loads((tmp_path / "news" / "results.json").read_text())
+def test_a_variant_far_below_does_not_press_the_others_together(copied: Path) -> None:
+    results = json.loads((copied / "results.json").read_text())
     results["student"] |= {"accuracy": 0.25, "accuracy_drop": 0.75, "drop_low": 0.7, "drop_high": 0.8}
-    write_json(tmp_path / "news" / "results.json", results)
-    points = figures.points_of(read_task(tmp_path / "news"))
+    write_json(copied / "results.json", results)
+    points = figures.points_of(read_task(copied))
     assert [point.variant for point in figures.far_off(points)] == ["student"]
     assert not figures.far_off([points[0], points[4]]), "not if that is much of the plot"
 
@@ -527,18 +541,16 @@ def test_the_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_beside_an_earlier_run_only_what_differs_is_listed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plain: Path, copied: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for run in ("old", "new"):
-        pages.write_task(tmp_path / run / "news")
-    results = json.loads((tmp_path / "new" / "news" / "results.json").read_text())
+    results = json.loads((copied / "results.json").read_text())
     results["student"] |= {"speedup": 2.0, "speedup_low": 1.95, "speedup_high": 2.05}
     results["quant_1"] |= {"speedup": 1.81}
-    write_json(tmp_path / "new" / "news" / "results.json", results)
-    run = json.loads((tmp_path / "new" / "news" / "run.json").read_text())
+    write_json(copied / "results.json", results)
+    run = json.loads((copied / "run.json").read_text())
     run["packages"]["onnxruntime"] = "1.33.0"
-    write_json(tmp_path / "new" / "news" / "run.json", run)
-    assert quantlib(["report", str(tmp_path / "new"), "--markdown", "--against", str(tmp_path / "old")]) == 0
+    write_json(copied / "run.json", run)
+    assert quantlib(["report", str(copied.parent), "--markdown", "--against", str(plain)]) == 0
     printed = capsys.readouterr().out
     assert "1 differ from the earlier run, 5 do not" in printed
     assert "| student | 0.9833 | 1.67 | 98.3 | 17.2 | 5.00x | 7.69 | 2.60x → **2.00x** | 208 |" in printed

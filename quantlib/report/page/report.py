@@ -72,9 +72,9 @@ def page(views: Sequence[TaskView]) -> str:
 
 
 def _figures(run: TaskRun, name: str) -> dict[str, Any]:
-    """The plots of a run by what they show; none without matplotlib."""
+    """The plots of a run by what they show, all None without matplotlib."""
     if not can_plot():
-        return {}
+        return dict.fromkeys(("front", "front_narrow", "far", "ratios", "layers", "profiles", "scaling"))
     return {
         "front": figures.front(run, f"{name}-plot"),
         "front_narrow": figures.front(run, f"{name}-small-plot", narrow=True),
