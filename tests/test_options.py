@@ -77,7 +77,6 @@ def test_the_documentation_shows_every_option() -> None:
             "evaluation": "x.csv",
             "text": ("a", "b"),
             "labels": {"yes": "LABEL_1", "no": "LABEL_0"},
-            "threads": 3,
         },
     ],
     ids=["default", "switches", "repeated", "pairs"],

@@ -12,6 +12,8 @@ from markupsafe import Markup, escape
 
 from quantlib.compression.variants import TEACHER, VariantName
 from quantlib.measuring.checks import CHECKS
+from quantlib.measuring.latency.others import MAX_OTHERS
+from quantlib.measuring.latency.speedup import TRUSTED
 from quantlib.report.changes import Cell, VariantChanges
 from quantlib.report.columns import BYTES_PER_MB, COLUMNS, metric_column
 from quantlib.report.front import CLEAR_AGREEMENT, CLEAR_SCORE, CLEAR_SIZE, CLEAR_TIME
@@ -238,11 +240,11 @@ class TaskView:
         note = self.run.run.notes.get(variant)
         if note:
             return words + Markup(": {}").format(note)
-        if self.has(variant, "others"):
-            words += Markup("; other programs used {} of the machine").format(
-                self.number(variant, "others", " %")
-            )
-        return words
+        others = self.run.results[variant].get("others")
+        if isinstance(others, float | int) and others > MAX_OTHERS:
+            used = self.number(variant, "others", " %")
+            return words + Markup("; other programs used {} of the machine").format(used)
+        return words + Markup(", which is wider than ±{:.0f} %").format(_PERCENT * TRUSTED)
 
     # Rows
 
