@@ -79,7 +79,7 @@ def test_the_readme_lists_the_rooms_in_their_order() -> None:
 def test_modules_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     names = re.findall(r"(?<![\w/.])quantlib(?:\.(?!(?:toml|yml)\b)\w+)+", text)
-    names += re.findall(rf"`((?:{'|'.join(ROOMS)})(?:\.\w+)+)`", text)
+    names += re.findall(rf"`((?:{'|'.join(ROOMS)})(?:\.(?!html\b)\w+)+)`", text)
     for name in {name.removeprefix("quantlib.") for name in names}:
         item: object = quantlib
         path = "quantlib"

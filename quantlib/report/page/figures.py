@@ -23,7 +23,11 @@ _MARKERS = ("o", "^", "s", "D", "P")
 _WIDE, _NARROW = (10.0, 5.4), (4.9, 5.0)
 _LIST_INCHES = 4.9
 _ROW_POINTS, _LIST_MARGINS = 17.0, (30.0, 26.0)
-_LETTER, _LETTER_SIZE = 0.56, 9.0  # the width of a letter of a page's fonts as a part of its size
+_LETTER, _BOLD_LETTER, _LETTER_SIZE = (
+    0.56,
+    0.65,
+    9.0,
+)  # the width of a letter of a page's fonts as a part of its size
 # Points² of the largest file's marker; the others in proportion of their bytes, but visible.
 _LARGEST, _SMALLEST = 620.0, 22.0
 # Variants that lose more points of the metric would press all others into a line.
@@ -220,7 +224,7 @@ def _write_names(axes: Axes, points: Sequence[Point], named: Sequence[Point]) ->
         taken.append(Box(left, y - 2, right, y + 2))
     for point in named:
         x, y = at[point.variant]
-        width, height = _LETTER * 10 * len(point.variant) + 4, 13.0
+        width, height = _BOLD_LETTER * 10 * len(point.variant) + 4, 13.0
         places = [
             (
                 x + dx * far
