@@ -140,7 +140,7 @@ def a_profile() -> Profile:
         Node("product", "MatMulInteger", 2.5, Operations(integer_ops=10**9)),
         Node("add", "Add", 0.5, Operations()),
     )
-    return Profile("quant_1", (1, 128), 4.0, 4.5, 0.25, Peak(2, 200.0, 800.0), nodes)
+    return Profile("quant_1", (1, 128), 4.0, 4.5, 0.25, Peak(200.0, 800.0, 2), nodes)
 
 
 def text_of(directory: Path) -> str:
