@@ -26,6 +26,7 @@ SUBCOMMANDS = {
     "explain": "Show what 8 bits cost each layer.",
     "profile": "Show where the time of an ONNX model goes.",
     "gate": "Compare with a baseline; exit code 1 if something got worse.",
+    "history": "Show speedup, drop and size over the commits of a repository.",
     "report": "Make the page of a run again, or of all tasks; or print a summary in Markdown.",
     "recipes": "List the recipes.",
     "cache": "Show what the cache holds, or clear it.",

@@ -117,6 +117,8 @@ class QuantModel:
 
     def _extra_info(self) -> dict[str, Any]:
         return {
+            "task": self.session.record.task,
+            "variant": self.name,
             **{name: float(value) for name, value in self.record.metrics.items()},
             "accuracy_drop": float(self.record.accuracy_drop),
             "size_bytes": int(self.record.size_bytes),

@@ -57,12 +57,17 @@ def settings() -> Any:
 
 
 def inline_svg(
-    figure: Figure, name: str, title: str, description: str, hints: Mapping[str, str] | None = None
+    figure: Figure,
+    name: str,
+    title: str,
+    description: str,
+    hints: Mapping[str, str] | None = None,
+    links: Mapping[str, str] | None = None,
 ) -> Any:
     """A figure as an SVG element for a template, as wide as its place.
 
     Colours of `PAINTS` become classes, which the page's style paints; attributes of style become presentation
-    attributes, since the page's policy blocks styles of elements.
+    attributes, since the page's policy blocks styles of elements. Where an artist has a URL, it is a link.
 
     Args:
         figure: drawn within `settings`.
@@ -70,9 +75,11 @@ def inline_svg(
         title: what a screen reader says first.
         description: what the figure shows, in a sentence or two.
         hints: {gid of an artist: what is shown where the pointer rests on it}.
+        links: {URL of an artist: what it leads to, in words}.
 
     Raises:
         ValueError: a hint for an artist that the figure has not.
+        KeyError: a URL without words.
     """
     from markupsafe import Markup
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -87,6 +94,7 @@ def inline_svg(
     for element in root.iter():
         _restyle(element)
     _add_hints(root, hints or {})
+    _name_links(root, links or {})
     _name_ids(root, name)
     _describe(root, name, title, description)
     return Markup(ElementTree.tostring(_without_namespace(root), encoding="unicode"))  # noqa: S704  # escaped
@@ -139,6 +147,20 @@ def _add_hints(root: ElementTree.Element, hints: Mapping[str, str]) -> None:
         groups[gid].insert(0, hint)
 
 
+def _name_links(root: ElementTree.Element, links: Mapping[str, str]) -> None:
+    """Links in HTML's words, each with its name.
+
+    The page has them in a table too: the keyboard need not stop at every point of a figure.
+    """
+    for link in root.iter(_SVG + "a"):
+        target = link.attrib.pop(_HREF)
+        link.set("href", target)
+        link.set("tabindex", "-1")
+        name = ElementTree.Element(_SVG + "title")
+        name.text = links[target]
+        link.insert(0, name)
+
+
 def _name_ids(root: ElementTree.Element, name: str) -> None:
     """Keep the ids that are referred to, each with the figure's name before it."""
     named: set[str] = set()
@@ -160,7 +182,8 @@ def _name_ids(root: ElementTree.Element, name: str) -> None:
 def _describe(root: ElementTree.Element, name: str, title: str, description: str) -> None:
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
-    root.set("role", "img")
+    # The content of an img is not read aloud, so that links in it would be lost.
+    root.set("role", "img" if root.find(f".//{_SVG}a") is None else "group")
     root.set("aria-labelledby", f"{name}-title {name}-desc")
     for place, (tag, words) in enumerate((("title", title), ("desc", description))):
         child = ElementTree.Element(_SVG + tag, {"id": f"{name}-{tag}"})
