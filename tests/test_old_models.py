@@ -293,7 +293,7 @@ def test_the_same_bytes_with_the_old_session_options(cache, checkout, origin, ne
 def test_the_old_runtime_and_the_old_code(
     cache, checkout, origin, new_model, processes, monkeypatch, tmp_path
 ) -> None:
-    monkeypatch.setattr(old_models, "python_with", lambda version, _: tmp_path / version / "python")
+    monkeypatch.setattr(old_models, "python_with", lambda version, _, package: tmp_path / version / "python")
     models = finder(cache, checkout, "5" * 64, origin)
     old = models.find(new_model, gate.Changes(runtime="1.32", worker="changed"), [])
     version = MACHINE["onnxruntime"]
