@@ -218,7 +218,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> type[Fake]:
 def new_model(tmp_path: Path) -> SimpleNamespace:
     path = tmp_path / "new.onnx"
     path.write_text("new", encoding="utf-8")
-    return SimpleNamespace(name="quant_2", path=path)
+    return SimpleNamespace(name="quant_2", path=path, engine="onnxruntime", stock_session=False)
 
 
 def finder(cache: Cache, checkout: Path, sha256: str, origin: gate.Origin) -> OldModels:

@@ -188,9 +188,12 @@ def shorten(message: str, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
-def input_types(session: onnxruntime.InferenceSession) -> dict[str, np.dtype[Any]]:
-    """The inputs of a session by name, with the type that each takes; float32 stands for one of no array."""
-    return {node.name: np.dtype(_DTYPES.get(node.type, np.float32)) for node in session.get_inputs()}
+def input_types(session: onnxruntime.InferenceSession) -> dict[str, np.dtype[Any] | None]:
+    """The inputs of a session by name, with the type that arrays are turned to; None for whatever they have."""
+    return {
+        node.name: np.dtype(_DTYPES[node.type]) if node.type in _DTYPES else None
+        for node in session.get_inputs()
+    }
 
 
 def feed_for(

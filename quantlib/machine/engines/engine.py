@@ -25,8 +25,8 @@ class Session(Protocol):
     """A model that an engine has loaded."""
 
     @property
-    def inputs(self) -> Mapping[str, np.dtype[Any]]:
-        """The inputs by name, with the type that each takes."""
+    def inputs(self) -> Mapping[str, np.dtype[Any] | None]:
+        """The inputs by name, with the type that arrays are turned to; None for whatever they have."""
         ...
 
     @property
@@ -102,7 +102,8 @@ def feed_of(session: Session, arrays: Feed) -> dict[str, npt.NDArray[Any]]:
     for name, dtype in session.inputs.items():
         if name not in arrays:
             raise InputError(f"the model has an input {name!r}; there are only: {', '.join(arrays)}")
-        feed[name] = np.asarray(arrays[name]).astype(dtype, copy=False)
+        array = np.asarray(arrays[name])
+        feed[name] = array if dtype is None else array.astype(dtype, copy=False)
     return feed
 
 

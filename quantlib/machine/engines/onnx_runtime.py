@@ -23,8 +23,8 @@ class OrtSession:
         self.run: Any = session.run
 
     @property
-    def inputs(self) -> Mapping[str, np.dtype[Any]]:
-        """The inputs by name, with the type that each takes."""
+    def inputs(self) -> Mapping[str, np.dtype[Any] | None]:
+        """The inputs by name, with the type that arrays are turned to; None for whatever they have."""
         return input_types(self._session)
 
     @property

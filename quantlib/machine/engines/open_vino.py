@@ -70,7 +70,7 @@ class OpenVinoSession:
         self._ports = {_name(port): port for port in compiled.outputs}
 
     @property
-    def inputs(self) -> Mapping[str, np.dtype[Any]]:
+    def inputs(self) -> Mapping[str, np.dtype[Any] | None]:
         """The inputs by name, with the type that each takes."""
         return {_name(port): np.dtype(port.element_type.to_dtype()) for port in self._compiled.inputs}
 
