@@ -189,7 +189,7 @@ def shorten(message: str, limit: int = 200) -> str:
 
 
 def input_types(session: onnxruntime.InferenceSession) -> dict[str, np.dtype[Any] | None]:
-    """The inputs of a session by name, with the type that arrays are turned to; None for whatever they have."""
+    """The inputs of a session by name, with the type that arrays are turned to; None for their own."""
     return {
         node.name: np.dtype(_DTYPES[node.type]) if node.type in _DTYPES else None
         for node in session.get_inputs()

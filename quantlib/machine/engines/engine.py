@@ -26,7 +26,7 @@ class Session(Protocol):
 
     @property
     def inputs(self) -> Mapping[str, np.dtype[Any] | None]:
-        """The inputs by name, with the type that arrays are turned to; None for whatever they have."""
+        """The inputs by name, with the type that arrays are turned to; None for their own."""
         ...
 
     @property

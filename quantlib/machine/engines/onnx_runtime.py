@@ -24,7 +24,7 @@ class OrtSession:
 
     @property
     def inputs(self) -> Mapping[str, np.dtype[Any] | None]:
-        """The inputs by name, with the type that arrays are turned to; None for whatever they have."""
+        """The inputs by name, with the type that arrays are turned to; None for their own."""
         return input_types(self._session)
 
     @property
