@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import io
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
@@ -98,11 +99,12 @@ def _module() -> ModuleType:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what NNCF says of its steps; the run shows its own."""
+    """Silence what NNCF says of its steps, with bars on stdout; the run shows its own."""
     logger = logging.getLogger(PACKAGE)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         logger.setLevel(level)
