@@ -116,7 +116,7 @@ def test_results_hold_variants_and_nothing_else(first: Path) -> None:
     assert list(results) == list(MODELS)
     for name, values in results.items():
         recipe = ["recipe"] if name in QUANTIZED else []
-        assert list(values) == [*KEYS, *recipe, *EXTRA], name
+        assert list(values) == [*KEYS, "engine", *recipe, *EXTRA], name
     assert read_results(first / "SST-2" / "results.json") == results
 
 
