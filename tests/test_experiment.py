@@ -117,7 +117,7 @@ def test_results_hold_variants_and_nothing_else(first: Path) -> None:
     assert list(results) == list(MODELS)
     for name, values in results.items():
         recipe = ["recipe"] if name in QUANTIZED else []
-        assert list(values) == [*KEYS, *recipe, *EXTRA], name
+        assert list(values) == [*KEYS, "engine", *recipe, *EXTRA], name
     assert read_results(first / "SST-2" / "results.json") == results
 
 
@@ -188,8 +188,8 @@ def test_run_says_what_the_results_depend_on(
     run_json = load(first, "run.json")
     assert list(run_json) == [
         "schema_version", "arguments", "packages", "python", "hardware", "int8", "threads", "sessions",
-        "compiled", "seeds", "hub_commits", "student_precision", "sha256", "recipes", "durations_s", "cached",
-        "peak_memory_bytes", "checks", "not_quantized", "choices", "files",
+        "engines", "compiled", "seeds", "hub_commits", "student_precision", "sha256", "recipes",
+        "durations_s", "cached", "peak_memory_bytes", "checks", "not_quantized", "choices", "files",
     ]  # fmt: skip
     assert run_json["schema_version"] == SCHEMA_VERSION
     assert run_json["arguments"]["teacher"] == str(tiny_teacher)

@@ -8,18 +8,19 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from quantlib.compression.variants import STUDENT, TEACHER
+from quantlib.compression.variants import COMPILED, STUDENT, TEACHER, at_engine
 from quantlib.data import features, tasks
 from quantlib.experiment import given_models
 from quantlib.experiment.budget import budgeted
 from quantlib.experiment.compiling import compiled
 from quantlib.experiment.explaining import explained
-from quantlib.experiment.options import ExperimentOptions, student_names
+from quantlib.experiment.options import ExperimentOptions, engines_for, float_steps, left_out, student_names
 from quantlib.experiment.pruned_start import pruning_rows, write_pruned_start
 from quantlib.experiment.quantizing import quantized
 from quantlib.experiment.rows import read_rows
 from quantlib.experiment.targeting import targeted
 from quantlib.experiment.work import Variant, Work, cached, cached_model, is_onnx, tokenize
+from quantlib.machine.engines import DEFAULT_ENGINE
 from quantlib.onnx_model.compile import Compiled
 from quantlib.onnx_model.model import Model, copy_model
 from quantlib.support.cache import code_key, open_cache, versions_key
@@ -80,7 +81,7 @@ def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[B
     named = None if options.teacher is None else given_models.resolve(options.teacher, TEACHER)
     labels = None if named is None or options.own_task is None else given_models.labels_of(named)
     rows = read_rows(options, labels, steps, train_rows=options.train_rows)
-    for note in rows.notes:
+    for note in (*rows.notes, *left_out(options)):
         steps.say(note)
     task = rows.task
     if task.output_mode == "embedding" and options.trains_student:
@@ -96,8 +97,9 @@ def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[B
     hashes = {"data": tasks.data_hash(work.splits), TEACHER: given_models.hash_of(teacher)}
     sources = {TEACHER: teacher}
     reports: dict[str, Compiled] = {}
-    fp32, fast = _floats(work, reports, TEACHER, Path("ts_teacher_bert"), teacher)
-    variants = [*_present(fp32, fast), *quantized(work, fp32, fast, teacher)]
+    fp32 = _fp32(work, TEACHER, Path("ts_teacher_bert"), teacher)
+    fast = _compiled(work, reports, fp32) if options.compile else None
+    variants = _on_engine(work, reports, fp32, fast, teacher, DEFAULT_ENGINE)
     files: dict[str, Path] = {}
     if options.max_drop is not None:
         variant, files = budgeted(work, fp32, fast, teacher)
@@ -106,6 +108,8 @@ def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[B
         variant, reasons = targeted(work, fp32, fast, teacher)
         variants.append(variant)
         files |= reasons
+    for engine in engines_for(options, TEACHER)[1:]:
+        variants += _on_engine(work, reports, fp32, fast, teacher, engine)
     if options.explain:
         files |= explained(work, fast or fp32, teacher)
 
@@ -131,24 +135,44 @@ def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[B
     sources |= {} if start is None else {"student_init": start}
     for name, folder, student in students:
         hashes[name] = given_models.hash_of(student)
-        own = _floats(work, reports, name, folder, student)
-        variants += [*_present(*own), *quantized(work, *own, student)]
+        own = _fp32(work, name, folder, student)
+        own_fast = _compiled(work, reports, own) if options.compile else None
+        for engine in engines_for(options, name):
+            variants += _on_engine(work, reports, own, own_fast, student, engine)
     yield so_far(_precision(work) if options.trains_student else None)
 
 
-def _floats(
-    work: Work, reports: dict[str, Compiled], name: str, folder: Path, checkpoint: Path
-) -> tuple[Variant, Variant | None]:
-    """A model as it is exported and, unless that is turned off, compiled."""
-    fp32 = _fp32(work, name, folder, checkpoint)
-    if not work.options.compile:
-        return fp32, None
-    variant, reports[name] = compiled(work, fp32)
-    return fp32, variant
+def _on_engine(
+    work: Work,
+    reports: dict[str, Compiled],
+    fp32: Variant,
+    fast: Variant | None,
+    checkpoint: Path,
+    engine: str,
+) -> list[Variant]:
+    """The variants of a model on an engine: as it is exported, compiled, and quantized.
+
+    fast: what is compiled for the default engine; None where compiling is turned off.
+    """
+    compiled_here = fast
+    if fast is not None and engine != DEFAULT_ENGINE:
+        compiled_here = _compiled(work, reports, fp32, engine)
+    floats = {"": _named(fp32, engine), COMPILED: compiled_here}
+    steps = float_steps(work.options, fp32.name, engine)
+    shown = [variant for step in steps if (variant := floats[step]) is not None]
+    return [*shown, *quantized(work, fp32, compiled_here, checkpoint, engine)]
 
 
-def _present(*variants: Variant | None) -> list[Variant]:
-    return [variant for variant in variants if variant is not None]
+def _named(fp32: Variant, engine: str) -> Variant:
+    """A model as it is exported, on an engine: the same file."""
+    return replace(fp32, name=at_engine(fp32.name, engine), engine=engine)
+
+
+def _compiled(
+    work: Work, reports: dict[str, Compiled], fp32: Variant, engine: str = DEFAULT_ENGINE
+) -> Variant:
+    variant, reports[at_engine(fp32.name, engine)] = compiled(work, fp32, engine)
+    return variant
 
 
 def _check_rows(work: Work) -> None:

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from quantlib.data.tasks import SPLIT_SEED
 from quantlib.experiment.build import Built, stages
+from quantlib.experiment.gating import engines_of
 from quantlib.experiment.measure import Measured, check, compare, field_of, measure
 from quantlib.experiment.options import ExperimentOptions, variant_names
 from quantlib.experiment.profiling import profiles
 from quantlib.machine import hardware
+from quantlib.machine.engines import DEFAULT_ENGINE
 from quantlib.machine.hardware import on_x86
 from quantlib.machine.unsigned import to_unsigned
 from quantlib.measuring.checks import Checks
@@ -82,8 +84,8 @@ def run(
     profiled = list(profiles(built, options, steps))
     with atomic_files(directory, _earlier_files(directory)) as scratch:
         with steps.step("write models and results") as step:
-            for variant in built.variants:
-                copy_file(variant.path, scratch / variant.file)
+            for file, path in {variant.file: variant.path for variant in built.variants}.items():
+                copy_file(path, scratch / file)
             for name, path in built.files.items():
                 copy_file(path, scratch / name)
             for profile in profiled:
@@ -134,6 +136,7 @@ def provenance(options: ExperimentOptions, built: Built, steps: Steps) -> dict[s
         "int8": hardware.int8_note(machine),
         "threads": options.threads,
         "sessions": _sessions(options, built),
+        "engines": engines_of(options),
         "compiled": {name: _report(found) for name, found in built.compiled.items()},
         "seeds": {"training": options.seed, "split": SPLIT_SEED},
         "hub_commits": dict(built.commits),
@@ -158,7 +161,8 @@ def _sessions(options: ExperimentOptions, built: Built) -> dict[str, Any]:
     """How variants are timed, and how many S8 activations of each are turned to U8 for this CPU."""
     found: dict[str, Any] = {**asdict(options.session), "unsigned_activations": {}}
     if options.session.unsigned_activations and on_x86():
-        counts = {variant.name: _count_signed(variant.model) for variant in built.variants}
+        here = [variant for variant in built.variants if variant.engine == DEFAULT_ENGINE]
+        counts = {variant.name: _count_signed(variant.model) for variant in here}
         found["unsigned_activations"] = {name: count for name, count in counts.items() if count}
     return found
 

@@ -11,6 +11,7 @@ from quantlib.data import scores
 from quantlib.data.embeddings import cosines
 from quantlib.data.metrics import AGREEMENT, MEAN_COSINE, WORST_COSINE, Array
 from quantlib.data.tasks import Task
+from quantlib.machine.engines import DEFAULT_ENGINE
 from quantlib.measuring.accuracy import Evaluation
 from quantlib.measuring.checks import Checks
 from quantlib.measuring.latency.paired import PairedRatio
@@ -39,6 +40,7 @@ class VariantResult:
     recipe: how it was quantized, None for a float model. task, evaluation: the predictions, if they are at
     hand. on_front: no other variant beats it. beaten_by: one that does. Neither is so until variants are
     compared. extra: further values, written after the columns. checks: what was checked, written last.
+    engine: what runs it. report_only: it is shown to compare with, not to be shipped.
     """
 
     name: str
@@ -58,6 +60,8 @@ class VariantResult:
     checks: Checks | None = None
     paired: Speedup | None = None
     throughput_ratio: PairedRatio | None = None
+    engine: str = DEFAULT_ENGINE
+    report_only: bool = False
 
     def __post_init__(self) -> None:
         if not self.name or not self.metrics or self.size_bytes < 1:
@@ -401,6 +405,7 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         label="throughput with padding",
         unit="rows/s",
     ),
+    Column("engine", "what runs it", lambda result: result.engine),
     Column(
         "recipe",
         "how the variant was quantized, in words; missing for a float model",

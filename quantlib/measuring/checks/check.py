@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from quantlib.data.features import Feature
 from quantlib.data.tasks import Task
+from quantlib.machine.engines import DEFAULT_ENGINE
 from quantlib.measuring.checks.logits import Progress
 from quantlib.support.columns import Column
 from quantlib.support.console import red
@@ -25,6 +26,7 @@ class Subject:
     task: says how many logits a row must get.
     quantized: whether the model is meant to be, so that what it leaves in float needs a reason.
     kept: the names of the nodes that its recipe keeps in float.
+    engine: the name of what runs it.
     threads: of the sessions; None for the physical cores.
     progress: called with the number of rows that were just compared.
     """
@@ -34,6 +36,7 @@ class Subject:
     task: Task
     quantized: bool
     kept: Collection[str] = ()
+    engine: str = DEFAULT_ENGINE
     threads: int | None = None
     progress: Progress | None = None
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from quantlib.machine.engines import get_engine
 from quantlib.measuring.checks.check import Check, Subject
 from quantlib.onnx_model.coverage import Coverage, coverage
 from quantlib.support.columns import Column, fixed
 
 
 def _run(subject: Subject) -> Coverage | None:
-    return coverage(subject.onnx_path, subject.kept) if subject.quantized else None
+    if not subject.quantized:
+        return None
+    products = get_engine(subject.engine).products
+    computed = None if products is None else products(subject.onnx_path, subject.threads or 1)
+    return coverage(subject.onnx_path, subject.kept, computed)
 
 
 COVERAGE = Check(
