@@ -187,8 +187,8 @@ def test_run_says_what_the_results_depend_on(
 ) -> None:
     run_json = load(first, "run.json")
     assert list(run_json) == [
-        "schema_version", "arguments", "command", "packages", "python", "hardware", "int8", "threads", "sessions",
-        "engines", "compiled", "seeds", "hub_commits", "student_precision", "sha256", "recipes",
+        "schema_version", "arguments", "command", "packages", "python", "hardware", "int8", "threads",
+        "sessions", "engines", "compiled", "seeds", "hub_commits", "student_precision", "sha256", "recipes",
         "durations_s", "cached", "peak_memory_bytes", "checks", "not_quantized", "choices", "notes", "files",
     ]  # fmt: skip
     assert run_json["schema_version"] == SCHEMA_VERSION
