@@ -12,7 +12,7 @@ from quantlib.support.errors import InputError
 
 HALF_A_POINT = 0.005
 # How much slower than the fastest 8-bit variant of the teacher still is «the speed of 8 bits».
-_EIGHT_BIT_SHARE = 0.15
+_EIGHT_BIT_SHARE = 0.1
 
 
 @dataclass(frozen=True)
