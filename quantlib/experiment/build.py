@@ -32,6 +32,8 @@ from quantlib.training.student.precision import chosen_precision
 from quantlib.training.student.students import INITS
 from quantlib.training.teacher import fine_tune
 
+TEACHER_FOLDER = Path("ts_teacher_bert")
+
 
 @dataclass(frozen=True)
 class Built:
@@ -74,27 +76,13 @@ def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[B
     Raises:
         InputError: something that the user gave cannot be used.
     """
-    steps = steps or Steps()
-    named = None if options.teacher is None else given_models.resolve(options.teacher, TEACHER)
-    labels = None if named is None or options.own_task is None else given_models.labels_of(named)
-    rows = read_rows(options, labels, steps, train_rows=options.train_rows)
-    for note in rows.notes:
-        steps.say(note)
-    task = rows.task
-    if task.output_mode == "embedding" and options.trains_student:
-        raise InputError(f"{task.name}: no student is trained for embeddings; leave it out: --no-student")
-    work = Work(task, rows.splits, options, open_cache(options.cache_dir), steps)
-    _check_rows(work)
-    given = [_given(work, given_models.resolve(name, STUDENT)) for name in options.students]
+    begun = begin(options, steps)
+    work, teacher, given = begun.work, begun.teacher, begun.students
     start = _start(options)
-    gave_order = options.own_task is not None
-    teacher = _trained_teacher(work) if named is None else _given(work, named, gave_order=gave_order)
-    if options.trains_student:
-        _student_shape(options, teacher)  # may be impossible, which is said before anything takes long
     hashes = {"data": tasks.data_hash(work.splits), TEACHER: given_models.hash_of(teacher)}
     sources = {TEACHER: teacher}
     reports: dict[str, Compiled] = {}
-    fp32, fast = _floats(work, reports, TEACHER, Path("ts_teacher_bert"), teacher)
+    fp32, fast = floats(work, reports, TEACHER, TEACHER_FOLDER, teacher)
     variants = [*_present(fp32, fast), *quantized(work, fp32, fast, teacher)]
     files: dict[str, Path] = {}
     if options.max_drop is not None:
@@ -110,26 +98,61 @@ def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[B
     def so_far(precision: str | None = None) -> Built:
         commits = {name: checkpoints.hub_commit(source) for name, source in sources.items()}
         of_hub = {name: commit for name, commit in commits.items() if commit is not None}
-        return Built(task, tuple(variants), dict(hashes), files, dict(reports), of_hub, precision)
+        return Built(work.task, tuple(variants), dict(hashes), files, dict(reports), of_hub, precision)
 
     yield so_far()
     if not student_names(options):
         return
-    students = _students(work, teacher, given)
+    students = students_of(work, teacher, given)
     sources |= {name: student for name, _, student in students}
     sources |= {} if start is None else {"student_init": start}
     for name, folder, student in students:
         hashes[name] = given_models.hash_of(student)
-        own = _floats(work, reports, name, folder, student)
+        own = floats(work, reports, name, folder, student)
         variants += [*_present(*own), *quantized(work, *own, student)]
     yield so_far(_precision(work) if options.trains_student else None)
 
 
-def _floats(
+@dataclass(frozen=True)
+class Begun:
+    """What a build starts from, checked: rows and options, the teacher, and students that the user named."""
+
+    work: Work
+    teacher: Path
+    students: tuple[Path, ...]
+
+
+def begin(options: ExperimentOptions, steps: Steps | None = None) -> Begun:
+    """Read the rows, and find or train the teacher; what the user gave is checked before that.
+
+    Raises:
+        InputError: something that the user gave cannot be used.
+    """
+    steps = steps or Steps()
+    named = None if options.teacher is None else given_models.resolve(options.teacher, TEACHER)
+    labels = None if named is None or options.own_task is None else given_models.labels_of(named)
+    rows = read_rows(options, labels, steps, train_rows=options.train_rows)
+    for note in rows.notes:
+        steps.say(note)
+    task = rows.task
+    if task.output_mode == "embedding" and options.trains_student:
+        raise InputError(f"{task.name}: no student is trained for embeddings; leave it out: --no-student")
+    work = Work(task, rows.splits, options, open_cache(options.cache_dir), steps)
+    _check_rows(work)
+    given = tuple(_given(work, given_models.resolve(name, STUDENT)) for name in options.students)
+    _start(options)
+    gave_order = options.own_task is not None
+    teacher = _trained_teacher(work) if named is None else _given(work, named, gave_order=gave_order)
+    if options.trains_student:
+        _student_shape(options, teacher)  # may be impossible, which is said before anything takes long
+    return Begun(work, teacher, given)
+
+
+def floats(
     work: Work, reports: dict[str, Compiled], name: str, folder: Path, checkpoint: Path
 ) -> tuple[Variant, Variant | None]:
     """A model as it is exported and, unless that is turned off, compiled."""
-    fp32 = _fp32(work, name, folder, checkpoint)
+    fp32 = exported(work, name, folder, checkpoint)
     if not work.options.compile:
         return fp32, None
     variant, reports[name] = compiled(work, fp32)
@@ -168,7 +191,7 @@ def _trained_teacher(work: Work) -> Path:
     return cached(work, "fine-tune the teacher", TEACHER, key, train)
 
 
-def _students(work: Work, teacher: Path, given: Sequence[Path]) -> list[tuple[str, Path, Path]]:
+def students_of(work: Work, teacher: Path, given: Sequence[Path]) -> list[tuple[str, Path, Path]]:
     """(result key, folder, checkpoint) of each student: those given, else one made from the teacher."""
     if not given:
         stem = re.sub(r"[^\w.-]+", "_", work.options.student_config)
@@ -292,7 +315,7 @@ def _training_key(work: Work) -> dict[str, Any]:
     }
 
 
-def _fp32(work: Work, name: str, folder: Path, checkpoint: Path) -> Variant:
+def exported(work: Work, name: str, folder: Path, checkpoint: Path) -> Variant:
     """Export a checkpoint, and tokenize the evaluation rows for it; an ONNX file is taken as it is."""
     rows = tokenize(work, "evaluation", checkpoint)
     if is_onnx(checkpoint):

@@ -1,0 +1,125 @@
+"""Parts of a run, each made and measured on its own: a float model, a variant of it, the times of both.
+
+What parts have in common is found in the cache, so that they may be made in any order, on any machine, and in
+any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from quantlib.compression.variants import TEACHER
+from quantlib.data import scores
+from quantlib.experiment import given_models
+from quantlib.experiment.build import TEACHER_FOLDER, Built, begin, exported, floats, students_of
+from quantlib.experiment.measure import check, evaluate
+from quantlib.experiment.options import ExperimentOptions
+from quantlib.experiment.quantizing import quantized
+from quantlib.experiment.timing import Timing, time_variants
+from quantlib.onnx_model.compile import Compiled
+from quantlib.report.columns import COLUMNS, VariantResult
+from quantlib.support.columns import Value
+from quantlib.support.progress import Steps
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is made of a model.
+
+    model: the teacher, or the first student. recipes: as the options name them. floats: also the model as it
+    is exported and, unless that is turned off, compiled.
+    """
+
+    model: str
+    recipes: tuple[str, ...] = ()
+    floats: bool = False
+
+
+def make(options: ExperimentOptions, part: Part, steps: Steps | None = None) -> Built:
+    """The teacher as it is exported, which the others are compared with, and the variants of a part.
+
+    Raises:
+        InputError: something that the user gave cannot be used.
+    """
+    begun = begin(options, steps)
+    work, reports = begun.work, dict[str, Compiled]()
+    hashes = {TEACHER: given_models.hash_of(begun.teacher)}
+    if part.model == TEACHER:
+        checkpoint = begun.teacher
+        reference, fast = floats(work, reports, TEACHER, TEACHER_FOLDER, checkpoint)
+        fp32, variants = reference, [reference]
+    else:
+        reference = exported(work, TEACHER, TEACHER_FOLDER, begun.teacher)
+        name, folder, checkpoint = students_of(work, begun.teacher, begun.students)[0]
+        fp32, fast = floats(work, reports, name, folder, checkpoint)
+        variants = [reference, fp32] if part.floats else [reference]
+        hashes[name] = given_models.hash_of(checkpoint)
+    if part.floats and fast is not None:
+        variants.append(fast)
+    for recipe in part.recipes:  # one by one: together they would be calibrated together, under another key
+        alone = replace(work, options=replace(options, recipes=(recipe,)))
+        variants += quantized(alone, fp32, fast, checkpoint)
+    return Built(work.task, tuple(variants), hashes)
+
+
+def score(
+    built: Built, part: Part, options: ExperimentOptions, steps: Steps | None = None
+) -> list[VariantResult]:
+    """What can be said of each variant of a part without timing it."""
+    evaluations = evaluate(built, options, steps)
+    own = built.variants if part.model == TEACHER and part.floats else built.variants[1:]
+    checks = check(replace(built, variants=own), options, steps)
+    reference = evaluations[built.reference]
+    teacher: VariantResult | None = None
+    results: dict[str, VariantResult] = {}
+    for variant in built.variants:
+        evaluation = evaluations[variant.name]
+        results[variant.name] = VariantResult(
+            variant.name,
+            metrics=evaluation.metrics,
+            eval_loss=evaluation.eval_loss,
+            size_bytes=variant.model.size_bytes,
+            agreement=scores.agreement(built.task, evaluation.logits, reference.logits),
+            teacher=teacher,
+            recipe=variant.recipe.summary if variant.recipe else None,
+            task=built.task,
+            evaluation=evaluation,
+            checks=checks.get(variant.name),
+        )
+        teacher = teacher or results[variant.name]
+    return [results[variant.name] for variant in own]
+
+
+def time_part(
+    built: Built, options: ExperimentOptions, steps: Steps | None = None
+) -> dict[str, dict[str, Value]]:
+    """Time the variants of a part in turns with the teacher: {variant: its columns of times}.
+
+    options: how they are timed; the models may have been made with others, as to threads.
+    """
+    timings = time_variants(built.variants, options, steps or Steps())
+    teacher = _timed(built.reference, timings, None)
+    return {name: _columns(_timed(name, timings, teacher)) for name in timings}
+
+
+def _timed(name: str, timings: Mapping[str, Timing], teacher: VariantResult | None) -> VariantResult:
+    """A result of which only the times mean something."""
+    timing = timings[name]
+    return VariantResult(
+        name,
+        metrics={"none": 0.0},
+        eval_loss=None,
+        size_bytes=1,
+        latency=timing.latency,
+        throughput=timing.throughput,
+        teacher=None if teacher is None or teacher.name == name else teacher,
+        paired=timing.speedup,
+        throughput_ratio=timing.throughput_ratio,
+    )
+
+
+def _columns(result: VariantResult) -> dict[str, Value]:
+    """The columns that a result has because it was timed."""
+    without = replace(result, latency=None, throughput=None, paired=None, throughput_ratio=None)
+    return {c.key: c.value(result) for c in COLUMNS if c.when(result) and not c.when(without)}

@@ -1,0 +1,205 @@
+"""The jobs of a sweep: what each makes, and which of them it waits for.
+
+A job makes the float models of a block, or one variant, or times a block. What several variants start from (a
+smoothed or a pruned model) is made by the first of them, and the others wait for it: on workers with a cache
+in common they would wait for its lock, and on others they would make it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from quantlib.compression.recipes import Recipe
+from quantlib.compression.variants import STUDENT
+from quantlib.experiment.options import ExperimentOptions
+from quantlib.experiment.parts import Part
+from quantlib.support.files import sha256_json
+from quantlib.support.options import options_of
+from quantlib.sweep.cells import Block, Cell
+from quantlib.sweep.inputs import Input, Packer, plain
+
+Kind = Literal["models", "variant", "latency"]
+# Long ones first, those on which others wait before those on which none does, and latency last.
+_RANKS: Mapping[Kind, int] = {"models": 0, "variant": 2, "latency": 4}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A unit of work that a worker does.
+
+    key: the SHA-256 of everything that decides what it gives. cells: the rows that it fills, in the order of
+    their variants; of latency, those that it times. options, inputs, part: of what is made. worker_threads: of
+    that. waits_for: the keys of jobs that come before. kept: others wait for what it makes. machine: where it
+    has to run; None for anywhere.
+    """
+
+    kind: Kind
+    key: str
+    cells: tuple[Cell, ...]
+    options: ExperimentOptions
+    inputs: tuple[Input, ...]
+    part: Part
+    worker_threads: int
+    waits_for: tuple[str, ...] = ()
+    kept: bool = False
+    machine: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called where a person reads."""
+        if self.kind == "variant":
+            return str(self.cells[0])
+        first = self.cells[0]
+        what = "float models" if self.kind == "models" else f"latency on {self.machine}"
+        return " / ".join(part for part in (first.task, first.teacher, first.student, what) if part)
+
+    @property
+    def rank(self) -> int:
+        """Of jobs that could run now, those of the lowest rank do."""
+        return _RANKS[self.kind] - (1 if self.kind == "variant" and self.kept else 0)
+
+
+def jobs_of(
+    blocks: Iterable[Block], worker_threads: int, machines: Sequence[str], code: Mapping[str, Any]
+) -> list[Job]:
+    """All jobs of some blocks; each stands behind those that it waits for.
+
+    Args:
+        blocks: the cells.
+        worker_threads: of a job that is not timed.
+        machines: where latency is measured; none for nowhere.
+        code: the versions that decide results; see `environment.code`.
+
+    Raises:
+        InputError: files that a block names are missing.
+    """
+    packer = Packer()
+    jobs: dict[str, Job] = {}
+    for block in blocks:
+        maker = _Maker(block, packer.inputs_of(block.options), worker_threads, code)
+        waits_for: tuple[str, ...] = ()
+        if block.model == STUDENT:
+            of = _teacher_of(block)
+            teacher = _Maker(of, packer.inputs_of(of.options), worker_threads, code).models(())
+            jobs.setdefault(teacher.key, teacher)
+            waits_for = (teacher.key,)
+        models = maker.models(waits_for)
+        made = [models, *maker.variants(models)]
+        made += [maker.latency(made, machine) for machine in machines]
+        for job in made:
+            jobs[job.key] = job
+    needed = {key for job in jobs.values() for key in job.waits_for}
+    return [replace(job, kept=job.key in needed) for job in jobs.values()]
+
+
+def without(job: Job, failed: Collection[str]) -> Job:
+    """A job of latency without the variants that could not be made: it times the others."""
+    floats = len(job.cells) - len(job.part.recipes)
+    pairs = zip(job.part.recipes, job.cells[floats:], strict=True)
+    left = [(recipe, cell) for recipe, cell in pairs if cell.variant not in failed]
+    cells = (*job.cells[:floats], *(cell for _, cell in left))
+    return replace(job, cells=cells, part=replace(job.part, recipes=tuple(recipe for recipe, _ in left)))
+
+
+def _teacher_of(block: Block) -> Block:
+    """The block of the teacher of a student's block, with the options that both have."""
+    of_students = {
+        item.name: item.default for item in options_of(ExperimentOptions) if item.trains == STUDENT
+    }
+    return replace(
+        block,
+        student=None,
+        options=replace(block.options, students=(), no_student=True, **of_students),
+    )
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes the jobs of one block."""
+
+    block: Block
+    inputs: tuple[Input, ...]
+    worker_threads: int
+    code: Mapping[str, Any]
+
+    def models(self, waits_for: tuple[str, ...]) -> Job:
+        """The job of the float models."""
+        cells = tuple(self.block.cell(name) for name in self.block.float_variants)
+        return self._job("models", "", None, cells, waits_for)
+
+    def variants(self, models: Job) -> list[Job]:
+        """A job for each recipe."""
+        first: dict[tuple[Any, ...], str] = {}
+        jobs = []
+        by_name = {recipe.name: recipe for recipe in self.block.options.resolved_recipes}
+        for given, name in self.block.recipes:
+            shared = _shared(by_name[name])
+            waits_for = (models.key, *dict.fromkeys(first[start] for start in shared if start in first))
+            cell = self.block.cell(self.block.variant_of(name))
+            job = self._job("variant", given, by_name[name], (cell,), waits_for)
+            first |= {start: job.key for start in shared if start not in first}
+            jobs.append(job)
+        return jobs
+
+    def latency(self, made: Sequence[Job], machine: str) -> Job:
+        """The job that times a block on a machine."""
+        cells = tuple(cell for job in made for cell in job.cells)
+        options = self.block.options
+        timed = {
+            name: getattr(options, name)
+            for name in (
+                "threads",
+                "num_runs",
+                "warmup_runs",
+                "timing_seconds",
+                "batch_size",
+                "stock_sessions",
+            )
+        }
+        key = sha256_json({"kind": "latency", "of": [job.key for job in made], "machine": machine, **timed})
+        part = Part(self.block.model, tuple(given for given, _ in self.block.recipes), floats=True)
+        waits_for = tuple(job.key for job in made)
+        threads = self.worker_threads
+        return Job("latency", key, cells, options, self.inputs, part, threads, waits_for, machine=machine)
+
+    def _job(
+        self,
+        kind: Kind,
+        given: str,
+        recipe: Recipe | None,
+        cells: tuple[Cell, ...],
+        waits_for: tuple[str, ...],
+    ) -> Job:
+        threads = self.worker_threads
+        options = replace(
+            self.block.options, recipes=(given,) if given else (), threads=threads, training_threads=threads
+        )
+        inputs = tuple(
+            replace(entry, index=0) if entry.option == "recipes" else entry
+            for entry in self.inputs
+            if entry.option != "recipes" or entry.text == given
+        )
+        key = sha256_json(
+            {
+                "kind": kind,
+                "model": self.block.model,
+                "options": plain(options, inputs),
+                "recipe": None if recipe is None else [recipe.name, recipe.file_key()],
+                **self.code,
+            }
+        )
+        part = Part(self.block.model, (given,) if given else (), floats=not given)
+        return Job(kind, key, cells, options, inputs, part, threads, waits_for)
+
+
+def _shared(recipe: Recipe) -> tuple[tuple[Any, ...], ...]:
+    """What a variant starts from that others may start from too, and that takes long to make."""
+    pruned = (recipe.prune, recipe.widths, recipe.quantizer) if recipe.prunes else ()
+    starts: list[tuple[Any, ...]] = []
+    if recipe.prunes:
+        starts += [("neurons",), ("pruned", *pruned)]
+    if recipe.smooth:
+        starts.append(("smoothed", *pruned))
+    return tuple(starts)
