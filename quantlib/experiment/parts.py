@@ -122,4 +122,7 @@ def _timed(name: str, timings: Mapping[str, Timing], teacher: VariantResult | No
 def _columns(result: VariantResult) -> dict[str, Value]:
     """The columns that a result has because it was timed."""
     without = replace(result, latency=None, throughput=None, paired=None, throughput_ratio=None)
-    return {c.key: c.value(result) for c in COLUMNS if c.when(result) and not c.when(without)}
+    columns = {c.key: c.value(result) for c in COLUMNS if c.when(result) and not c.when(without)}
+    assert result.latency is not None
+    # Results are written with it where predictions are at hand, as they are for all that is timed here.
+    return columns | {"standard_error_ms": result.latency.standard_error_ms}

@@ -181,11 +181,13 @@ def _entry(file: Configuration, name: str, number: int, given: Any) -> _Entry:
         if not isinstance(said[key], own[key]) or not all(isinstance(text, str) for text in texts):
             wanted = "a list of names" if own[key] is list else "a string"
             raise place.error("", key, f"{key} must be {wanted}, not {said[key]!r}")
-    places = {key: item for key, item in _keys().items() if key not in _elsewhere(name)}
+    places = _keys()
     sections: dict[str, dict[str, Any]] = {}
     for key, value in table.items():
         if key not in places:
             raise place.error("", key, f"unknown key {key!r}{suggestion(key, [*own, *places])}")
+        if key in _elsewhere(name):
+            raise place.error("", key, f"{key} stands in [sweep] {_elsewhere(name)[key]}")
         if key in (*_OF_ONE_RUN, "output_dir", "cache_dir", "no_student", "distill"):
             raise place.error("", key, f"{key} cannot be said of one cell of a sweep")
         sections.setdefault(places[key].section, {})[key] = value
@@ -203,10 +205,10 @@ def _entry(file: Configuration, name: str, number: int, given: Any) -> _Entry:
     return _Entry(said.get("called", default), values, **restricted)
 
 
-def _elsewhere(name: str) -> set[str]:
-    """The keys that entries of a list cannot have, since entries of another list say them."""
-    said = {"name": "tasks", "teacher": "checkpoints", "students": "", "student_config": "students"}
-    return {key for key, list_name in said.items() if list_name != name}
+def _elsewhere(name: str) -> dict[str, str]:
+    """The keys that entries of a list cannot have, since those of another list say them."""
+    said = {"name": "tasks", "teacher": "checkpoints", "students": "students", "student_config": "students"}
+    return {key: of for key, of in said.items() if of != name or key == "students"}
 
 
 def _student(text: str) -> dict[str, Any]:

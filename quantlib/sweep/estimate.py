@@ -58,9 +58,7 @@ class Estimate:
             f"{self.done} jobs done, {self.cached} with every step in this machine's cache, {left} to do",
         ]
         if left:
-            parts = ", ".join(
-                f"{kind} {_minutes(seconds)}" for kind, seconds in self.seconds.items() if seconds
-            )
+            parts = ", ".join(f"{kind} {_minutes(seconds)}" for kind, seconds in self.seconds.items())
             sources = ", ".join(f"{count} by {source}" for source, count in self.sources.items())
             lines.append(
                 f"about {_minutes(self.about_seconds)}, {self.at_once} at once; in sum {parts} ({sources})"
