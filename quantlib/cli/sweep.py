@@ -16,6 +16,7 @@ from quantlib.support.options import COMMAND, from_flags
 from quantlib.sweep.options import SweepOptions
 
 if TYPE_CHECKING:
+    from quantlib.sweep.estimate import Estimate
     from quantlib.sweep.table import SweepTable
 
 _MERGE = "merge"
@@ -81,12 +82,15 @@ def _merge(directories: list[Path], given: Mapping[str, Any], json: bool) -> Non
     _show(table, remarks, options.output_dir, json)
 
 
-def _show_estimate(estimate: Any, json: bool) -> None:
+def _show_estimate(estimate: Estimate, json: bool) -> None:
     if json:
         print_json(estimate.as_json())
-        return
-    for sentence in estimate.sentences():
-        wide_console().print(sentence, highlight=False, markup=False, soft_wrap=True)
+    else:
+        out = wide_console()
+        for sentence in estimate.sentences():
+            out.print(sentence, highlight=False, markup=False, soft_wrap=True)
+    if estimate.problems:
+        raise typer.Exit(1)
 
 
 def _show(table: SweepTable, remarks: list[str], directory: Path, json: bool) -> None:

@@ -33,7 +33,7 @@ _CONNECT_SECONDS = 20
 # How often it is looked whether the workers that a job may run on are still there.
 _LOOK_SECONDS = 2.0
 _TRANSFERS = 4  # at once
-_JOBS_A_THREAD = 2  # one runs, and one waits at the worker
+_JOBS_A_THREAD = 8  # the scheduler keeps those that no worker has room for
 
 
 @dataclass

@@ -29,10 +29,10 @@ _CALIBRATION_SHARE = 1 / 8
 class Estimate:
     """What a sweep would do.
 
-    cells: rows. jobs: by kind. done: jobs of an earlier run of this sweep. cached: others whose every step is in
-    this machine's cache. seconds: about how long the rest takes one after the other, by kind. at_once: jobs at
-    once. about_seconds: about how long the sweep takes. sources: what that rests on, jobs by source. problems:
-    jobs that cannot be done, and why.
+    cells: rows. jobs: by kind. done: jobs of an earlier run of this sweep. cached: others whose every step is
+    in this machine's cache. seconds: about how long the rest takes one after the other, by kind. at_once:
+    jobs at once. about_seconds: about how long the sweep takes. sources: what that rests on, jobs by source.
+    problems: jobs and cells that cannot be done, and why.
     """
 
     cells: int
@@ -69,6 +69,7 @@ class Estimate:
 def estimate(
     cells: Sequence[Cell],
     jobs: Sequence[Job],
+    refused: Mapping[Cell, str],
     done: Mapping[str, Outcome],
     cache_dir: Path | None,
     at_once: int,
@@ -77,7 +78,7 @@ def estimate(
     """Look at what there is, and make nothing.
 
     Args:
-        cells: the rows. jobs: that fill them. done: what an earlier run left. cache_dir: of this machine.
+        cells: the rows. jobs: that fill them. refused: rows that none fills, and why. done: what an earlier run left. cache_dir: of this machine.
         at_once: how many jobs run at once. runs: where results of earlier runs lie, for their durations.
     """
     cached: set[str] = set()
@@ -109,7 +110,8 @@ def estimate(
         at_once=at_once,
         about_seconds=round(_makespan(jobs, seconds, at_once), 1),
         sources=sources,
-        problems={job.name: str(problems[job.key]) for job in jobs if job.key in problems},
+        problems={str(cell): reason for cell, reason in refused.items()}
+        | {job.name: str(problems[job.key]) for job in jobs if job.key in problems},
     )
 
 

@@ -15,6 +15,7 @@ from quantlib.compression.recipes import Recipe
 from quantlib.compression.variants import STUDENT
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.parts import Part
+from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_json
 from quantlib.support.options import options_of
 from quantlib.sweep.cells import Block, Cell
@@ -30,9 +31,9 @@ class Job:
     """A unit of work that a worker does.
 
     key: the SHA-256 of everything that decides what it gives. cells: the rows that it fills, in the order of
-    their variants; of latency, those that it times. options, inputs, part: of what is made. worker_threads: of
-    that. waits_for: the keys of jobs that come before. kept: others wait for what it makes. machine: where it
-    has to run; None for anywhere.
+    their variants; of latency, those that it times. options, inputs, part: of what is made. worker_threads:
+    of that. waits_for: the keys of jobs that come before. kept: others wait for what it makes. machine: where
+    it has to run; None for anywhere.
     """
 
     kind: Kind
@@ -61,24 +62,38 @@ class Job:
         return _RANKS[self.kind] - (1 if self.kind == "variant" and self.kept else 0)
 
 
-def jobs_of(
+@dataclass(frozen=True)
+class Graph:
+    """The jobs of some blocks, each behind those that it waits for.
+
+    refused: cells whose files cannot be read, and why; no job is of them.
+    """
+
+    jobs: tuple[Job, ...]
+    refused: Mapping[Cell, str]
+
+
+def graph_of(
     blocks: Iterable[Block], worker_threads: int, machines: Sequence[str], code: Mapping[str, Any]
-) -> list[Job]:
-    """All jobs of some blocks; each stands behind those that it waits for.
+) -> Graph:
+    """All jobs of some blocks.
 
     Args:
         blocks: the cells.
         worker_threads: of a job that is not timed.
         machines: where latency is measured; none for nowhere.
         code: the versions that decide results; see `environment.code`.
-
-    Raises:
-        InputError: files that a block names are missing.
     """
     packer = Packer()
     jobs: dict[str, Job] = {}
+    refused: dict[Cell, str] = {}
     for block in blocks:
-        maker = _Maker(block, packer.inputs_of(block.options), worker_threads, code)
+        try:
+            inputs = packer.inputs_of(block.options)
+        except InputError as error:
+            refused |= dict.fromkeys(block.cells, str(error))
+            continue
+        maker = _Maker(block, inputs, worker_threads, code)
         waits_for: tuple[str, ...] = ()
         if block.model == STUDENT:
             of = _teacher_of(block)
@@ -91,7 +106,7 @@ def jobs_of(
         for job in made:
             jobs[job.key] = job
     needed = {key for job in jobs.values() for key in job.waits_for}
-    return [replace(job, kept=job.key in needed) for job in jobs.values()]
+    return Graph(tuple(replace(job, kept=job.key in needed) for job in jobs.values()), refused)
 
 
 def without(job: Job, failed: Collection[str]) -> Job:

@@ -16,7 +16,7 @@ from quantlib.sweep.cells import Block, Cell
 from quantlib.sweep.configuration import SweepFile
 from quantlib.sweep.driving import Failure, Pool, Result, drive
 from quantlib.sweep.estimate import Estimate, estimate
-from quantlib.sweep.graph import Job, jobs_of
+from quantlib.sweep.graph import Job, graph_of
 from quantlib.sweep.options import LOCALHOST, SweepOptions
 from quantlib.sweep.shards import merge, share
 from quantlib.sweep.state import Done
@@ -34,7 +34,8 @@ _RUNS = Path("runs")
 class Sweep:
     """A sweep that is ready to run: its cells and jobs, and what is known of them.
 
-    blocks: of the whole sweep. cells: those of this shard. done: by the key of a job.
+    blocks: of the whole sweep. cells: those of this shard. refused: those of them whose files cannot be read, and
+    why. done: by the key of a job.
     """
 
     file: SweepFile
@@ -42,6 +43,7 @@ class Sweep:
     blocks: tuple[Block, ...]
     cells: tuple[Cell, ...]
     jobs: tuple[Job, ...]
+    refused: Mapping[Cell, str]
     done: Mapping[str, Outcome]
 
     @property
@@ -54,7 +56,7 @@ def plan(file: SweepFile, options: SweepOptions) -> Sweep:
     """Read all that is named, and find what an earlier run left.
 
     Raises:
-        InputError: a file is missing, or latency is to be measured on a machine that has no part in it.
+        InputError: latency is to be measured on a machine that has no part in it.
     """
     if options.scheduler is None:
         for machine in options.machines:
@@ -64,11 +66,11 @@ def plan(file: SweepFile, options: SweepOptions) -> Sweep:
                     f"{environment.host()}, or {LOCALHOST}"
                 )
     blocks, cells = share(file.blocks, options.parsed_shard)
-    jobs = jobs_of(blocks, options.worker_threads, options.machines, environment.code())
+    graph = graph_of(blocks, options.worker_threads, options.machines, environment.code())
     kept = Done(options.output_dir)
-    outcomes = ((job.key, kept.read(job)) for job in jobs)
+    outcomes = ((job.key, kept.read(job)) for job in graph.jobs)
     done = {key: outcome for key, outcome in outcomes if outcome is not None}
-    return Sweep(file, options, file.blocks, tuple(cells), tuple(jobs), done)
+    return Sweep(file, options, file.blocks, tuple(cells), graph.jobs, graph.refused, done)
 
 
 def look(sweep: Sweep) -> Estimate:
@@ -82,7 +84,7 @@ def look(sweep: Sweep) -> Estimate:
         from quantlib.sweep.cluster import threads_of
 
         at_once = max(1, threads_of(sweep.options.scheduler))
-    return estimate(sweep.cells, sweep.jobs, sweep.done, sweep.file.cache_dir, at_once, _RUNS)
+    return estimate(sweep.cells, sweep.jobs, sweep.refused, sweep.done, sweep.file.cache_dir, at_once, _RUNS)
 
 
 def run(sweep: Sweep, console: Console | None = None, pool: Pool | None = None) -> SweepTable:
@@ -112,7 +114,7 @@ def run(sweep: Sweep, console: Console | None = None, pool: Pool | None = None) 
     else:
         with _pool(sweep) as made:
             results = drive(sweep.jobs, made, done, ended)
-    rows = rows_of(sweep.cells, sweep.jobs, results, sweep.options.machines)
+    rows = rows_of(sweep.cells, sweep.jobs, sweep.refused, results, sweep.options.machines)
     plan = tuple(cell for block in sweep.blocks for cell in block.cells)
     table = SweepTable(SCHEMA_VERSION, _provenance(sweep), plan, tuple(rows))
     write_table(directory, table)

@@ -73,13 +73,22 @@ class SweepTable:
 
 
 def rows_of(
-    cells: Iterable[Cell], jobs: Sequence[Job], results: Mapping[str, Result], machines: Sequence[str]
+    cells: Iterable[Cell],
+    jobs: Sequence[Job],
+    refused: Mapping[Cell, str],
+    results: Mapping[str, Result],
+    machines: Sequence[str],
 ) -> list[Row]:
-    """The rows of cells, for each machine on which latency is measured; one without a machine for none."""
+    """The rows of cells, for each machine on which latency is measured; one without a machine for none.
+
+    refused: cells that no job is of, and why.
+    """
     made = {cell: job for job in jobs if job.kind != "latency" for cell in job.cells}
     timed = {(cell, job.machine): job for job in jobs if job.kind == "latency" for cell in job.cells}
     return [
-        _row(cell, machine, made[cell], timed.get((cell, machine)), results)
+        Row(cell.task, cell.teacher, cell.student, cell.variant, machine, refused[cell])
+        if cell in refused
+        else _row(cell, machine, made[cell], timed.get((cell, machine)), results)
         for cell in cells
         for machine in (machines or (None,))
     ]

@@ -24,8 +24,9 @@ class Outcome:
     """What a job gave.
 
     rows: {variant: its columns}; those of times for latency. models: {variant: SHA-256 of its file}. hashes:
-    of the checkpoints. artifacts: the entries of the cache that it found or made. durations_s, cached: of its
-    steps, as in run.json. where: the machine. seconds: that it took, without waiting for the machine.
+    of the checkpoints. artifacts: the entries of the cache that it found or made, if others wait for them.
+    durations_s, cached: of its steps, as in run.json. where: the machine. seconds, cpu_seconds: that it took,
+    without waiting for the machine, and that its process used.
     """
 
     rows: Mapping[str, Mapping[str, Value]]
@@ -36,6 +37,7 @@ class Outcome:
     cached: tuple[str, ...] = ()
     where: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
 
 
 def run(job: Job, options: ExperimentOptions) -> Outcome:
@@ -60,7 +62,7 @@ def make_and_score(job: Job, options: ExperimentOptions) -> Outcome:
     Raises:
         InputError: something that the user gave cannot be used.
     """
-    started, steps = time.perf_counter(), Steps()
+    started, cpu_started, steps = time.perf_counter(), time.process_time(), Steps()
     with recording() as entries:
         built = make(options, job.part, steps)
         results = score(built, job.part, options, steps)
@@ -75,11 +77,12 @@ def make_and_score(job: Job, options: ExperimentOptions) -> Outcome:
         cached=tuple(sorted(steps.cached)),
         where=environment.here() | {"threads": options.threads},
         seconds=time.perf_counter() - started,
+        cpu_seconds=time.process_time() - cpu_started,
     )
 
 
 def _time(job: Job, options: ExperimentOptions) -> Outcome:
-    started, steps = time.perf_counter(), Steps()
+    started, cpu_started, steps = time.perf_counter(), time.process_time(), Steps()
     threads = job.worker_threads  # other threads would be other keys: every model would be made again
     made_with = replace(options, threads=threads, training_threads=threads)
     rows = time_part(make(made_with, job.part, steps), options, steps)
@@ -90,4 +93,5 @@ def _time(job: Job, options: ExperimentOptions) -> Outcome:
         cached=tuple(sorted(steps.cached)),
         where=environment.here() | {"threads": options.threads},
         seconds=time.perf_counter() - started,
+        cpu_seconds=time.process_time() - cpu_started,
     )
