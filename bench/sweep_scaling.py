@@ -80,7 +80,8 @@ def measure_empty(count: int) -> dict[str, Any]:
         told = measured[name]
         print(
             f"{name}: {count} empty cells in {told['seconds']:.1f} s, "
-            f"{1000 * told['seconds'] / count:.1f} ms each; {told['cpu_seconds']:.1f} s of CPU time in the client",
+            f"{1000 * told['seconds'] / count:.1f} ms each; "
+            f"{told['cpu_seconds']:.1f} s of CPU time in the client",
             flush=True,
         )
     return measured
@@ -301,7 +302,10 @@ class Costs:
 
 @dataclass(frozen=True)
 class Simulated:
-    """How a sweep went: seconds, the share of the workers' time that was work, and how busy the client was."""
+    """How a sweep went: seconds, and the shares of work in the workers' time and the client's.
+
+    link, client: the shares of time in which its link and its process are busy. gigabytes: that were moved.
+    """
 
     workers: int
     seconds: float

@@ -24,12 +24,6 @@ def empty(job: Job, options: ExperimentOptions) -> Outcome:
     )
 
 
-def killed_once(job: Job, options: ExperimentOptions) -> Outcome:
-    """Do nothing, but for the first job that comes: it kills its process."""
-    _die_once(job, "any")
-    return empty(job, options)
-
-
 def killed_always(job: Job, options: ExperimentOptions) -> Outcome:
     """Do nothing, but for variants of quant_2: they kill their process each time."""
     if job.cells[0].variant == "quant_2":

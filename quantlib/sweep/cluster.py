@@ -86,6 +86,7 @@ class ClusterPool:
         self._client = _connect(address)
         self._attempts, self._cache, self._work = attempts, cache, work
         self._flights: dict[str, _Flight] = {}
+        self._refused: list[tuple[Job, Result]] = []
         self._events: SimpleQueue[_Event] = SimpleQueue()
         self._transfers = ThreadPoolExecutor(_TRANSFERS, thread_name_prefix="transfer")
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -93,7 +94,7 @@ class ClusterPool:
         self._threads, self._counted = 0, 0.0
         self.traffic = Traffic()
         try:
-            for machine in machines:
+            for machine in machines if self._client.nthreads() else ():  # workers may be yet to come
                 self._on(machine)
         except InputError:
             self._client.close()
@@ -135,11 +136,14 @@ class ClusterPool:
     def finished(self) -> list[tuple[Job, Result]]:
         """The jobs that have ended, at least one: waits for it."""
         ended: list[tuple[Job, Result]] = []
-        while not ended or not self._events.empty():
+        while not ended or self._refused or not self._events.empty():
+            if self._refused:
+                ended.append(self._refused.pop())
+                continue
             try:
                 event = self._events.get(timeout=_LOOK_SECONDS)
             except Empty:
-                ended += self._look()
+                self._look()
                 continue
             if (
                 self._flights.get(event.flight.job.key) is event.flight
@@ -157,8 +161,12 @@ class ClusterPool:
     def _send(self, flight: _Flight, preferred: tuple[str, ...]) -> None:
         """Give a job to the scheduler. preferred: a worker that has been sent what the job needs."""
         job = flight.job
-        flight.workers = () if job.machine is None else self._on(job.machine)
         flight.number += 1
+        try:
+            flight.workers = () if job.machine is None else self._on(job.machine)
+        except InputError as error:  # its machine has gone
+            self._refused.append(self._end(flight, failure_of(error)))
+            return
         number = flight.number
         request = remote.Request(job, flight.artifacts, environment.code(), self._work)
         flight.future = self._client.submit(
@@ -215,18 +223,14 @@ class ClusterPool:
         self._send(flight, ())
         return None
 
-    def _look(self) -> list[tuple[Job, Result]]:
+    def _look(self) -> None:
         """Send jobs again that wait for workers which are gone: the scheduler would wait for ever."""
-        ended: list[tuple[Job, Result]] = []
         bound = [flight for flight in self._flights.values() if flight.workers]
         alive = self._client.nthreads() if bound else {}
         for flight in bound:
             if not set(flight.workers) & set(alive):
                 flight.future.cancel()
-                result = self._again(flight, InputError(f"{flight.job.machine} has gone"))
-                if result is not None:
-                    ended.append(self._end(flight, result))
-        return ended
+                self._send(flight, ())
 
     def _on(self, machine: str) -> tuple[str, ...]:
         """The addresses of the workers on a machine, by its host name or by their own.

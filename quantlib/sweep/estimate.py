@@ -78,8 +78,9 @@ def estimate(
     """Look at what there is, and make nothing.
 
     Args:
-        cells: the rows. jobs: that fill them. refused: rows that none fills, and why. done: what an earlier run left. cache_dir: of this machine.
-        at_once: how many jobs run at once. runs: where results of earlier runs lie, for their durations.
+        cells: the rows. jobs: that fill them. refused: rows that none fills, and why. done: what an earlier
+            run left. cache_dir: of this machine. at_once: how many jobs run at once. runs: where results of
+            earlier runs lie, for their durations.
     """
     cached: set[str] = set()
     seconds: dict[str, float] = {}

@@ -23,9 +23,6 @@ Work = Callable[[Job, ExperimentOptions], Outcome]
 
 # What libraries read when they are loaded; a worker's own threads are told to each of them besides.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-# A job that was running each time when workers died runs alone from this attempt on: then it is known whose
-# fault it is.
-_SUSPECT_AFTER = 2
 
 
 class LocalPool:
@@ -95,7 +92,7 @@ class LocalPool:
         if count >= self._attempts:
             reason = " ".join(str(error).split())
             return [(job, Failure(f"its worker died, {count} times: {reason}"))]
-        if count >= _SUSPECT_AFTER:
+        if count == self._attempts - 1:  # alone, it is known whose fault it is
             self._suspects.append(job)
         else:
             self.submit(job, ())

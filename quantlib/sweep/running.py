@@ -34,8 +34,8 @@ _RUNS = Path("runs")
 class Sweep:
     """A sweep that is ready to run: its cells and jobs, and what is known of them.
 
-    blocks: of the whole sweep. cells: those of this shard. refused: those of them whose files cannot be read, and
-    why. done: by the key of a job.
+    blocks: of the whole sweep. cells: those of this shard. refused: those of them whose files cannot be read,
+    and why. done: by the key of a job.
     """
 
     file: SweepFile
