@@ -48,10 +48,10 @@ from quantlib.sweep.driving import Pool
 from quantlib.sweep.graph import Job
 from quantlib.sweep.local import LocalPool
 from quantlib.sweep.options import SweepOptions
-from quantlib.sweep.table import SweepTable
+from quantlib.sweep.table import SweepTable, error_lines
 from quantlib.sweep.work import Outcome
 
-LABELS = ("business", "entertainment", "politics", "sport", "tech")
+LABELS = tasks.get_task("BBC-News").labels
 
 
 def empty(job: Job, options: ExperimentOptions) -> Outcome:
@@ -264,6 +264,8 @@ def measure_cluster(counts: Sequence[int], kill_seconds: float, rows: int) -> di
             told["same"] = [row.values for row in table.rows] == [row.values for row in first.rows]
             measured["workers"][str(count)] = told
             _print_cluster(count, told)
+            for line in error_lines(table.rows):
+                print(line)
     return measured
 
 

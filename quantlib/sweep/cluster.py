@@ -83,7 +83,7 @@ class ClusterPool:
     def __init__(
         self, address: str, attempts: int, cache: Cache, machines: Sequence[str] = (), work: Work = run
     ) -> None:
-        self._client = _connect(address)
+        self._client, self._address = _connect(address), address
         self._attempts, self._cache, self._work = attempts, cache, work
         self._flights: dict[str, _Flight] = {}
         self._refused: list[tuple[Job, Result]] = []
@@ -188,8 +188,12 @@ class ClusterPool:
         if event.kind == "future":
             return self._after_future(flight, event.value)
         error = event.value.exception()
-        if error is not None:  # of a transfer: the worker is gone, or has other files than it said
-            return self._again(flight, error)
+        if isinstance(error, InputError) and event.kind == "pulled":
+            raise error  # this machine's disk is full, say: no other job would fare better
+        if isinstance(error, InputError):
+            return failure_of(error)
+        if error is not None:  # the worker is gone, or a file is not what it was
+            return self._again(flight, "was given up", error)
         if event.kind == "pushed":
             self._send(flight, (event.value.result(),))
             return None
@@ -201,9 +205,11 @@ class ClusterPool:
 
         if future.status == "error":
             error = future.exception()
-            return self._again(flight, error) if isinstance(error, KilledWorker) else failure_of(error)
+            died = isinstance(error, KilledWorker)
+            return self._again(flight, "its worker died", error) if died else failure_of(error)
         if future.status != "finished":
-            return self._again(flight, InputError(f"the scheduler gave it up: {future.status}"))
+            self._check_scheduler()
+            return self._again(flight, "was given up", InputError(f"its future is {future.status}"))
         answer: remote.Answer = future.result()
         if answer.missing:
             self._transfer("pushed", flight, self._push, answer.worker, answer.missing, flight.places)
@@ -214,17 +220,29 @@ class ClusterPool:
             return None
         return answer.outcome
 
-    def _again(self, flight: _Flight, error: BaseException) -> Result | None:
-        """Do a job again; its failure if that was often enough."""
+    def _again(self, flight: _Flight, what: str, error: BaseException) -> Result | None:
+        """Do a job again; its failure if that was often enough. what: has happened to it."""
         self._deaths[flight.job.key] += 1
         count = self._deaths[flight.job.key]
         if count >= self._attempts:
-            return Failure(f"its worker died, {count} times: {failure_of(error).error}")
+            return Failure(f"{what}, {count} times: {failure_of(error).error}")
         self._send(flight, ())
         return None
 
+    def _check_scheduler(self) -> None:
+        """Check that the scheduler is there.
+
+        Raises:
+            InputError: it has gone.
+        """
+        if self._client.status != "running":
+            raise InputError(
+                f"the scheduler {self._address} has gone; what is done is kept, and the same call goes on"
+            )
+
     def _look(self) -> None:
         """Send jobs again that wait for workers which are gone: the scheduler would wait for ever."""
+        self._check_scheduler()
         bound = [flight for flight in self._flights.values() if flight.workers]
         alive = self._client.nthreads() if bound else {}
         for flight in bound:

@@ -211,7 +211,7 @@ class _Maker:
 
 def _shared(recipe: Recipe) -> tuple[tuple[Any, ...], ...]:
     """What a variant starts from that others may start from too, and that takes long to make."""
-    pruned = (recipe.prune, recipe.widths, recipe.quantizer) if recipe.prunes else ()
+    pruned = (recipe.prune, recipe.widths, recipe.heads, recipe.quantizer) if recipe.prunes else ()
     starts: list[tuple[Any, ...]] = []
     if recipe.prunes:
         starts += [("neurons",), ("pruned", *pruned)]
