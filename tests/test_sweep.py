@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 import sweep_work
 import tiny
+from rich.console import Console
 
 from quantlib.cli.main import quantlib
 from quantlib.experiment import run as run_once
@@ -31,7 +33,7 @@ from quantlib.sweep.driving import Result, failure_of
 from quantlib.sweep.graph import Job, graph_of, without
 from quantlib.sweep.local import LocalPool
 from quantlib.sweep.options import Shard, SweepOptions
-from quantlib.sweep.table import Row, SweepTable, read_table
+from quantlib.sweep.table import Row, SweepTable, common, console_table, error_lines, read_table
 from quantlib.sweep.work import Outcome
 
 SETTINGS = """
@@ -385,6 +387,22 @@ def test_the_files_hold_the_table(whole: tuple[Path, SweepTable]) -> None:
     assert float(rows[3]["accuracy"]) == table.rows[3].values["accuracy"]
     assert rows[3]["made_on_cpu"]
     assert table.provenance["code"] == environment.code()
+
+
+def test_the_console_shows_what_differs(whole: tuple[Path, SweepTable]) -> None:
+    rows = [*whole[1].rows[4:], Row("tickets", "a/model.onnx", None, "bad", "localhost", error="[why] not")]
+    same = {"task": "tickets", "checkpoint": "a/model.onnx", "student": "", "metric": "accuracy"}
+    assert common(rows) == same | {"machine": "localhost"}
+    shown = Console(width=100, file=io.StringIO(), record=True)
+    shown.print(console_table(rows))
+    lines = shown.export_text().splitlines()
+    heading = next(line for line in lines if "variant" in line)
+    assert heading.split() == ["variant", "score", "points", "%", "MB", "ms", "up"]
+    (failed,) = (line for line in lines if " bad " in line)
+    assert failed.split() == ["bad", "failed"]
+    assert error_lines(rows) == ["tickets / a/model.onnx / bad: [why] not"]
+    assert common(whole[1].rows)["checkpoint"] == "a/model.onnx"
+    assert "task" not in common(whole[1].rows)
 
 
 def test_a_sweep_that_was_interrupted_goes_on(

@@ -94,14 +94,16 @@ def _show_estimate(estimate: Estimate, json: bool) -> None:
 
 
 def _show(table: SweepTable, remarks: list[str], directory: Path, json: bool) -> None:
-    from quantlib.sweep.table import JSON, console_table, error_lines
+    from quantlib.sweep.table import JSON, common, console_table, error_lines
 
     if json:
         print((directory / JSON).read_text(encoding="utf-8"), end="")
     else:
         out = wide_console()
         out.print(console_table(table.rows))
-        for line in [*error_lines(table.rows), *remarks, f"{len(table.rows)} rows, written to {directory}"]:
+        same = ", ".join(f"{heading} {value}" for heading, value in common(table.rows).items() if value)
+        last = f"{len(table.rows)} rows, {len(table.failed)} failed; written to {directory}"
+        for line in [*([same] if same else []), *error_lines(table.rows), *remarks, last]:
             out.print(line, highlight=False, markup=False, soft_wrap=True)
     if table.failed:
         raise typer.Exit(1)

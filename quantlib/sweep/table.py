@@ -227,11 +227,18 @@ _COLUMNS: tuple[Column[Row], ...] = (
         "the primary metric",
         lambda row: row.metric,
         heading="metric",
-        cell=lambda row: (row.metric or "").removeprefix("neg_")[:12],
+        cell=lambda row: row.metric or "",
         justify="left",
     ),
     Column("score", "its value", _score, heading="score", cell=lambda row: _shown_score(row)),
-    Column("machine", "where latency was measured", lambda row: row.machine),
+    Column(
+        "machine",
+        "where latency was measured",
+        lambda row: row.machine,
+        heading="machine",
+        cell=lambda row: row.machine or "",
+        justify="left",
+    ),
     Column("error", "why the cell failed, or was not timed", lambda row: row.error),
 )
 _MEASURED: tuple[tuple[str, Any], ...] = (
@@ -245,15 +252,20 @@ _MEASURED: tuple[tuple[str, Any], ...] = (
 
 def _shown_score(row: Row) -> str:
     score = _score(row)
-    return "" if score is None else f"{score:z.4f}"
+    if score is None:
+        return "failed" if row.error else ""
+    return f"{score:z.4f}"
 
 
 def console_table(rows: Sequence[Row]) -> Table:
-    """The rows for a person to read; a cell that failed says why under the table, see `error_lines`."""
+    """The rows for a person to read; what is the same in all of them stands in `common`, not here.
+
+    A cell that failed says why under the table, see `error_lines`.
+    """
     from rich.markup import escape
 
-    table = plain_table()
-    shown = [column for column in _COLUMNS if column.heading and any(column.value(row) for row in rows)]
+    table, same = plain_table(), common(rows)
+    shown = [column for column in _COLUMNS if column.heading and column.heading not in same]
     measured = [(heading, cell) for heading, cell in _MEASURED if any(cell(row) for row in rows)]
     for column in shown:
         table.add_column(column.heading, justify=column.justify, overflow="fold")
@@ -261,11 +273,18 @@ def console_table(rows: Sequence[Row]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         cells = [escape(column.cell(row)) for column in shown]
-        numbers = [cell(row) for _, cell in measured]
-        if row.error is not None and numbers:
-            numbers[0] = numbers[0] or "[red]failed[/red]"
-        table.add_row(*cells, *numbers)
+        table.add_row(*cells, *(cell(row) for _, cell in measured))
     return table
+
+
+def common(rows: Sequence[Row]) -> dict[str, str]:
+    """{heading: value} of what all rows of a table have in common."""
+    values = {
+        column.heading: {column.cell(row) for row in rows if column.heading != "metric" or row.metric}
+        for column in _COLUMNS
+        if column.heading not in ("", "variant", "score")
+    }
+    return {heading: "".join(each) for heading, each in values.items() if len(each) <= 1}
 
 
 def error_lines(rows: Sequence[Row]) -> list[str]:
