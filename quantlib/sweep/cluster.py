@@ -7,6 +7,7 @@ when a job is done, so that it is still there when the worker is not.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -319,6 +320,8 @@ def _connect(address: str) -> Any:  # distributed has no types for most of what 
         from distributed import Client
     except ImportError as error:
         raise InputError("--scheduler needs dask: pip install 'bert-quantlib[dask]'") from error
+    # A lost connection is said in one line, see `_check_scheduler`.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         client: Any = Client
         return client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
