@@ -64,6 +64,7 @@ LONGEST = (
     "test_export_layers", "test_experiment", "test_embedded", "test_harness", "test_export", "test_command",
     "test_quantlib", "test_own_task", "test_repository", "test_architectures", "test_embedding",
     "test_foreign", "test_pruned_student", "test_pruned_run", "test_multi_label", "test_tables",
+    "test_browser", "test_page",
     "test_sensitivity", "test_bench_distillation", "test_quantize", "test_graph",
     "test_distillation_vocabulary", "test_accuracy", "test_calibration",
     "test_tox", "test_distillation", "test_profile", "test_explain", "test_smoothing", "test_unlabelled",

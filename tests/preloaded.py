@@ -1,5 +1,6 @@
 """What `warm` imports and reads before it forks processes; nothing else imports this."""
 
+import hypothesis  # noqa: F401
 import matplotlib.figure  # noqa: F401
 import onnxscript  # noqa: F401
 import scipy.stats  # noqa: F401

@@ -17,6 +17,7 @@ from quantlib.compression.recipes import RECIPES
 from quantlib.data.features import CalibrationReader, Feature
 from quantlib.data.tasks import TASKS
 from quantlib.machine import hardware
+from quantlib.machine.engines import load_model
 from quantlib.machine.sessions import open_session
 from quantlib.measuring.checks import (
     CHECKED_ROWS,
@@ -174,9 +175,9 @@ def test_both_kinds_of_session_are_compared(
 
     def opened(path: Path, *, quant_precision: bool = False, **options: Any) -> Any:
         assert path == usual
-        return open_session(exact if quant_precision else usual, **options)
+        return load_model(exact if quant_precision else usual, **options)
 
-    monkeypatch.setattr(saturation, "open_session", opened)
+    monkeypatch.setattr(saturation, "load_model", opened)
     rows = rows_of(*range(12, 112))
     progress: list[int] = []
     result = check_saturation(usual, rows, SST2, threads=1, progress=progress.append)
@@ -191,9 +192,9 @@ def test_a_model_that_the_option_cannot_load(
     def opened(path: Path, *, quant_precision: bool = False, **options: Any) -> Any:
         if quant_precision:
             raise InputError("Attempt to replace the existing tensor")
-        return open_session(path, **options)
+        return load_model(path, **options)
 
-    monkeypatch.setattr(saturation, "open_session", opened)
+    monkeypatch.setattr(saturation, "load_model", opened)
     result = check_saturation(integer_model(tmp_path / "m.onnx", 1, 2), rows_of(3), SST2)
     assert result == Saturation(vnni=False, why_not="ONNX Runtime cannot load it with quant_precision")
 

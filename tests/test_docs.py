@@ -6,10 +6,12 @@ import ast
 import importlib
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,11 +77,36 @@ def test_the_readme_lists_the_rooms_in_their_order() -> None:
     assert ["__main__", *listed] == [room for layer in layers for room in layer.split(" | ")]
 
 
+def test_the_site_has_every_page() -> None:
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"([\w-]+\.md)$", text, re.MULTILINE)
+    assert sorted(listed) == sorted([*(path.name for path in (ROOT / "docs").glob("*.md")), "changes.md"])
+
+
+def test_every_public_name_is_documented() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    listed = re.findall(r"members: \[(.*)\]", text)
+    assert sorted(", ".join(listed).split(", ")) == sorted(quantlib.__all__)
+
+
+def test_what_a_page_fetches_is_found() -> None:
+    hooks = runpy.run_path(str(ROOT / "docs" / "hooks.py"))
+    page = SimpleNamespace(file=SimpleNamespace(src_path="a.md"))
+    warned: list[object] = []
+    log = SimpleNamespace(warning=lambda *words: warned.append(words[2]))
+    hooks["on_post_page"].__globals__["_log"] = log
+    text = """<a href="https://a.example/">x</a><img src="b.png"><script src="https://c.example/c.js"></script>
+    <link rel="stylesheet" href="//d.example/d.css"><link rel="canonical" href="https://e.example/">
+    <style>@import url("https://f.example/f.css");</style>"""
+    assert hooks["on_post_page"](text, page, None) == text
+    assert warned == ["https://c.example/c.js", "//d.example/d.css", "https://f.example/f.css"]
+
+
 @each_page
 def test_modules_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     names = re.findall(r"(?<![\w/.])quantlib(?:\.(?!(?:toml|yml)\b)\w+)+", text)
-    names += re.findall(rf"`((?:{'|'.join(ROOMS)})(?:\.\w+)+)`", text)
+    names += re.findall(rf"`((?:{'|'.join(ROOMS)})(?:\.(?!html\b)\w+)+)`", text)
     for name in {name.removeprefix("quantlib.") for name in names}:
         item: object = quantlib
         path = "quantlib"

@@ -96,6 +96,7 @@ def load(directory: Path, name: str) -> dict[str, Any]:
 
 def test_every_file_is_there(first: Path) -> None:
     names = {*MODELS.values(), "results.json", "results.csv", "results.png", "run.json"}
+    names |= {"changes.json", "report.html"}
     assert files(first) == {f"SST-2/{name}" for name in names}
     listed = load(first, "run.json")["files"]
     assert listed == {n: sha256_file(first / "SST-2" / n) for n in sorted(names - {"run.json"})}
@@ -116,7 +117,7 @@ def test_results_hold_variants_and_nothing_else(first: Path) -> None:
     assert list(results) == list(MODELS)
     for name, values in results.items():
         recipe = ["recipe"] if name in QUANTIZED else []
-        assert list(values) == [*KEYS, *recipe, *EXTRA], name
+        assert list(values) == [*KEYS, "engine", *recipe, *EXTRA], name
     assert read_results(first / "SST-2" / "results.json") == results
 
 
@@ -186,9 +187,9 @@ def test_run_says_what_the_results_depend_on(
 ) -> None:
     run_json = load(first, "run.json")
     assert list(run_json) == [
-        "schema_version", "arguments", "packages", "python", "hardware", "int8", "threads", "sessions",
-        "compiled", "seeds", "hub_commits", "student_precision", "sha256", "recipes", "durations_s", "cached",
-        "peak_memory_bytes", "checks", "not_quantized", "choices", "files",
+        "schema_version", "arguments", "command", "packages", "python", "hardware", "int8", "threads",
+        "sessions", "engines", "compiled", "seeds", "hub_commits", "student_precision", "sha256", "recipes",
+        "durations_s", "cached", "peak_memory_bytes", "checks", "not_quantized", "choices", "notes", "files",
     ]  # fmt: skip
     assert run_json["schema_version"] == SCHEMA_VERSION
     assert run_json["arguments"]["teacher"] == str(tiny_teacher)

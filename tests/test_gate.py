@@ -1242,6 +1242,24 @@ def test_names_cannot_break_the_markdown() -> None:
     assert r"- \`a\|b\` &lt;script&gt; &amp;amp;" in text
 
 
+def test_rows_in_which_nothing_changed_are_folded() -> None:
+    run = gate_record()
+    text = gate.markdown(judge(run, run, USUAL), run, run)
+    shown, folded = text.split("<details><summary>", 1)
+    assert "| teacher |" not in shown and "| teacher |" in folded
+    assert folded.startswith(f"{folded.count('| pass |')} unchanged</summary>")
+    assert "The environment differs" not in text
+
+
+def test_environments_are_shown_where_they_differ() -> None:
+    run = gate_record()
+    baseline = replace(run, machine={**run.machine, "cpu_model": "a|CPU", "threads": run.machine["threads"]})
+    lines = gate.markdown(judge(run, baseline, USUAL), run, baseline).splitlines()
+    at = lines.index("### The environment differs")
+    assert lines[at + 4] == f"| cpu_model | a\\|CPU | {run.machine['cpu_model']} |"
+    assert not lines[at + 5].startswith("|")
+
+
 def test_console_of_a_pass() -> None:
     lines = gate.console_lines(judge(gate_record(), gate_record(), USUAL))
     assert lines[-1] == "gate: pass (0 violations, 0 undecided, 0 changed, 2 notes)"

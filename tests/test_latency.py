@@ -503,7 +503,10 @@ def test_what_the_worker_prints_stays_out_of_the_answers(model: Path) -> None:
     load = {"command": "load", "onnx_path": str(model), "threads": 1, "spinning": True}
     code = (
         "import os, quantlib.measuring.latency.worker as w;"
-        "w.open_session = lambda *a, **k: (print('noise'), os.system('echo more noise'));"
+        "import dataclasses;"
+        "noisy = lambda *a, **k: (print('noise'), os.system('echo more noise'));"
+        "row = dataclasses.replace(w.get_engine('onnxruntime'), open=noisy);"
+        "w.get_engine = lambda name: row;"
         "w.main()"
     )
     result = subprocess.run(
@@ -541,7 +544,7 @@ def test_timed_runs_cycle_through_the_feeds_whatever_ran_untimed(
     session = CountingSession()
     obedient = worker.Worker()
     obedient._session = session
-    monkeypatch.setattr(worker, "feed_for", lambda _session, arrays: int(arrays["n"]))
+    monkeypatch.setattr(worker, "feed_of", lambda _session, arrays: int(arrays["n"]))
     for number in range(3):
         np.savez(tmp_path / f"{number}.npz", n=number)
     obedient.obey({"command": "feeds", "directory": str(tmp_path)})

@@ -196,7 +196,7 @@ class Fake:
     error: Exception | None = None
     started: list[tuple[Path, Any, Any]]
 
-    def __init__(self, path: Path, feeds: Any, config: Any, worker: Any = None) -> None:
+    def __init__(self, path: Path, feeds: Any, config: Any, engine: str, worker: Any = None) -> None:
         self.started.append((path, config, worker))
 
     def __enter__(self) -> Fake:
@@ -218,7 +218,7 @@ def processes(monkeypatch: pytest.MonkeyPatch) -> type[Fake]:
 def new_model(tmp_path: Path) -> SimpleNamespace:
     path = tmp_path / "new.onnx"
     path.write_text("new", encoding="utf-8")
-    return SimpleNamespace(name="quant_2", path=path)
+    return SimpleNamespace(name="quant_2", path=path, engine="onnxruntime", stock_session=False)
 
 
 def finder(cache: Cache, checkout: Path, sha256: str, origin: gate.Origin) -> OldModels:
@@ -293,7 +293,7 @@ def test_the_same_bytes_with_the_old_session_options(cache, checkout, origin, ne
 def test_the_old_runtime_and_the_old_code(
     cache, checkout, origin, new_model, processes, monkeypatch, tmp_path
 ) -> None:
-    monkeypatch.setattr(old_models, "python_with", lambda version, _: tmp_path / version / "python")
+    monkeypatch.setattr(old_models, "python_with", lambda version, _, package: tmp_path / version / "python")
     models = finder(cache, checkout, "5" * 64, origin)
     old = models.find(new_model, gate.Changes(runtime="1.32", worker="changed"), [])
     version = MACHINE["onnxruntime"]
@@ -302,6 +302,27 @@ def test_the_old_runtime_and_the_old_code(
     processes.error = InputError("it cannot load\nunknown option")
     with pytest.raises(Unavailable, match="its process does not start: unknown option"):
         models.find(new_model, gate.Changes(runtime="1.32"), [])
+
+
+def test_the_old_version_of_another_engine(
+    cache, checkout, origin, new_model, processes, monkeypatch, tmp_path
+) -> None:
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        old_models,
+        "python_with",
+        lambda version, _, package: asked.append((package, version)) or tmp_path / "python",
+    )
+    new_model.engine = "openvino"
+    models = finder(cache, checkout, "5" * 64, origin)
+    with pytest.raises(Unavailable, match="does not record which version of openvino it was timed with"):
+        models.find(new_model, gate.Changes(runtime="openvino: 2, baseline not recorded"), [])
+    engines = {"openvino": {"version": "2026.1", "session": {"threads": 9, "precision": "bf16"}}}
+    models = finder(cache, checkout, "5" * 64, replace(origin, engines=engines))
+    old = models.find(new_model, gate.Changes(runtime="changed", session="changed"), [])
+    assert asked == [("openvino", "2026.1")]
+    assert old.words == "same model, with openvino 2026.1, with the baseline's session options"
+    assert (old.engine, old.session) == ("openvino", {"threads": 2, "precision": "bf16"})
 
 
 def test_old_timing_code_that_is_gone(cache, checkout, origin, new_model, processes) -> None:

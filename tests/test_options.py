@@ -12,9 +12,12 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from quantlib.cli.app import new_app, run_app
+from quantlib.cli.parameters import offering
 from quantlib.compression.recipes import RECIPES, write_recipe
 from quantlib.compression.recipes import select as recipe_selection
 from quantlib.experiment.gate_options import GateOptions
@@ -27,6 +30,7 @@ from quantlib.support.options import (
     COMMAND,
     PYTEST,
     check_ranges,
+    command_line,
     from_flags,
     markdown_table,
     option,
@@ -62,6 +66,34 @@ def test_pytest_has_the_flags_that_are_declared() -> None:
 def test_the_documentation_shows_every_option() -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert text == page_from(text), "run python tests/test_options.py"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"max_drop_points": 1.5, "compile": False, "no_student": True, "recipes": ("quant_1", "quant_2")},
+        {"students": ("a b", "c"), "profile": ("quant_2",), "output_dir": Path("out put"), "report_rows": 0},
+        {
+            "evaluation": "x.csv",
+            "text": ("a", "b"),
+            "labels": {"yes": "LABEL_1", "no": "LABEL_0"},
+        },
+    ],
+    ids=["default", "switches", "repeated", "pairs"],
+)
+def test_the_command_line_of_options_gives_them_again(given: dict[str, Any]) -> None:
+    options, seen = ExperimentOptions(**given), []
+
+    def see(options: ExperimentOptions) -> None:
+        seen.append(options)
+
+    app = new_app()
+    app.command()(offering(ExperimentOptions, see))
+    words = command_line(options, COMMAND)
+    assert run_app(app, words) == 0
+    assert seen == [options]
+    assert len(words) <= 2 * sum(1 if not isinstance(v, dict | tuple) else len(v) for v in given.values()) + 2
 
 
 @dataclass(frozen=True)

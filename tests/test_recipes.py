@@ -76,7 +76,7 @@ def test_what_decides_the_file_is_all_but_the_words() -> None:
     assert renamed.file_key() == recipe.file_key()
     keys = [recipe.file_key() for recipe in RECIPES.values()]
     assert all(keys.count(key) == 1 for key in keys), "each row of the table makes another file"
-    assert {*recipe.file_key(), "name", "summary", "report_only"} == {
+    assert {*recipe.file_key(), "name", "summary", "report_only", "stock_session"} == {
         f.name for f in dataclasses.fields(Recipe)
     }
 

@@ -63,10 +63,13 @@ def test_a_plain_session_gives_the_same_logits(
     assert np.ptp(plain) > 1, "the tolerance is small beside what rows differ by"
 
 
+def code_of_the_page() -> list[str]:
+    text = PAGE.read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
 def test_the_code_of_the_page(models: dict[str, Path], tiny_teacher: Path) -> None:
-    (block,) = re.findall(
-        r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-    )
+    block = code_of_the_page()[0]
     for written, path in {
         "my-checkpoint": tiny_teacher,
         "runs/SST-2/ts_teacher_bert/model_quant_2.onnx": models["quant_2"],
@@ -78,3 +81,18 @@ def test_the_code_of_the_page(models: dict[str, Path], tiny_teacher: Path) -> No
     assert np.isfinite(names["logits"]).all()
     assert set(names["labels"]) <= set(names["task"].labels)
     assert len(names["labels"]) == len(names["texts"])
+
+
+def test_the_code_of_the_page_for_openvino(tiny_onnx: Path, tiny_rows: list[Feature], tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    compiled = compile_onnx(tiny_onnx, tmp_path / "compiled.onnx", operators="standard").path
+    block = code_of_the_page()[1]
+    written = "runs/SST-2/ts_teacher_bert/model_quant_1@openvino.onnx"
+    assert written in block
+    ((_, feed),) = batches(tiny_rows[:4], 8)
+    session = quantlib.open_session(tiny_onnx, threads=1)
+    feed = quantlib.feed_for(session, feed)
+    names: dict[str, Any] = {"feed": feed}
+    exec(block.replace(written, compiled.as_posix()), names)
+    expected = session.run(["logits"], feed)[0]
+    np.testing.assert_allclose(names["logits"], expected, atol=1e-4, rtol=0)

@@ -206,7 +206,8 @@ def test_cells_are_the_product_of_the_lists(folder: Path) -> None:
         ("[sweep]\ntasks = 'SST-2'", "line 2: tasks must be a list of names or tables, not 'SST-2'"),
         ("[sweep]\ntasks = []", "line 2: tasks must be a list of names or tables, not []"),
         ("[sweep]\ntasks = [3]", "line 2: tasks must be a list of names or tables, not of 3"),
-        ("[sweep]\nengines = ['a']", "line 2: this version runs models on one engine, ONNX Runtime"),
+        ("[sweep]\nengines = 3", "line 2: engines must be a list, not 3"),
+        ("[sweep]\nengines = ['a']", "unknown engine 'a'"),
         ("[sweep]\nrecipes = ['quant_9']", "unknown recipe 'quant_9'"),
         ("[sweep]\nworker_threads = 0", "--worker-threads 0 is out of range"),
         ("[sweep]\nshard = '3/2'", "--shard '3/2' is not I/N, such as 1/4"),
@@ -491,7 +492,7 @@ def test_what_could_not_be_made_is_not_timed(folder: Path) -> None:
     *_, latency = jobs(read_sweep(folder / "sweep.toml"), ["localhost"])
     left = without(latency, {"dynamic_u8s8"})
     assert [cell.variant for cell in left.cells] == ["teacher", "teacher_compiled", "quant_2"]
-    assert left.part.recipes == ("quant_2",)
+    assert left.part.recipes == (("quant_2", "onnxruntime"),)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8, 20])

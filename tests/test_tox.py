@@ -20,11 +20,12 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 WORKFLOW = ROOT / ".github" / "workflows" / "quantization.yml"
-ENVIRONMENTS = ("tests", "lint", "demo", "bench", "gate")
+ENVIRONMENTS = ("tests", "lint", "docs", "demo", "bench", "gate")
 TOOLS = {
     "ruff": "echo ruff $*",
     "mypy": "echo mypy $*",
     "lint-imports": "echo lint-imports $*",
+    "mkdocs": "echo mkdocs $*",
     # Behind `--` of the step's own, or behind one that is added.
     "tox": f'[[ " $* " == *" -- "* ]] || set -- "$@" --\nexec "{sys.executable}" -m tox "$@" --help',
 }
@@ -45,7 +46,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "TOX_CONFIG_FILE": str(ROOT / "tox.ini"),
         "TOX_WORK_DIR": str(tmp_path / "environments"),
         "TOX_SKIP_PKG_INSTALL": "1",
-        "TOX_OVERRIDE": f"testenv.set_env+=PYTHONPATH={packages};testenv.allowlist_externals=*",
+        "TOX_OVERRIDE": f"testenv.set_env+=PYTHONPATH={packages};testenv.allowlist_externals=*"
+        ";testenv:docs.dependency_groups=",
         "PIP_NO_INDEX": "1",
         "NO_COLOR": "1",
     }
@@ -68,7 +70,14 @@ def test_every_environment_gets_to_its_commands(tmp_path: Path, environment: dic
     assert sorted(sections) == sorted(ENVIRONMENTS)
     for name in ENVIRONMENTS:
         assert re.search(rf"^  {name}: OK", output, re.MULTILINE), name
-    for words in ("ruff check", "ruff format --check", "lint-imports", "mypy", "mypy tests"):
+    for words in (
+        "ruff check",
+        "ruff format --check",
+        "lint-imports",
+        "mypy",
+        "mypy tests",
+        "mkdocs build --strict",
+    ):
         assert re.search(rf"^{words}$", output, re.MULTILINE), words
     assert "--gate-update" in output, "bench/ and its options are loaded"
     assert "quantization_experiments.py [OPTIONS]" in output

@@ -130,7 +130,9 @@ def test_variants_are_compared_by_the_teacher_and_not_by_each_other() -> None:
         )
         for name, variant_logits in logits.items()
     }
-    variants = [SimpleNamespace(name=name, model=SimpleNamespace(size_bytes=1)) for name in logits]
+    variants = [
+        SimpleNamespace(name=name, model=SimpleNamespace(size_bytes=1), recipe=None) for name in logits
+    ]
     built: Any = SimpleNamespace(task=TASK, variants=variants, reference="teacher")
     field = field_of(built, measured)
     assert not field.sure("a", "b")

@@ -14,6 +14,7 @@ from quantlib.compression.variants import (
     VariantName,
     check_recipe_name,
 )
+from quantlib.machine.engines import ENGINES
 from quantlib.support.errors import InputError
 
 FIELDS: dict[str, Any] = {
@@ -39,7 +40,7 @@ PARTS = st.sampled_from(
 NEAR = st.lists(PARTS, min_size=1, max_size=5).map("".join)
 RECIPE_NAMES = (NEAR | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]*", fullmatch=True)).filter(accepted)
 STEPS = st.just("") | st.just(COMPILED) | RECIPE_NAMES
-NAMES = st.builds(VariantName, st.integers(0, 12), STEPS)
+NAMES = st.builds(VariantName, st.integers(0, 12), STEPS, st.sampled_from(list(ENGINES)))
 
 
 @pytest.mark.parametrize(
@@ -54,6 +55,20 @@ NAMES = st.builds(VariantName, st.integers(0, 12), STEPS)
         ("student_quant_1", VariantName(1, "quant_1"), "student", "model_quant_1.onnx"),
         ("student_2", VariantName(2), "student_2", "model.onnx"),
         ("student_2_quant_1", VariantName(2, "quant_1"), "student_2", "model_quant_1.onnx"),
+        ("teacher@openvino", VariantName(0, "", "openvino"), "teacher", "model.onnx"),
+        (
+            "teacher_compiled@openvino",
+            VariantName(0, "compiled", "openvino"),
+            "teacher",
+            "model_compiled@openvino.onnx",
+        ),
+        ("quant_1@openvino", VariantName(0, "quant_1", "openvino"), "teacher", "model_quant_1@openvino.onnx"),
+        (
+            "student_2_quant_1@openvino",
+            VariantName(2, "quant_1", "openvino"),
+            "student_2",
+            "model_quant_1@openvino.onnx",
+        ),
     ],
 )
 def test_names_as_they_have_always_been(text: str, name: VariantName, model: str, file_name: str) -> None:
@@ -72,7 +87,8 @@ def test_every_name_is_read_as_it_was_written(name: VariantName) -> None:
 def test_two_variants_share_neither_name_nor_file(one: VariantName, other: VariantName) -> None:
     if one != other:
         assert str(one) != str(other)
-        assert (one.model, one.file_name) != (other.model, other.file_name)
+        same_export = not (one.step or other.step) and one.student == other.student
+        assert ((one.model, one.file_name) == (other.model, other.file_name)) == same_export
 
 
 @given(NEAR | st.text(max_size=12))
@@ -130,6 +146,11 @@ def test_names_near_to_those_are_free(name: str) -> None:
         ("teacher_2", "recipe 2: the name is taken"),
         ("student_", "recipe student_: the name is taken"),
         (QUANTIZED_STUDENT, "recipe quantized: the name is taken"),
+        ("quant_1@tvm", "unknown engine 'tvm'; known: onnxruntime"),
+        ("quant_1@onnxruntime", "'quant_1@onnxruntime' is no variant's name; it is written 'quant_1'"),
+        ("quant_1@", "recipe 'quant_1@': a name is made of letters"),
+        ("@openvino", "recipe '@openvino': a name is made of letters"),
+        ("teacher_2@openvino", "recipe 2: the name is taken"),
         ("", "'' is no variant's name"),
     ],
 )  # fmt: skip

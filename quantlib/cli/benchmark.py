@@ -9,6 +9,7 @@ import typer
 
 from quantlib.cli.app import print_json, wide_console
 from quantlib.cli.words import Json, Models, Threads
+from quantlib.machine.engines import DEFAULT_ENGINE, ENGINES
 from quantlib.support.options import split_names
 from quantlib.support.progress import Steps
 
@@ -22,6 +23,9 @@ def benchmark(
     models: Models,
     shapes: Annotated[str, typer.Option(help="BATCHxTOKENS to time.", metavar="SHAPE[,SHAPE]")] = "1x128",
     threads: Threads = None,
+    engines: Annotated[
+        str, typer.Option(help=f"What runs them: {', '.join(ENGINES)}.", metavar="ENGINE[,ENGINE]")
+    ] = DEFAULT_ENGINE,
     seconds: Annotated[
         float, typer.Option(help="For each shape; two launches are timed at least.", min=0)
     ] = 30.0,
@@ -38,7 +42,9 @@ def benchmark(
     from quantlib.report.columns import speedup_cell
     from quantlib.support.console import plain_table
 
-    options = MeasuringOptions(timing_seconds=seconds, threads=threads or default_threads())
+    options = MeasuringOptions(
+        timing_seconds=seconds, threads=threads or default_threads(), engines=split_names(engines)
+    )
     out = wide_console()
     steps = Steps(None if json else out)
     timed = {

@@ -19,16 +19,16 @@ def recipes(json: Json = False) -> None:
 
     Example: quantlib recipes
     """
-    from quantlib.compression.recipes import DEFAULT_RECIPES, RECIPES
+    from quantlib.compression.recipes import DEFAULT_RECIPES, PEERS, RECIPES
     from quantlib.support.console import plain_table
 
     if json:
-        print_json({name: asdict(recipe) for name, recipe in RECIPES.items()})
+        print_json({name: asdict(recipe) for name, recipe in (RECIPES | PEERS).items()})
         return
     table = plain_table()
     table.add_column("recipe", no_wrap=True)
     table.add_column("what it does")
-    for name, recipe in RECIPES.items():
+    for name, recipe in (RECIPES | PEERS).items():
         words = recipe.summary + (f" (not to be shipped: {recipe.report_only})" if recipe.report_only else "")
         table.add_row(name + "*" * (name in DEFAULT_RECIPES), words)
     wide_console().print(table)

@@ -80,11 +80,13 @@ def _print_results(options: ExperimentOptions, compared: RunResult, out: Console
 
 def _print_notes(options: ExperimentOptions, seconds: float, out: Console) -> None:
     from quantlib.machine.hardware import describe, int8_note
+    from quantlib.report.page.report import FILE
 
     machine, task = describe(), options.task_name
     for note in (
         f"{task}, {options.batch_size}x{options.seq_len}, {options.threads} threads, {machine.cpu_model}. "
         f"{int8_note(machine)}",
+        f"The page to look at: {options.output_dir / task / FILE}",
         f"Done in {seconds:.0f} s; written to {options.output_dir / task}",
     ):
         out.print(note, highlight=False, markup=False, soft_wrap=True)

@@ -44,7 +44,7 @@ def sweep(
     ] = False,
     json: Json = False,
 ) -> None:
-    """Run tasks x checkpoints x students x recipes as one, and print one table.
+    """Run tasks x checkpoints x students x recipes x engines as one, and print one table.
 
     Without --scheduler jobs run on the cores of this machine. A cell that fails is a row with its error (exit
     code 1). A sweep that was interrupted goes on when it is called again.

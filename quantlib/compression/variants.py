@@ -6,6 +6,10 @@
 | teacher_compiled, student_2_compiled | model_compiled.onnx | its compiled graph          |
 | quant_1, student_2_quant_1           | model_quant_1.onnx  | what a recipe makes of it   |
 
+Behind an @ stands the engine that runs it, if it is not the default: quant_1@openvino. It is quantized and
+compiled for that engine, so its file is model_quant_1@openvino.onnx; a model as it is exported is one file
+for all of them.
+
 Each model has a directory of its own. The names of recipes that would make two of these names, or two files
 of a directory, the same are reserved.
 """
@@ -15,6 +19,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from quantlib.machine.engines import DEFAULT_ENGINE, get_engine
 from quantlib.support.errors import InputError
 
 TEACHER, STUDENT = "teacher", "student"
@@ -33,6 +38,9 @@ _RESERVED = re.compile(
 )
 _RECIPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _NAME = re.compile(rf"(?P<model>{TEACHER}|{STUDENT}(_(?P<number>[0-9]+))?)(_(?P<step>.+))?")
+# Stands before the engine; no recipe has one in its name.
+_AT = "@"
+_ENGINE = re.compile(rf"(?P<plain>.+){_AT}(?P<engine>\w+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -41,19 +49,22 @@ class VariantName:
 
     student: the student's number, from 1; 0 for the teacher.
     step: what was done to the exported model: "" for nothing, `COMPILED`, or the name of a recipe.
+    engine: the name of what runs it.
 
     Raises:
-        InputError: `step` is no name of a recipe (see `check_recipe_name`).
+        InputError: `step` is no name of a recipe (see `check_recipe_name`), or the engine is unknown.
     """
 
     student: int = 0
     step: str = ""
+    engine: str = DEFAULT_ENGINE
 
     def __post_init__(self) -> None:
         if self.student < 0:
             raise ValueError(f"students are counted from 1, not {self.student}")
         if self.step not in ("", COMPILED):
             check_recipe_name(self.step)
+        get_engine(self.engine)
 
     @classmethod
     def parse(cls, text: str) -> VariantName:
@@ -62,20 +73,21 @@ class VariantName:
         Raises:
             InputError: no variant has this name.
         """
-        match = _NAME.fullmatch(text)
+        model, named = split_engine(text)
+        engine = named or DEFAULT_ENGINE
+        match = _NAME.fullmatch(model)
         if match is None:
-            name = cls(step=text)
+            name = cls(step=model, engine=engine)
         else:
             number = 0 if match["model"] == TEACHER else int(match["number"] or 1)
-            name = cls(number, match["step"] or "")
+            name = cls(number, match["step"] or "", engine)
         if str(name) != text:
             raise InputError(f"{text!r} is no variant's name; it is written {str(name)!r}")
         return name
 
     def __str__(self) -> str:
-        if self.recipe and not self.student:
-            return self.recipe
-        return f"{self.model}_{self.step}" if self.step else self.model
+        model = f"{self.model}_{self.step}" if self.step else self.model
+        return at_engine(self.recipe if self.recipe and not self.student else model, self.engine)
 
     @property
     def model(self) -> str:
@@ -92,7 +104,18 @@ class VariantName:
     @property
     def file_name(self) -> str:
         """The name of its file in the directory of its model."""
-        return f"model_{self.step}.onnx" if self.step else "model.onnx"
+        return f"{at_engine(f'model_{self.step}', self.engine)}.onnx" if self.step else "model.onnx"
+
+
+def at_engine(name: str, engine: str) -> str:
+    """A name with its engine behind it, if that is not the default."""
+    return name if engine == DEFAULT_ENGINE else f"{name}{_AT}{engine}"
+
+
+def split_engine(name: str) -> tuple[str, str | None]:
+    """A name as it is written, and its engine; None where it names none."""
+    match = _ENGINE.fullmatch(name)
+    return (match["plain"], match["engine"]) if match else (name, None)
 
 
 def check_recipe_name(name: str) -> None:

@@ -8,18 +8,19 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from quantlib.compression.variants import STUDENT, TEACHER
+from quantlib.compression.variants import COMPILED, STUDENT, TEACHER, at_engine
 from quantlib.data import features, tasks
 from quantlib.experiment import given_models
 from quantlib.experiment.budget import budgeted
 from quantlib.experiment.compiling import compiled
 from quantlib.experiment.explaining import explained
-from quantlib.experiment.options import ExperimentOptions, student_names
+from quantlib.experiment.options import ExperimentOptions, engines_for, float_steps, left_out, student_names
 from quantlib.experiment.pruned_start import pruning_rows, write_pruned_start
 from quantlib.experiment.quantizing import quantized
 from quantlib.experiment.rows import read_rows
 from quantlib.experiment.targeting import targeted
 from quantlib.experiment.work import Variant, Work, cached, cached_model, is_onnx, tokenize
+from quantlib.machine.engines import DEFAULT_ENGINE
 from quantlib.onnx_model.compile import Compiled
 from quantlib.onnx_model.model import Model, copy_model
 from quantlib.support.cache import code_key, open_cache, versions_key
@@ -41,7 +42,8 @@ class Built:
 
     files: what else a run leaves beside its results, {name: path}. compiled: what compiling did to each
     float model, by the model's name. commits: of the checkpoints that came from the hub, by role.
-    precision: of the products of the student that was trained; None if none was.
+    precision: of the products of the student that was trained; None if none was. examples: the evaluation
+    rows as they were read.
     """
 
     task: tasks.Task
@@ -51,6 +53,7 @@ class Built:
     compiled: Mapping[str, Compiled] = field(default_factory=dict)
     commits: Mapping[str, str] = field(default_factory=dict)
     precision: str | None = None
+    examples: Sequence[tasks.Example] = ()
 
     @property
     def reference(self) -> str:
@@ -82,8 +85,9 @@ def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[B
     hashes = {"data": tasks.data_hash(work.splits), TEACHER: given_models.hash_of(teacher)}
     sources = {TEACHER: teacher}
     reports: dict[str, Compiled] = {}
-    fp32, fast = floats(work, reports, TEACHER, TEACHER_FOLDER, teacher)
-    variants = [*_present(fp32, fast), *quantized(work, fp32, fast, teacher)]
+    fp32 = exported(work, TEACHER, TEACHER_FOLDER, teacher)
+    fast = compiled_of(work, reports, fp32) if options.compile else None
+    variants = _on_engine(work, reports, fp32, fast, teacher, DEFAULT_ENGINE)
     files: dict[str, Path] = {}
     if options.max_drop is not None:
         variant, files = budgeted(work, fp32, fast, teacher)
@@ -92,13 +96,24 @@ def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[B
         variant, reasons = targeted(work, fp32, fast, teacher)
         variants.append(variant)
         files |= reasons
+    for engine in engines_for(options, TEACHER)[1:]:
+        variants += _on_engine(work, reports, fp32, fast, teacher, engine)
     if options.explain:
         files |= explained(work, fast or fp32, teacher)
 
     def so_far(precision: str | None = None) -> Built:
         commits = {name: checkpoints.hub_commit(source) for name, source in sources.items()}
         of_hub = {name: commit for name, commit in commits.items() if commit is not None}
-        return Built(work.task, tuple(variants), dict(hashes), files, dict(reports), of_hub, precision)
+        return Built(
+            work.task,
+            tuple(variants),
+            dict(hashes),
+            files,
+            dict(reports),
+            of_hub,
+            precision,
+            work.splits.evaluation,
+        )
 
     yield so_far()
     if not student_names(options):
@@ -108,8 +123,10 @@ def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[B
     sources |= {} if start is None else {"student_init": start}
     for name, folder, student in students:
         hashes[name] = given_models.hash_of(student)
-        own = floats(work, reports, name, folder, student)
-        variants += [*_present(*own), *quantized(work, *own, student)]
+        own = exported(work, name, folder, student)
+        own_fast = compiled_of(work, reports, own) if options.compile else None
+        for engine in engines_for(options, name):
+            variants += _on_engine(work, reports, own, own_fast, student, engine)
     yield so_far(_precision(work) if options.trains_student else None)
 
 
@@ -132,7 +149,7 @@ def begin(options: ExperimentOptions, steps: Steps | None = None) -> Begun:
     named = None if options.teacher is None else given_models.resolve(options.teacher, TEACHER)
     labels = None if named is None or options.own_task is None else given_models.labels_of(named)
     rows = read_rows(options, labels, steps, train_rows=options.train_rows)
-    for note in rows.notes:
+    for note in (*rows.notes, *left_out(options)):
         steps.say(note)
     task = rows.task
     if task.output_mode == "embedding" and options.trains_student:
@@ -148,19 +165,53 @@ def begin(options: ExperimentOptions, steps: Steps | None = None) -> Begun:
     return Begun(work, teacher, given)
 
 
-def floats(
-    work: Work, reports: dict[str, Compiled], name: str, folder: Path, checkpoint: Path
-) -> tuple[Variant, Variant | None]:
-    """A model as it is exported and, unless that is turned off, compiled."""
-    fp32 = exported(work, name, folder, checkpoint)
-    if not work.options.compile:
-        return fp32, None
-    variant, reports[name] = compiled(work, fp32)
-    return fp32, variant
+def _on_engine(
+    work: Work,
+    reports: dict[str, Compiled],
+    fp32: Variant,
+    fast: Variant | None,
+    checkpoint: Path,
+    engine: str,
+) -> list[Variant]:
+    """The variants of a model on an engine: as it is exported, compiled, and quantized.
+
+    fast: what is compiled for the default engine; None where compiling is turned off.
+    """
+    compiled_here = compiled_on(work, reports, fp32, fast, engine)
+    shown = floats_on(work, fp32, compiled_here, engine)
+    return [*shown, *quantized(work, fp32, compiled_here, checkpoint, engine)]
 
 
-def _present(*variants: Variant | None) -> list[Variant]:
-    return [variant for variant in variants if variant is not None]
+def compiled_on(
+    work: Work, reports: dict[str, Compiled], fp32: Variant, fast: Variant | None, engine: str
+) -> Variant | None:
+    """A model compiled for an engine; None where compiling is turned off.
+
+    reports: what compiling did is added to it. fast: what is compiled for the default engine.
+    """
+    if fast is None or engine == DEFAULT_ENGINE:
+        return fast
+    return compiled_of(work, reports, fp32, engine)
+
+
+def floats_on(work: Work, fp32: Variant, compiled_here: Variant | None, engine: str) -> list[Variant]:
+    """The float variants of a model that a run shows on an engine."""
+    floats = {"": _named(fp32, engine), COMPILED: compiled_here}
+    steps = float_steps(work.options, fp32.name, engine)
+    return [variant for step in steps if (variant := floats[step]) is not None]
+
+
+def _named(fp32: Variant, engine: str) -> Variant:
+    """A model as it is exported, on an engine: the same file."""
+    return replace(fp32, name=at_engine(fp32.name, engine), engine=engine)
+
+
+def compiled_of(
+    work: Work, reports: dict[str, Compiled], fp32: Variant, engine: str = DEFAULT_ENGINE
+) -> Variant:
+    """A model compiled for an engine; reports: what compiling did is added to it."""
+    variant, reports[at_engine(fp32.name, engine)] = compiled(work, fp32, engine)
+    return variant
 
 
 def _check_rows(work: Work) -> None:

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from quantlib.compression.variants import at_engine
 from quantlib.data import features, tasks
 from quantlib.experiment import given_models
 from quantlib.experiment.build import Built
 from quantlib.experiment.measure import compare, evaluate, measure
 from quantlib.experiment.rows import read_rows
-from quantlib.experiment.task_options import MeasuringOptions, TaskOptions
+from quantlib.experiment.task_options import MeasuringOptions
 from quantlib.experiment.timing import Timed, time_shape
 from quantlib.experiment.work import Variant
+from quantlib.machine.engines import DEFAULT_ENGINE, load_model
 from quantlib.measuring.accuracy import Evaluation
 from quantlib.measuring.latency.shapes import Shape
 from quantlib.onnx_model.interface import interface_of
@@ -36,8 +38,8 @@ def compare_models(
     """Evaluate and time classifiers; the first one is the reference.
 
     Args:
-        models: two or more files, each with its tokenizer beside it.
-        options: the rows, and how much is measured.
+        models: files, each with its tokenizer beside it; two or more, or one on two or more engines.
+        options: the rows, how much is measured, and the engines, each of which runs every model.
         steps: where steps are shown.
 
     Returns:
@@ -46,7 +48,7 @@ def compare_models(
     Raises:
         InputError: a model or rows that cannot be used.
     """
-    if len(models) < 2:
+    if len(models) * len(options.engines) < 2:
         raise InputError("one model has nothing to be compared with; name two or more")
     built, notes = _built(models, options, steps)
     return compare(built, measure(built, options, steps)), notes
@@ -63,6 +65,8 @@ def evaluate_model(model: Path, options: MeasuringOptions, steps: Steps) -> tupl
             "rows without labels tell how two models agree, not how good one is: name the column of labels "
             "(--label COLUMN), or compare two models"
         )
+    if len(options.engines) > 1:
+        raise InputError(f"--engines {','.join(options.engines)}: name one, or compare models")
     given_models.check_file(model)
     rows = _rows(model, options, steps)
     built = _of(rows, [model], options)
@@ -75,19 +79,38 @@ def time_models(
 ) -> dict[str, Timed]:
     """The times of models at a shape (batch, tokens), by name, on made-up rows; the first is the reference.
 
+    Each of `options.engines` runs every model.
+
     Raises:
         InputError: a model that cannot be used.
     """
     for model in models:
         interface_of(model)
         given_models.try_shape(model, shape)
-    names = _names(models)
-    made_up = {
-        name: Variant(name, Model(path), Path(path.name), _made_up(path, shape.length))
-        for name, path in zip(names, models, strict=True)
-    }
+    made_up = [
+        variant
+        for name, path in zip(_names(models), models, strict=True)
+        for variant in _on_engines(name, path, _made_up(path, shape.length), options.engines)
+    ]
     timed = replace(options, batch_size=shape.batch, seq_len=shape.length)
-    return time_shape(list(made_up.values()), shape, timed, steps)
+    return time_shape(made_up, shape, timed, steps)
+
+
+def _on_engines(
+    name: str, path: Path, rows: Sequence[features.Feature], engines: Sequence[str]
+) -> list[Variant]:
+    """A model on each engine.
+
+    Raises:
+        InputError: one cannot load it.
+    """
+    model = Model(path)
+    for engine in engines:
+        if engine != DEFAULT_ENGINE:  # that one has run it already
+            load_model(path, engine, threads=1)
+    return [
+        Variant(at_engine(name, engine), model, Path(path.name), rows, engine=engine) for engine in engines
+    ]
 
 
 def made_up_feeds(model: Path, shape: Shape, count: int) -> list[features.Feed]:
@@ -113,7 +136,7 @@ def _rows(model: Path, options: MeasuringOptions, steps: Steps) -> tasks.OwnRows
     return rows
 
 
-def _of(rows: tasks.OwnRows, models: Sequence[Path], options: TaskOptions) -> Built:
+def _of(rows: tasks.OwnRows, models: Sequence[Path], options: MeasuringOptions) -> Built:
     task = rows.task
     own = options.own_task is not None
     for number, model in enumerate(models):
@@ -127,7 +150,7 @@ def _of(rows: tasks.OwnRows, models: Sequence[Path], options: TaskOptions) -> Bu
             tokenized[key] = features.convert_examples_to_features(
                 rows.splits.evaluation, task.labels, options.seq_len, tokenizer, task.output_mode
             )
-        variants.append(Variant(name, Model(path), Path(path.name), tokenized[key]))
+        variants += _on_engines(name, path, tokenized[key], options.engines)
     return Built(task, tuple(variants), {"data": tasks.data_hash(rows.splits)})
 
 

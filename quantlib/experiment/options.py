@@ -6,9 +6,19 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from quantlib.compression.recipes import DEFAULT_RECIPES, Recipe, get_recipes
+from quantlib.compression.quantize.nncf_library import need_nncf
+from quantlib.compression.recipes import (
+    DEFAULT_RECIPES,
+    Asked,
+    Recipe,
+    asked_recipes,
+    distinct_on,
+    get_recipes,
+    reason_against,
+)
 from quantlib.compression.variants import BUDGETED, COMPILED, STUDENT, TARGETED, TEACHER, VariantName
 from quantlib.experiment.task_options import MeasuringOptions
+from quantlib.machine.engines import DEFAULT_ENGINE, check_engines, get_engine
 from quantlib.machine.sessions import default_threads
 from quantlib.onnx_model.export.opset import check_opset
 from quantlib.report.choices import Wishes
@@ -133,7 +143,8 @@ class ExperimentOptions(MeasuringOptions):
     )
     recipes: tuple[str, ...] = option(
         DEFAULT_RECIPES,
-        "Comma-separated names or recipe files, or all; `quantlib recipes` lists them.",
+        "Comma-separated names or recipe files, or all; `quantlib recipes` lists them. A name may have an "
+        "engine behind it (quant_1@openvino); else it is for each of --engines that can run it.",
         comma=True,
         is_place=True,
     )
@@ -233,9 +244,20 @@ class ExperimentOptions(MeasuringOptions):
         advanced=True,
     )
 
+    report_rows: int = option(
+        50,
+        "Texts in report.html and changes.json: rows of each variant whose label changed, at most; 0 keeps "
+        "texts out of both.",
+        least=0,
+        offered=(COMMAND,),
+        advanced=True,
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         recipes = self.resolved_recipes
+        check_engines(self.every_engine)
+        self._check_peers()
         check_opset(self.opset)
         _ = self.wishes
         if self.max_drop is not None:
@@ -253,15 +275,33 @@ class ExperimentOptions(MeasuringOptions):
         return self.teacher is not None and Path(self.teacher).suffix == ".onnx"
 
     @cached_property
-    def resolved_recipes(self) -> tuple[Recipe, ...]:
+    def asked(self) -> tuple[Asked, ...]:
         """The recipes that `recipes` names; recipe files are read once, when the options are built."""
-        return get_recipes(self.recipes)
+        return asked_recipes(self.recipes)
+
+    @property
+    def resolved_recipes(self) -> tuple[Recipe, ...]:
+        """The same, each once, whatever engines are named with them."""
+        return tuple({each.recipe.name: each.recipe for each in self.asked}.values())
+
+    @property
+    def every_engine(self) -> tuple[str, ...]:
+        """The engines of the run's variants: those of `engines`, then what is named with a recipe alone."""
+        named = [each.engine for each in self.asked if each.engine is not None]
+        return tuple(dict.fromkeys((*self.engines, *named)))
+
+    def recipes_on(self, engine: str) -> tuple[Recipe, ...]:
+        """The recipes for an engine, as it takes them."""
+        asked = [a for a in self.asked if (a.engine or engine) == engine]
+        if engine not in self.engines:
+            asked = [a for a in asked if a.engine is not None]
+        return distinct_on((a.recipe for a in asked), get_engine(engine))
 
     @cached_property
     def resolved_base(self) -> Recipe:
         """The recipe from which the searches for --max-drop and --target-speedup start."""
-        if self.max_drop_base in self.recipes:
-            return self.resolved_recipes[self.recipes.index(self.max_drop_base)]
+        if self.max_drop_base in self.recipes:  # a file is read once
+            return self.asked[self.recipes.index(self.max_drop_base)].recipe
         return get_recipes((self.max_drop_base,))[0]
 
     @property
@@ -344,6 +384,25 @@ class ExperimentOptions(MeasuringOptions):
         unknown = [name for name in self.profile if name not in names]
         if unknown:
             raise InputError(f"--profile {unknown[0]}: unknown variant; this run makes: {', '.join(names)}")
+        for name in self.profile:
+            engine = get_engine(VariantName.parse(name).engine)
+            if not engine.profiles:
+                raise InputError(
+                    f"--profile {name}: {engine.label} keeps no trace of a run that is read here"
+                )
+
+    def _check_peers(self) -> None:
+        """What another tool makes must be for one of the engines; other recipes are just left out on one."""
+        for each in self.asked:
+            engines = [get_engine(name) for name in self.engines]
+            reasons = [reason_against(each.recipe, engine) for engine in engines]
+            if each.engine is None and each.recipe.report_only and all(reasons):
+                raise InputError(
+                    f"recipe {each.recipe.name}: {reasons[0]}; put the engine behind the name, as in "
+                    "NAME@ENGINE, or name it with --engines"
+                )
+            if each.recipe.quantizer == "nncf":
+                need_nncf()
 
     def _check_budget(self, recipes: tuple[Recipe, ...]) -> None:
         if self.max_drop is None or not 0 <= self.max_drop < 1:
@@ -378,14 +437,44 @@ def variant_names(options: ExperimentOptions) -> tuple[str, ...]:
     """The names of the variants of a run, in their order, without building them."""
     names = []
     for number, model in enumerate((TEACHER, *student_names(options))):
-        steps = ["", COMPILED] if options.compile else [""]
-        steps += [recipe.name for recipe in recipes_for(options, model)]
-        if model == TEACHER and options.max_drop is not None:
-            steps.append(BUDGETED)
-        if model == TEACHER and options.target_speedup is not None:
-            steps.append(TARGETED)
-        names += [str(VariantName(number, step)) for step in steps]
+        for engine in engines_for(options, model):
+            steps = float_steps(options, model, engine)
+            steps += [recipe.name for recipe in recipes_for(options, model, engine)]
+            if engine == DEFAULT_ENGINE and model == TEACHER and options.max_drop is not None:
+                steps.append(BUDGETED)
+            if engine == DEFAULT_ENGINE and model == TEACHER and options.target_speedup is not None:
+                steps.append(TARGETED)
+            names += [str(VariantName(number, step, engine)) for step in steps]
     return tuple(names)
+
+
+def left_out(options: ExperimentOptions) -> list[str]:
+    """Which recipes are not for an engine of the run, or are there what another one is: a sentence each."""
+    sentences = []
+    for name in (name for name in options.engines if name != DEFAULT_ENGINE):
+        engine = get_engine(name)
+        made = {recipe.name for recipe in options.recipes_on(name)}
+        for each in options.asked:
+            if (each.engine or name) != name or each.recipe.name in made or each.recipe.report_only:
+                continue
+            reason = reason_against(each.recipe, engine) or "another recipe makes the same file for it"
+            sentences.append(f"{each.recipe.name}: not on {name}: {reason}")
+    return sentences
+
+
+def engines_for(options: ExperimentOptions, model: str) -> tuple[str, ...]:
+    """The engines of a model's variants; the teacher is on the default one whatever is asked."""
+    engines = options.every_engine
+    if model == TEACHER:
+        return tuple(dict.fromkeys((DEFAULT_ENGINE, *engines)))
+    return engines
+
+
+def float_steps(options: ExperimentOptions, model: str, engine: str) -> list[str]:
+    """What a run shows of a float model on an engine: the model as it is exported, and compiled."""
+    if engine in options.engines:
+        return ["", COMPILED] if options.compile else [""]
+    return [""] if (model, engine) == (TEACHER, DEFAULT_ENGINE) else []
 
 
 def student_names(options: ExperimentOptions) -> tuple[str, ...]:
@@ -394,9 +483,9 @@ def student_names(options: ExperimentOptions) -> tuple[str, ...]:
     return tuple(str(VariantName(number)) for number in range(1, count + 1))
 
 
-def recipes_for(options: ExperimentOptions, model: str) -> tuple[Recipe, ...]:
-    """The recipes of a run that apply to a model, by its name: a student has other layers than the teacher.
+def recipes_for(options: ExperimentOptions, model: str, engine: str = DEFAULT_ENGINE) -> tuple[Recipe, ...]:
+    """The recipes of a run that apply to a model on an engine: a student has other layers than the teacher.
 
     So recipes whose exceptions name nodes or numbered layers apply to the teacher only.
     """
-    return tuple(r for r in options.resolved_recipes if model == TEACHER or r.fits_any_depth)
+    return tuple(r for r in options.recipes_on(engine) if model == TEACHER or r.fits_any_depth)

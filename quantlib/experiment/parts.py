@@ -12,9 +12,18 @@ from dataclasses import dataclass, replace
 from quantlib.compression.variants import TEACHER
 from quantlib.data import scores
 from quantlib.experiment import given_models
-from quantlib.experiment.build import TEACHER_FOLDER, Built, begin, exported, floats, students_of
+from quantlib.experiment.build import (
+    TEACHER_FOLDER,
+    Built,
+    begin,
+    compiled_of,
+    compiled_on,
+    exported,
+    floats_on,
+    students_of,
+)
 from quantlib.experiment.measure import check, evaluate
-from quantlib.experiment.options import ExperimentOptions
+from quantlib.experiment.options import ExperimentOptions, engines_for
 from quantlib.experiment.quantizing import quantized
 from quantlib.experiment.timing import Timing, time_variants
 from quantlib.onnx_model.compile import Compiled
@@ -27,12 +36,12 @@ from quantlib.support.progress import Steps
 class Part:
     """What is made of a model.
 
-    model: the teacher, or the first student. recipes: as the options name them. floats: also the model as it
-    is exported and, unless that is turned off, compiled.
+    model: the teacher, or the first student. recipes: (as the options name it, engine) of each. floats: also
+    the float variants that the options ask for, on each of their engines.
     """
 
     model: str
-    recipes: tuple[str, ...] = ()
+    recipes: tuple[tuple[str, str], ...] = ()
     floats: bool = False
 
 
@@ -45,22 +54,23 @@ def make(options: ExperimentOptions, part: Part, steps: Steps | None = None) -> 
     begun = begin(options, steps)
     work, reports = begun.work, dict[str, Compiled]()
     hashes = {TEACHER: given_models.hash_of(begun.teacher)}
-    if part.model == TEACHER:
-        checkpoint = begun.teacher
-        reference, fast = floats(work, reports, TEACHER, TEACHER_FOLDER, checkpoint)
-        fp32, variants = reference, [reference]
-    else:
-        reference = exported(work, TEACHER, TEACHER_FOLDER, begun.teacher)
+    reference = fp32 = exported(work, TEACHER, TEACHER_FOLDER, begun.teacher)
+    checkpoint = begun.teacher
+    if part.model != TEACHER:
         name, folder, checkpoint = students_of(work, begun.teacher, begun.students)[0]
-        fp32, fast = floats(work, reports, name, folder, checkpoint)
-        variants = [reference, fp32] if part.floats else [reference]
+        fp32 = exported(work, name, folder, checkpoint)
         hashes[name] = given_models.hash_of(checkpoint)
-    if part.floats and fast is not None:
-        variants.append(fast)
-    for recipe in part.recipes:  # one by one: together they would be calibrated together, under another key
-        alone = replace(work, options=replace(options, recipes=(recipe,)))
-        variants += quantized(alone, fp32, fast, checkpoint)
-    return Built(work.task, tuple(variants), hashes)
+    fast = compiled_of(work, reports, fp32) if options.compile else None
+    variants = {reference.name: reference}
+    for engine in engines_for(options, part.model) if part.floats else ():
+        compiled_here = compiled_on(work, reports, fp32, fast, engine)
+        variants |= {variant.name: variant for variant in floats_on(work, fp32, compiled_here, engine)}
+    for recipe, engine in part.recipes:  # one by one: together they would be calibrated under another key
+        alone = replace(work, options=replace(options, recipes=(recipe,), engines=(engine,)))
+        compiled_here = compiled_on(work, reports, fp32, fast, engine)
+        made = quantized(alone, fp32, compiled_here, checkpoint, engine)
+        variants |= {variant.name: variant for variant in made}
+    return Built(work.task, tuple(variants.values()), hashes)
 
 
 def score(
@@ -86,6 +96,8 @@ def score(
             task=built.task,
             evaluation=evaluation,
             checks=checks.get(variant.name),
+            engine=variant.engine,
+            report_only=variant.recipe is not None and bool(variant.recipe.report_only),
         )
         teacher = teacher or results[variant.name]
     return [results[variant.name] for variant in own]

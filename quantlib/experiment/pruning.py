@@ -15,6 +15,7 @@ from quantlib.compression.recipes import Recipe
 from quantlib.data import features
 from quantlib.experiment.compiling import compiled_model
 from quantlib.experiment.work import Variant, Work, cached, cached_model, file_hash
+from quantlib.machine.engines import Operators
 from quantlib.measuring.accuracy import predict_onnx
 from quantlib.measuring.neurons import block_sensitivities, first_rows
 from quantlib.onnx_model.model import Model
@@ -49,9 +50,15 @@ class Pruned:
 
 
 def pruned(
-    work: Work, fp32: Variant, recipe: Recipe, rows: Sequence[features.Feature], *, compile: bool
+    work: Work,
+    fp32: Variant,
+    recipe: Recipe,
+    rows: Sequence[features.Feature],
+    *,
+    compile: bool,
+    operators: Operators = "microsoft",
 ) -> Pruned:
-    """The model that a recipe prunes, compiled if asked for.
+    """The model that a recipe prunes, compiled to such operators if asked for.
 
     Args:
         fp32: the model as it was exported. rows: of calibration.
@@ -76,7 +83,7 @@ def pruned(
     model = cached_model(work, f"prune {name}", "pruned", key, make)
     if not compile:
         return Pruned(name, model, widths)
-    return Pruned(f"{name}, compiled", compiled_model(work, name, model)[0], widths)
+    return Pruned(f"{name}, compiled", compiled_model(work, name, model, operators=operators)[0], widths)
 
 
 def lost(blocks: Sequence[pruning.Block], widths: Mapping[str, int]) -> str:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from quantlib.compression import calibration, recipes, smoothing
 from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate, tensors_to_correlate
+from quantlib.compression.quantize.nncf_library import nncf_versions, quantize_with_nncf
 from quantlib.compression.variants import VariantName
 from quantlib.data import features
 from quantlib.experiment.options import recipes_for
 from quantlib.experiment.pruning import pruned
 from quantlib.experiment.work import Variant, Work, cached, cached_model, file_hash, tokenize
+from quantlib.machine.engines import DEFAULT_ENGINE, get_engine
 from quantlib.onnx_model.model import Model
 from quantlib.support.cache import code_key, versions_key
 from quantlib.support.files import sha256_json
@@ -27,19 +29,28 @@ class Source:
     model: Model
 
 
-def quantized(work: Work, fp32: Variant, compiled: Variant | None, checkpoint: Path) -> list[Variant]:
-    """One variant of `fp32` for each recipe: quantlib's own from the compiled graph, if there is one.
+def quantized(
+    work: Work,
+    fp32: Variant,
+    compiled: Variant | None,
+    checkpoint: Path,
+    engine: str = DEFAULT_ENGINE,
+) -> list[Variant]:
+    """One variant of `fp32` for each recipe for an engine: quantlib's own from its compiled graph, if any.
 
-    ONNX Runtime's quantizer gets the graph as it was exported, as everybody who uses it by hand would.
+    Other quantizers get the graph as it was exported, as everybody who uses them by hand would.
 
     Raises:
         InputError: a recipe does not fit the model; said before anything is calibrated.
     """
     rows = tokenize(work, "calibration", checkpoint)
-    asked = recipes_for(work.options, fp32.name)
-    made = ready(work, fp32, compiled, rows, asked)
+    every = recipes_for(work.options, fp32.name, engine)
+    made = ready(work, fp32, compiled, rows, [r for r in every if r.quantizer != "nncf"], engine)
     return [
-        variant(work, fp32, made[r.name].model, r, made[r.name].ranges, made[r.name].grams) for r in asked
+        nncf_variant(work, fp32, recipe, rows, engine)
+        if recipe.quantizer == "nncf"
+        else _variant(work, fp32, made[recipe.name], recipe, engine)
+        for recipe in every
     ]
 
 
@@ -62,6 +73,7 @@ def ready(
     compiled: Variant | None,
     rows: Sequence[features.Feature],
     asked: Sequence[recipes.Recipe],
+    engine: str = DEFAULT_ENGINE,
 ) -> dict[str, Ready]:
     """A model on the way to each recipe's variant: pruned, compiled, smoothed and calibrated as it asks for.
 
@@ -70,7 +82,7 @@ def ready(
     Raises:
         InputError: a recipe does not fit the model; said before anything is calibrated.
     """
-    starts = {r.name: start_of(fp32 if r.quantizer == "onnxruntime" else compiled or fp32) for r in asked}
+    starts = {r.name: start_of(fp32 if r.quantizer != "quantlib" else compiled or fp32) for r in asked}
     for recipe in asked:
         if recipe.nodes:  # refuses a node that the model does not have
             tensors_to_calibrate(starts[recipe.name].model, recipe)
@@ -78,7 +90,8 @@ def ready(
     for recipe in asked:
         if recipe.prunes:
             compile = compiled is not None and recipe.quantizer == "quantlib"
-            made = pruned(work, fp32, recipe, rows, compile=compile)
+            operators = get_engine(engine).operators
+            made = pruned(work, fp32, recipe, rows, compile=compile, operators=operators)
             starts[recipe.name], widths[recipe.name] = Source(made.name, made.model), made.widths
     sources = _sources(work, asked, starts, rows)
     alike: dict[tuple[Source, bool], list[recipes.Recipe]] = {}
@@ -130,15 +143,40 @@ def variant(
     recipe: recipes.Recipe,
     ranges: calibration.Ranges | None,
     grams: Path | None,
+    engine: str = DEFAULT_ENGINE,
 ) -> Variant:
     """What a recipe makes of a model, to stand beside `fp32`, which is not the compiled one.
 
     Args:
         ranges: from `ranges_of`, for a static recipe. grams: from `grams_of`, for second-order rounding.
     """
-    name = replace(VariantName.parse(fp32.name), step=recipe.name)
+    name = replace(VariantName.parse(fp32.name), step=recipe.name, engine=engine)
     quantized = quantize(work, str(name), model, recipe, ranges, grams)
-    return Variant(str(name), quantized, fp32.file.with_name(name.file_name), fp32.rows, recipe)
+    return Variant(str(name), quantized, fp32.file.with_name(name.file_name), fp32.rows, recipe, engine)
+
+
+def _variant(work: Work, fp32: Variant, made: Ready, recipe: recipes.Recipe, engine: str) -> Variant:
+    return variant(work, fp32, made.model, recipe, made.ranges, made.grams, engine)
+
+
+def nncf_variant(
+    work: Work, fp32: Variant, recipe: recipes.Recipe, rows: Sequence[features.Feature], engine: str
+) -> Variant:
+    """What NNCF makes of a model by itself, calibrated on the same rows."""
+    name = replace(VariantName.parse(fp32.name), step=recipe.name, engine=engine)
+
+    def make(directory: Path, step: Step) -> None:
+        feeds = features.CalibrationReader(rows, batch_size=1)
+        quantize_with_nncf(fp32.path, directory / "model.onnx", recipe, feeds, step.advance)
+
+    key = {
+        "model": fp32.model.sha256,
+        "rows": features.features_hash(rows),
+        "recipe": recipe.file_key(),
+        "versions": nncf_versions(),
+    }
+    model = cached_model(work, f"quantize {name}", "quantized", key, make, total=len(rows))
+    return Variant(str(name), model, fp32.file.with_name(name.file_name), fp32.rows, recipe, engine)
 
 
 def ranges_of(

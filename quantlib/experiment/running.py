@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quantlib.data.tasks import SPLIT_SEED
 from quantlib.experiment.build import Built, stages
+from quantlib.experiment.gating import engines_of
 from quantlib.experiment.measure import Measured, check, compare, field_of, measure
 from quantlib.experiment.options import ExperimentOptions, variant_names
 from quantlib.experiment.profiling import profiles
 from quantlib.machine import hardware
+from quantlib.machine.engines import DEFAULT_ENGINE
 from quantlib.machine.hardware import on_x86
 from quantlib.machine.unsigned import to_unsigned
 from quantlib.measuring.checks import Checks
@@ -23,12 +26,14 @@ from quantlib.measuring.profile import write_profile
 from quantlib.onnx_model.compile import Compiled
 from quantlib.onnx_model.coverage import Coverage
 from quantlib.onnx_model.model import Model
-from quantlib.report import plots, results
+from quantlib.report import changes, plots, results
 from quantlib.report.choices import Choice, as_json, choices
 from quantlib.report.columns import VariantResult
+from quantlib.report.page import report
 from quantlib.support.cache import installed_version
 from quantlib.support.directories import atomic_files
 from quantlib.support.files import copy_file, make_dir, sha256_files
+from quantlib.support.options import COMMAND, command_line
 from quantlib.support.plotting import NO_PLOTS, can_plot
 from quantlib.support.progress import Steps
 
@@ -79,8 +84,8 @@ def run(
     profiled = list(profiles(built, options, steps))
     with atomic_files(directory, _earlier_files(directory)) as scratch:
         with steps.step("write models and results") as step:
-            for variant in built.variants:
-                copy_file(variant.path, scratch / variant.file)
+            for file, path in {variant.file: variant.path for variant in built.variants}.items():
+                copy_file(path, scratch / file)
             for name, path in built.files.items():
                 copy_file(path, scratch / name)
             for profile in profiled:
@@ -90,10 +95,13 @@ def run(
                 plots.draw(scratch / "results.png", compared.results)
             else:
                 steps.say(NO_PLOTS)
+            changed = changes.changes_of(compared.results, built.examples, options.report_rows)
+            changes.write_changes(scratch, changed)
             step.note = str(directory)
         record = provenance(options, built, steps) | _checked(checks)
-        record |= {"choices": as_json(compared.choices), "files": sha256_files(scratch)}
-        results.write_run(scratch, record)
+        record |= {"choices": as_json(compared.choices), "notes": _notes(compared.results)}
+        report.write_report(scratch, options.task_name, record)
+        results.write_run(scratch, record | {"files": sha256_files(scratch)})
     return compared
 
 
@@ -121,12 +129,14 @@ def provenance(options: ExperimentOptions, built: Built, steps: Steps) -> dict[s
     machine = hardware.describe()
     return {
         "arguments": {k: _plain(v) for k, v in asdict(options).items()},
+        "command": shlex.join(["quantlib", "run", *command_line(options, COMMAND)]),
         "packages": {name: installed_version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "hardware": asdict(machine),
         "int8": hardware.int8_note(machine),
         "threads": options.threads,
         "sessions": _sessions(options, built),
+        "engines": engines_of(options),
         "compiled": {name: _report(found) for name, found in built.compiled.items()},
         "seeds": {"training": options.seed, "split": SPLIT_SEED},
         "hub_commits": dict(built.commits),
@@ -142,11 +152,17 @@ def provenance(options: ExperimentOptions, built: Built, steps: Steps) -> dict[s
     }
 
 
+def _notes(compared: Sequence[VariantResult]) -> dict[str, str]:
+    """What is to be said of speedups, by variant: states of the machine."""
+    return {result.name: result.timing.note for result in compared if result.timing.note}
+
+
 def _sessions(options: ExperimentOptions, built: Built) -> dict[str, Any]:
     """How variants are timed, and how many S8 activations of each are turned to U8 for this CPU."""
     found: dict[str, Any] = {**asdict(options.session), "unsigned_activations": {}}
     if options.session.unsigned_activations and on_x86():
-        counts = {variant.name: _count_signed(variant.model) for variant in built.variants}
+        here = [variant for variant in built.variants if variant.engine == DEFAULT_ENGINE]
+        counts = {variant.name: _count_signed(variant.model) for variant in here}
         found["unsigned_activations"] = {name: count for name, count in counts.items() if count}
     return found
 

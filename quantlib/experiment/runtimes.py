@@ -1,4 +1,4 @@
-"""Another version of ONNX Runtime, in an environment of its own beside this one."""
+"""Another version of an engine, in an environment of its own beside this one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from quantlib.support.cache import Cache, versions_key
 from quantlib.support.errors import Unavailable
 
+_ORT = "onnxruntime"
 # What a timing process imports besides the runtime.
 _BESIDE = ("numpy", "onnx", "psutil", "py-cpuinfo", "filelock", "platformdirs")
 
@@ -19,8 +20,10 @@ MakeEnvironment = Callable[[Path, Sequence[str]], None]
 """Makes an environment in a directory, with these requirements installed."""
 
 
-def python_with(version: str, cache: Cache, make: MakeEnvironment | None = None) -> Path:
-    """The interpreter of an environment with that version of onnxruntime, made once and kept in the cache.
+def python_with(
+    version: str, cache: Cache, make: MakeEnvironment | None = None, *, package: str = _ORT
+) -> Path:
+    """The interpreter of an environment with that version of an engine, made once and kept in the cache.
 
     Raises:
         Unavailable: it cannot be installed, for example without a package index.
@@ -29,7 +32,8 @@ def python_with(version: str, cache: Cache, make: MakeEnvironment | None = None)
         beside = versions_key(*_BESIDE)
     except PackageNotFoundError as error:
         raise Unavailable(f"{error.name} is not installed, which a timing process needs") from error
-    wanted = {"onnxruntime": version, **beside}
+    # Every engine's code opens models with onnx at hand, and asks for ONNX Runtime's own classes.
+    wanted = {package: version, **({} if package == _ORT else versions_key(_ORT)), **beside}
     requirements = [f"{name}=={number}" for name, number in wanted.items()]
     key = {"requirements": requirements, "python": platform.python_version()}
     entry = cache.get("runtime", key, lambda directory: (make or install)(directory, requirements))

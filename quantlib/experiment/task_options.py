@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from quantlib.data import tasks
 from quantlib.data.metrics import METRICS
 from quantlib.data.scoring import DEFAULT_THRESHOLD
+from quantlib.machine.engines import DEFAULT_ENGINE, ENGINES, check_engines, get_engine
 from quantlib.machine.sessions import SessionConfig, default_threads
 from quantlib.support.errors import InputError
 from quantlib.support.options import COMMAND, check_ranges, option, options_of
@@ -212,7 +214,23 @@ class MeasuringOptions(TaskOptions):
         advanced=True,
     )
 
+    engines: tuple[str, ...] = option(
+        (DEFAULT_ENGINE,),
+        f"Comma-separated names of what runs the variants: {', '.join(ENGINES)}; the teacher that they are "
+        f"compared with always runs on {DEFAULT_ENGINE}.",
+        comma=True,
+        advanced=True,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_engines(self.engines)
+
     @property
     def session(self) -> SessionConfig:
-        """How every variant's session runs when it is timed."""
+        """How every variant's session runs when it is timed on the default engine."""
         return SessionConfig.stock(self.threads) if self.stock_sessions else SessionConfig(self.threads)
+
+    def session_on(self, engine: str, *, stock: bool = False) -> Any:
+        """How a session of an engine runs when it is timed; stock: with the engine's own defaults."""
+        return get_engine(engine).config(self.threads, stock or self.stock_sessions)

@@ -15,6 +15,7 @@ from quantlib.data import features
 from quantlib.experiment.task_options import MeasuringOptions
 from quantlib.experiment.work import Variant
 from quantlib.machine import hardware
+from quantlib.machine.engines import DEFAULT_ENGINE, get_engine
 from quantlib.measuring.latency import LatencyStats, TimedProcess
 from quantlib.measuring.latency.estimate import estimate_log_ratio
 from quantlib.measuring.latency.interleaved import (
@@ -146,8 +147,9 @@ def turn_options_of(options: MeasuringOptions) -> TurnOptions:
 
 def start(variant: Variant, shape: Shape, options: MeasuringOptions) -> Start:
     """How a variant's process is started, fed with real rows of exactly the shape."""
-    feeds, path = feeds_of(variant, shape), variant.path
-    return lambda: TimedProcess(path, feeds, options.session)
+    feeds, path, engine = feeds_of(variant, shape), variant.path, variant.engine
+    session = options.session_on(engine, stock=variant.stock_session)
+    return lambda: TimedProcess(path, feeds, session, engine=engine)
 
 
 def feeds_of(variant: Variant, shape: Shape) -> Feeds:
@@ -185,7 +187,7 @@ def _speedups(
     """What the turns say, beside what earlier runs on this machine left; this run is added to that."""
     reference, file = variants[0].name, _history_file(open_cache(options.cache_dir), options)
     base = variants[0].model.sha256
-    keys = {v.name: f"{base} {v.model.sha256} {shape}" for v in variants}
+    keys = {v.name: f"{base} {v.model.sha256} {shape}{_way(v)}" for v in variants}
     limit = turn_options_of(options).max_others
     probe = probe_times(
         {t.place: t.times_ms[PROBE] for t in turns if t.others <= limit and PROBE in t.times_ms}
@@ -208,6 +210,14 @@ def known_state_spread(options: MeasuringOptions) -> float | None:
     None where earlier runs have not seen two. That they saw one does not make it the only one.
     """
     return read_history(_history_file(open_cache(options.cache_dir), options)).spread()
+
+
+def _way(variant: Variant) -> str:
+    """How a variant is run, where that is not as every other one."""
+    words = ["stock"] if variant.stock_session else []
+    if variant.engine != DEFAULT_ENGINE:
+        words += [variant.engine, get_engine(variant.engine).version]
+    return "".join(f" {word}" for word in words)
 
 
 def _throughput_ratio(

@@ -12,6 +12,7 @@ from typing import Any
 from quantlib.compression import recipes
 from quantlib.data import features, tasks
 from quantlib.experiment.options import ExperimentOptions
+from quantlib.machine.engines import DEFAULT_ENGINE
 from quantlib.onnx_model.model import Model
 from quantlib.support.cache import Cache, code_key
 from quantlib.support.progress import Step, Steps
@@ -22,7 +23,7 @@ class Variant:
     """A model that is ready to be measured.
 
     name: the key of its results. file: where it goes under OUTPUT_DIR/TASK/. rows: the evaluation rows,
-    tokenized for this model. recipe: None for an FP32 model.
+    tokenized for this model. recipe: None for an FP32 model. engine: the name of what runs it.
     """
 
     name: str
@@ -30,6 +31,12 @@ class Variant:
     file: Path
     rows: Sequence[features.Feature]
     recipe: recipes.Recipe | None = None
+    engine: str = DEFAULT_ENGINE
+
+    @property
+    def stock_session(self) -> bool:
+        """Whether it is timed in a session with the engine's own defaults."""
+        return self.recipe is not None and self.recipe.stock_session
 
     @property
     def path(self) -> Path:

@@ -12,7 +12,7 @@ from quantlib.data.scoring import Scoring
 from quantlib.gate.record import GateRecord, LatencyRecord, Origin, VariantRecord
 from quantlib.support.errors import InputError
 from quantlib.support.files import write_text
-from quantlib.support.typed import read_json
+from quantlib.support.typed import read_json_text
 
 SCHEMA_VERSION = 1
 
@@ -44,13 +44,29 @@ def read_record(path: Path) -> GateRecord:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such baseline; make one: {_MAKE_ONE}")
-    version = read_json(_Header, path, "a baseline").schema_version
+    try:
+        return parse_record(path.read_bytes(), str(path))
+    except OSError as error:
+        raise InputError(f"{path}: not a baseline: {error.strerror}") from error
+
+
+def parse_record(text: bytes, name: str) -> GateRecord:
+    """`read_record`, of the bytes of a file that may lie elsewhere, in a commit for example.
+
+    Args:
+        text: of the file.
+        name: of the file, for messages.
+
+    Raises:
+        InputError: see `read_record`.
+    """
+    version = read_json_text(_Header, text, name, "a baseline").schema_version
     if version != SCHEMA_VERSION:
         raise InputError(
-            f"{path}: schema_version {version}, but this quantlib reads {SCHEMA_VERSION}; make a new one: "
+            f"{name}: schema_version {version}, but this quantlib reads {SCHEMA_VERSION}; make a new one: "
             f"{_MAKE_ONE}"
         )
-    return read_json(GateRecord, path, "a baseline")
+    return read_json_text(GateRecord, text, name, "a baseline")
 
 
 def _plain(value: Any) -> Any:

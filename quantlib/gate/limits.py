@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from quantlib.compression.recipes import RECIPES, Recipe, unpruned
+from quantlib.compression.recipes import PEERS, RECIPES, Recipe, unpruned
 from quantlib.compression.variants import (
     BUDGETED,
     COMPILED,
@@ -19,6 +19,7 @@ from quantlib.compression.variants import (
     VariantName,
 )
 from quantlib.data.tasks import TASKS
+from quantlib.machine.engines import DEFAULT_ENGINE
 from quantlib.support.errors import InputError
 from quantlib.support.typed import WrongValue, parse_values
 
@@ -83,7 +84,7 @@ class LimitTable:
     """The tables of a limits file, and the recipes and names of tasks of which they speak."""
 
     tables: Tables = Tables()
-    recipes: Mapping[str, Recipe] = field(default_factory=lambda: RECIPES)
+    recipes: Mapping[str, Recipe] = field(default_factory=lambda: RECIPES | PEERS)
     tasks: tuple[str, ...] = tuple(TASKS)
 
     def __post_init__(self) -> None:
@@ -98,7 +99,8 @@ class LimitTable:
 
         The default is overridden by the variant's table, that by the task's, that by the variant's within the
         task's. What is said of `student` holds for every float student, of `student_quantized` for every
-        quantized one, of `student_quant_1` for `student_2_quant_1` too, unless a narrower table says more.
+        quantized one, of `student_quant_1` for `student_2_quant_1` too, of `quant_1` for `quant_1@openvino`
+        too, unless a narrower table says more.
 
         A recipe that is declared report-only stays so, unless a table sets `report_only = ""`.
         """
@@ -142,7 +144,7 @@ def read_limits(path: Path, recipes: Sequence[Recipe] = (), task: str | None = N
     try:
         tables = parse_values(Tables, document)
         known = dict.fromkeys([*TASKS, *([] if task is None else [task])])
-        return LimitTable(tables, RECIPES | {recipe.name: recipe for recipe in recipes}, tuple(known))
+        return LimitTable(tables, RECIPES | PEERS | {recipe.name: recipe for recipe in recipes}, tuple(known))
     except WrongValue as error:
         raise InputError(f"{path}: {_words(error)}") from error
     except ValueError as error:
@@ -199,7 +201,13 @@ def _is_known(variant: str, recipes: Sequence[str]) -> bool:
 def _names_of(variant: str) -> list[str]:
     """The names whose tables hold for a variant, its own last."""
     name = VariantName.parse(variant)
-    if not name.student:
-        return [variant]
-    every = QUANTIZED_STUDENT if name.recipe else STUDENT
-    return list(dict.fromkeys((every, str(replace(name, student=1)), variant)))
+    on_default = replace(name, engine=DEFAULT_ENGINE)
+    # Whatever is said of an engine is narrower than what is said of all.
+    names = [str(on_default), variant]
+    if name.student:
+        firsts = [str(replace(each, student=1)) for each in (on_default, name)]
+        every = QUANTIZED_STUDENT if name.recipe else STUDENT
+        names = [every, firsts[0], names[0], firsts[1], variant]
+    elif not name.step and name.engine != DEFAULT_ENGINE:
+        names = [str(VariantName(step=COMPILED)), variant]  # the teacher's own graph, run otherwise
+    return list(dict.fromkeys(names))

@@ -103,7 +103,8 @@ class Origin:
     session: the options of timed sessions. worker: the SHA-256 of the code of the process that times.
     commit: of the checkout that the code ran from, empty outside of one; changed: whether the code differed
     from it. arguments: the options that decide which models are made, by field name, where they are not the
-    defaults; paths in the checkout are relative to its root.
+    defaults; paths in the checkout are relative to its root. engines: of the engines beside the default one
+    the version and the options of sessions, by name; empty in a baseline that is older than it.
     """
 
     session: Mapping[str, Any]
@@ -111,6 +112,7 @@ class Origin:
     commit: str
     changed: bool
     arguments: Mapping[str, Any]
+    engines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.commit and not re.fullmatch("[0-9a-f]{40,64}", self.commit):

@@ -11,6 +11,7 @@ from quantlib.gate.latency import interval, percent
 from quantlib.gate.record import GateRecord, LatencyRecord
 from quantlib.gate.slowdown import estimate_paired_slowdown, estimate_slowdown, estimate_speedup
 from quantlib.report.columns import BYTES_PER_MB
+from quantlib.report.markdown import escape, row
 
 # From worst to best, with the words of one finding and of several.
 _KINDS: dict[Kind, tuple[str, str]] = {
@@ -19,9 +20,6 @@ _KINDS: dict[Kind, tuple[str, str]] = {
     "changed": ("changed", "changed"),
     "note": ("note", "notes"),
 }
-_ESCAPES = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "\\|", "`": "\\`", "\n": " ", "\r": " "}
-)
 
 
 def markdown(
@@ -30,25 +28,59 @@ def markdown(
     baseline: GateRecord | None,
     compared: Comparisons | None = None,
 ) -> str:
-    """A summary in GitHub's Markdown: heading, a row per variant and shape, then all findings."""
+    """A summary in GitHub's Markdown: heading, a row per variant and shape, then all findings.
+
+    Rows in which nothing has changed, and notes, are folded; environments are shown where they differ.
+    """
     metric = current.judged_by.primary_metric
     columns = ["variant", "shape", metric, "drop, points", "size, MB", "compression", "speedup"]
     columns += ["baseline speedup", "slowdown", "compared", "verdict"]
+    head = [row(columns), row(["---", "---", *["---:"] * (len(columns) - 4), "---", "---"])]
+    rows = list(_table(verdict, current, baseline, compared or {}))
+    shown = [row(cells) for cells, unchanged in rows if not unchanged]
+    folded = [row(cells) for cells, unchanged in rows if unchanged]
     lines = [
-        f"## Gate: {verdict.outcome} ({_escape(current.task)})",
+        f"## Gate: {verdict.outcome} ({escape(current.task)})",
         "",
         f"{_counts(verdict)}. Intervals: {100 * (2 * CONFIDENCE - 1):.0f} % for speedups, 95 % for drops.",
         "",
-        _row(columns),
-        _row(["---", "---", *["---:"] * (len(columns) - 4), "---", "---"]),
-        *(_row(cells) for cells in _table(verdict, current, baseline, compared or {})),
+        *(head if shown else []),
+        *shown,
     ]
+    if folded:
+        lines += ["", *_folded(f"{len(folded)} unchanged", [*head, *folded])]
+    if baseline is not None:
+        lines += _environments(baseline, current)
     for kind, (_, heading) in _KINDS.items():
         findings = verdict.of_kind(kind)
-        if findings:
-            lines += ["", f"### {heading.capitalize()}", ""]
-            lines += [f"- {_escape(finding.text)}" for finding in findings]
+        texts = [f"- {escape(finding.text)}" for finding in findings]
+        if kind == "note" and findings:
+            lines += ["", *_folded(f"{len(findings)} {heading}", texts)]
+        elif findings:
+            lines += ["", f"### {heading.capitalize()}", "", *texts]
     return "\n".join(lines) + "\n"
+
+
+def _folded(summary: str, lines: list[str]) -> list[str]:
+    return [f"<details><summary>{summary}</summary>", "", *lines, "", "</details>"]
+
+
+def _environments(baseline: GateRecord, current: GateRecord) -> list[str]:
+    """A table of what differs between the machines of two records."""
+    machines = baseline.machine, current.machine
+    every = dict.fromkeys((*machines[0], *machines[1]))
+    keys = [key for key in every if machines[0].get(key) != machines[1].get(key)]
+    if not keys:
+        return []
+    facts = [row([escape(key), *(escape(_shown(machine.get(key))) for machine in machines)]) for key in keys]
+    heading = row(["", "baseline", "this run"]), row(["---", "---", "---"])
+    return ["", "### The environment differs", "", *heading, *facts]
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def console_lines(verdict: Verdict) -> list[str]:
@@ -63,8 +95,11 @@ def console_lines(verdict: Verdict) -> list[str]:
 
 def _table(
     verdict: Verdict, current: GateRecord, baseline: GateRecord | None, compared: Comparisons
-) -> Iterator[list[str]]:
-    """A row per variant and shape of either record, then one per variant that was not run."""
+) -> Iterator[tuple[list[str], bool]]:
+    """A row per variant and shape of either record, then one per variant that was not run.
+
+    Each comes with whether nothing in it has changed since the baseline.
+    """
     for name, variant in current.variants.items():
         exact = [
             f"{variant.score:z.4f}",
@@ -77,10 +112,20 @@ def _table(
         for shape in dict.fromkeys((*ours, *theirs, *how)) or [""]:
             speedups = [_speedup(ours.get(shape)), _speedup(theirs.get(shape))]
             cells = [*exact, *speedups, *_compared(how.get(shape), ours.get(shape), theirs.get(shape))]
-            yield [_escape(name), _escape(shape), *cells, _worst(verdict, name, shape)]
+            worst = _worst(verdict, name, shape)
+            timed_alike = shape not in how or how[shape].how == "unchanged"
+            unchanged = worst == "pass" and timed_alike and _same_model(current, baseline, name)
+            yield [escape(name), escape(shape), *cells, worst], unchanged
     for name in dict.fromkeys(finding.variant for finding in verdict.of("presence")):
         if name and name not in current.variants:
-            yield [_escape(name), *[""] * 9, _worst(verdict, name, "")]
+            yield [escape(name), *[""] * 9, _worst(verdict, name, "")], False
+
+
+def _same_model(current: GateRecord, baseline: GateRecord | None, name: str) -> bool:
+    """Whether the baseline has the same answers and the same size of a variant."""
+    old = None if baseline is None else baseline.variants.get(name)
+    new = current.variants[name]
+    return old is not None and (old.predictions, old.size_bytes) == (new.predictions, new.size_bytes)
 
 
 def _speedup(latency: LatencyRecord | None) -> str:
@@ -99,7 +144,7 @@ def _compared(
         return ["0", "unchanged"]
     if comparison.how == "old model":
         slowdown = estimate_paired_slowdown(comparison.launches, confidence=comparison.confidence)
-        return [percent(slowdown), _escape(comparison.words)]
+        return [percent(slowdown), escape(comparison.words)]
     if ours is None or theirs is None:
         return ["", "teacher (weaker)"]
     slowdown = estimate_slowdown(ours, theirs, confidence=comparison.confidence, spread=comparison.spread)
@@ -120,11 +165,3 @@ def _worst(verdict: Verdict, variant: str, shape: str) -> str:
 def _counts(verdict: Verdict) -> str:
     counts = Counter(finding.kind for finding in verdict.findings)
     return ", ".join(f"{counts[kind]} {words[counts[kind] != 1]}" for kind, words in _KINDS.items())
-
-
-def _row(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _escape(text: str) -> str:
-    return text.translate(_ESCAPES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from quantlib.compression.recipes import Recipe
 from quantlib.data import features
 from quantlib.experiment.work import Variant
 from quantlib.harness.session import Session
-from quantlib.machine import sessions
+from quantlib.machine.engines import load_model
 from quantlib.measuring.checks import Checks
 from quantlib.measuring.latency import LatencyStats
 from quantlib.measuring.latency.shapes import Shape
@@ -87,9 +87,12 @@ class QuantModel:
         options = self.session.experiment
         benchmark.group = str(shape)
         benchmark.extra_info.update(self._extra_info())
-        opened = sessions.open_configured(self.path, options.session)
+        engine = self.variant.engine
+        session = options.session_on(engine, stock=self.variant.stock_session)
+        model = load_model(self.path, engine, **asdict(session))
+        opened = model.session
         rows = features.fixed_shape_feeds(self.variant.rows, *shape, options.num_runs)
-        feeds = [sessions.feed_for(opened, feed) for feed in rows]
+        feeds = [model.feed(feed) for feed in rows]
         if not benchmark.disabled:
             wake(lambda: opened.run(None, feeds[0]), WAKE_SECONDS)
         turn = itertools.cycle(feeds)
@@ -117,6 +120,8 @@ class QuantModel:
 
     def _extra_info(self) -> dict[str, Any]:
         return {
+            "task": self.session.record.task,
+            "variant": self.name,
             **{name: float(value) for name, value in self.record.metrics.items()},
             "accuracy_drop": float(self.record.accuracy_drop),
             "size_bytes": int(self.record.size_bytes),

@@ -152,6 +152,11 @@ def has_vnni(hardware: Hardware) -> bool:
     return bool({"avx512_vnni", "avx_vnni"} & set(hardware.instruction_sets))
 
 
+def has_bfloat16(hardware: Hardware) -> bool:
+    """Whether the CPU multiplies bfloat16, by its flags."""
+    return bool({"avx512_bf16", "amx_bf16"} & set(hardware.instruction_sets))
+
+
 def int8_note(hardware: Hardware) -> str:
     """One sentence: what this CPU's instruction sets mean for int8 models in ONNX Runtime."""
     sets = set(hardware.instruction_sets)

@@ -188,6 +188,14 @@ def shorten(message: str, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
+def input_types(session: onnxruntime.InferenceSession) -> dict[str, np.dtype[Any] | None]:
+    """The inputs of a session by name, with the type that arrays are turned to; None for their own."""
+    return {
+        node.name: np.dtype(_DTYPES[node.type]) if node.type in _DTYPES else None
+        for node in session.get_inputs()
+    }
+
+
 def feed_for(
     session: onnxruntime.InferenceSession, arrays: Mapping[str, npt.NDArray[Any]]
 ) -> dict[str, npt.NDArray[Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,7 +12,8 @@ from quantlib.data.features import Feature, Feed, batches, labels_array
 from quantlib.data.metrics import Array
 from quantlib.data.scores import compute_metrics, first_not_finite, mean_loss, predictions_of
 from quantlib.data.tasks import Task
-from quantlib.machine.sessions import CPU_PROVIDERS, feed_for, open_session, run_session
+from quantlib.machine.engines import DEFAULT_ENGINE, LoadedModel, load_model
+from quantlib.machine.sessions import CPU_PROVIDERS
 from quantlib.onnx_model.interface import logits_name
 from quantlib.support.errors import InputError
 
@@ -54,6 +54,7 @@ def evaluate_onnx(
     features: Sequence[Feature],
     task: Task,
     *,
+    engine: str = DEFAULT_ENGINE,
     providers: Sequence[str] = CPU_PROVIDERS,
     batch_size: int = 32,
     threads: int | None = None,
@@ -63,7 +64,7 @@ def evaluate_onnx(
     """Run a model over all rows, and score it.
 
     Args:
-        onnx_path, features, task, providers, batch_size, threads, progress: as for `predict_onnx`.
+        onnx_path, features, task, engine, providers, batch_size, threads, progress: as for `predict_onnx`.
         teacher_logits: as for `score`.
 
     Raises:
@@ -74,6 +75,7 @@ def evaluate_onnx(
         onnx_path,
         features,
         task,
+        engine=engine,
         providers=providers,
         batch_size=batch_size,
         threads=threads,
@@ -87,6 +89,7 @@ def predict_onnx(
     features: Sequence[Feature],
     task: Task,
     *,
+    engine: str = DEFAULT_ENGINE,
     providers: Sequence[str] = CPU_PROVIDERS,
     batch_size: int = 32,
     threads: int | None = None,
@@ -98,6 +101,7 @@ def predict_onnx(
         onnx_path: the model; `quantlib.onnx_model.interface.logits_name` says which output is read.
         features: the rows, at least one.
         task: says which metrics, and how many logits a row must get.
+        engine: the name of what runs it.
         providers: ONNX Runtime's execution providers, in order of preference.
         batch_size: rows in a batch, at most; each batch is padded to its longest row.
         threads: of the session; None for the physical cores.
@@ -111,10 +115,12 @@ def predict_onnx(
         raise InputError(f"{onnx_path}: no rows to evaluate it on; the evaluation split is empty")
     if batch_size < 1:
         raise InputError(f"batch size {batch_size} is out of range; it must be at least 1")
-    session = open_session(onnx_path, threads=threads, providers=providers)
+    # Execution providers are an option of one engine alone.
+    options = {} if tuple(providers) == CPU_PROVIDERS else {"providers": providers}
+    model = load_model(onnx_path, engine, threads=threads, **options)
     logits: Array = np.empty((len(features), task.num_labels), dtype=np.float32)
     for rows, feed in batches(features, batch_size):
-        logits[rows] = run_logits(session, feed, task, onnx_path)
+        logits[rows] = run_logits(model, feed, task)
         if progress is not None:
             progress(len(rows))
     bad_row = first_not_finite(logits)
@@ -154,22 +160,18 @@ def score(
     return Evaluation(logits, predictions_of(task, logits, teacher_logits), truth, metrics, loss)
 
 
-def run_logits(session: Any, feed: Feed, task: Task, onnx_path: Path) -> Array:
+def run_logits(model: LoadedModel, feed: Feed, task: Task) -> Array:
     """The logits of one batch: float32, (rows, labels).
 
     Raises:
         InputError: the model cannot take the batch, or has another number of logits than the task has labels.
     """
-    wanted = logits_name(onnx_path, {output.name: output.shape for output in session.get_outputs()})
-    try:
-        taken = feed_for(session, feed)
-    except InputError as error:
-        raise InputError(f"{onnx_path}: {error}") from error
-    (outputs,) = run_session(session, onnx_path, taken, [wanted])
+    wanted = logits_name(model.path, model.session.outputs)
+    (outputs,) = model.run(model.feed(feed), [wanted])
     logits, rows = np.asarray(outputs), len(feed["input_ids"])
     if logits.shape != (rows, task.num_labels):
         raise InputError(
-            f"{onnx_path}: logits of shape {logits.shape} for {rows} rows; "
+            f"{model.path}: logits of shape {logits.shape} for {rows} rows; "
             f"{task.name} needs {(rows, task.num_labels)}"
         )
     return logits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,6 +42,9 @@ TWO_ACTIVATIONS = "product of two activations: no weight to store in 8 bits"
 KEPT = "kept in float by the recipe"
 _FLOAT_WEIGHT = "weight stays float"
 _HALF_DONE = "the {} factor is not quantized"
+_NOT_COMPUTED = "quantized, but the engine computes it in {}"
+# The types in which an engine multiplies integers.
+_INTEGERS = frozenset({"i8", "u8"})
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,9 @@ class Coverage:
         return self.quantized / self.total
 
 
-def coverage(model: Model | Path, kept: Collection[str] = ()) -> Coverage:
+def coverage(
+    model: Model | Path, kept: Collection[str] = (), computed: Mapping[str, str] | None = None
+) -> Coverage:
     """Count the MatMul, Gemm and Attention nodes of a model that multiply by a weight, and those in integers.
 
     A weight is an initializer or a Constant, also behind Transpose, Reshape, Cast and the like, or behind
@@ -101,12 +106,14 @@ def coverage(model: Model | Path, kept: Collection[str] = ()) -> Coverage:
     Args:
         model: the model, or its path.
         kept: the names of nodes that the recipe keeps in float, which is then their reason.
+        computed: {node: the type that it is computed in}, from an engine that tells; only what is computed in
+            integers counts then.
 
     Raises:
         InputError: the file is missing or not ONNX, or no node multiplies by a weight.
     """
     model = Model.of(model)
-    graph = _Graph(model.skeleton.graph)
+    graph = _Graph(model.skeleton.graph, computed)
     weighted = [node for node in graph.nodes if graph.multiplies_by_weight(node)]
     if not weighted:
         raise InputError(
@@ -132,7 +139,8 @@ def has_integer_products(model: Model | Path) -> bool:
 class _Graph:
     """A graph that can be walked from a tensor back to its sources."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: onnx.GraphProto, computed: Mapping[str, str] | None = None) -> None:
+        self._computed = computed
         self.nodes = list(graph.node)
         self._producer = {name: node for node in graph.node for name in node.output if name}
         self._constants = {tensor.name for tensor in graph.initializer}
@@ -149,6 +157,11 @@ class _Graph:
 
     def is_quantized(self, node: onnx.NodeProto) -> bool:
         """Whether the node is a matrix product on integers, or with a weight in integers."""
+        if self._computed is not None and self._computed.get(_name(node), "") not in _INTEGERS:
+            return False
+        return self._is_written_in_integers(node)
+
+    def _is_written_in_integers(self, node: onnx.NodeProto) -> bool:
         factors = _factors(node)
         return bool(factors) and (
             node.op_type not in _FLOAT_FACTORS or all(self._is_dequantized(name) for name in factors)
@@ -160,6 +173,8 @@ class _Graph:
             return TWO_ACTIVATIONS
         if _name(node) in kept:
             return KEPT
+        if self._computed is not None and self._is_written_in_integers(node):
+            return _NOT_COMPUTED.format(self._computed.get(_name(node), "another type"))
         first, second = (self._is_dequantized(name) for name in _factors(node))
         if first != second:
             return _HALF_DONE.format("second" if first else "first")

@@ -65,7 +65,7 @@ def choices(results: Sequence[VariantResult], field: Field, wishes: Wishes) -> l
         wishes: the user's own.
     """
     by_name = {result.name: result for result in results}
-    everyone = [result.name for result in results if result.name != TEACHER]
+    everyone = [result.name for result in results if result.name != TEACHER and not result.report_only]
     quantized = [n for n in everyone if by_name[n].recipe is not None and not VariantName.parse(n).student]
     close = [name for name in everyone if by_name[name].accuracy_drop <= HALF_A_POINT + 1e-9]
     ways: list[tuple[str, list[str], Callable[[list[str]], str]]] = []
@@ -87,8 +87,30 @@ def choices(results: Sequence[VariantResult], field: Field, wishes: Wishes) -> l
     made = []
     for wish, names, choose in ways:
         name = choose(names) if names else None
-        made.append(Choice(wish, name, words(by_name[name]) if name else "no variant of this run"))
+        if name:
+            rival = _rival(name, names, by_name, choose)
+            why = words(by_name[name]) + (_against(field, name, rival, by_name) if rival else "")
+        else:
+            why = "no variant of this run"
+        made.append(Choice(wish, name, why))
     return made
+
+
+def _rival(
+    name: str, names: list[str], by_name: Mapping[str, VariantResult], choose: Callable[[list[str]], str]
+) -> str | None:
+    """What would be chosen on the other engines; None where there is none."""
+    others = [other for other in names if by_name[other].engine != by_name[name].engine]
+    return choose(others) if others else None
+
+
+def _against(field: Field, name: str, rival: str, by_name: Mapping[str, VariantResult]) -> str:
+    """How much faster the choice is than the best on other engines, with the interval."""
+    speed = field.speed(name, rival).ratio()
+    return (
+        f"; {speed.ratio:.2f}x [{speed.low:.2f}, {speed.high:.2f}] the speed of {rival}, the choice on "
+        f"{by_name[rival].engine}"
+    )
 
 
 def fastest(field: Field, names: list[str]) -> str:

@@ -11,13 +11,14 @@ from quantlib.data import scores
 from quantlib.data.embeddings import cosines
 from quantlib.data.metrics import AGREEMENT, MEAN_COSINE, WORST_COSINE, Array
 from quantlib.data.tasks import Task
+from quantlib.machine.engines import DEFAULT_ENGINE
 from quantlib.measuring.accuracy import Evaluation
 from quantlib.measuring.checks import Checks
 from quantlib.measuring.latency.paired import PairedRatio
 from quantlib.measuring.latency.speedup import EQUAL, Speedup
 from quantlib.measuring.latency.stats import LatencyStats
 from quantlib.measuring.throughput import Throughput
-from quantlib.support.columns import Column, Value
+from quantlib.support.columns import Column, Value, fixed
 from quantlib.support.console import red
 
 BYTES_PER_MB = 2**20
@@ -40,6 +41,7 @@ class VariantResult:
     recipe: how it was quantized, None for a float model. task, evaluation: the predictions, if they are at
     hand. on_front: no other variant beats it. beaten_by: one that does. Neither is so until variants are
     compared. extra: further values, written after the columns. checks: what was checked, written last.
+    engine: what runs it. report_only: it is shown to compare with, not to be shipped.
     """
 
     name: str
@@ -59,6 +61,8 @@ class VariantResult:
     checks: Checks | None = None
     paired: Speedup | None = None
     throughput_ratio: PairedRatio | None = None
+    engine: str = DEFAULT_ENGINE
+    report_only: bool = False
 
     def __post_init__(self) -> None:
         if not self.name or not self.metrics or self.size_bytes < 1:
@@ -157,17 +161,18 @@ class VariantResult:
 def metric_columns(results: Sequence[VariantResult]) -> list[Column[VariantResult]]:
     """A column for each metric of the results, the primary one first."""
     names = list(dict.fromkeys(name for result in results for name in result.metrics))
-    return [_metric_column(name, number) for number, name in enumerate(names)]
+    return [metric_column(name, number) for number, name in enumerate(names)]
 
 
-def _metric_column(name: str, number: int) -> Column[VariantResult]:
+def metric_column(name: str, number: int) -> Column[VariantResult]:
+    """The column of a metric; number: 0 for the primary one."""
     return Column(
         name,
         METRIC_HELP,
         lambda result: float(result.metrics[name]),
         when=lambda result: name in result.metrics,
         heading=name,
-        cell=lambda result: f"{result.metrics[name]:z.4f}",
+        show=fixed(4),
         narrow=2 if number else None,
     )
 
@@ -264,6 +269,8 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: None if result.eval_loss is None else float(result.eval_loss),
         required=True,
         nullable=True,
+        show=fixed(4),
+        label="loss",
     ),
     Column(
         "model_size",
@@ -271,7 +278,9 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: float(result.model_size_mb),
         required=True,
         heading="size\nMB",
-        cell=lambda result: f"{result.model_size_mb:.1f}",
+        show=fixed(1),
+        label="size",
+        unit="MB",
         place=3,
     ),
     Column(
@@ -280,6 +289,9 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: _latency(result).mean_ms,
         when=_has_latency,
         required=True,
+        show=fixed(2),
+        label="mean latency",
+        unit="ms",
     ),
     Column(
         "std_ms",
@@ -287,6 +299,9 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: _latency(result).std_ms,
         when=_has_latency,
         required=True,
+        show=fixed(2),
+        label="standard deviation",
+        unit="ms",
     ),
     Column(
         "min_ms",
@@ -294,6 +309,9 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: _latency(result).min_ms,
         when=_has_latency,
         required=True,
+        show=fixed(2),
+        label="fastest run",
+        unit="ms",
     ),
     Column(
         "max_ms",
@@ -301,6 +319,9 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: _latency(result).max_ms,
         when=_has_latency,
         required=True,
+        show=fixed(2),
+        label="slowest run",
+        unit="ms",
     ),
     Column(
         "median_ms",
@@ -309,7 +330,9 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         when=_has_latency,
         required=True,
         heading="median\nms",
-        cell=lambda result: f"{result.median_ms:.2f}",
+        show=fixed(2),
+        label="median latency",
+        unit="ms",
         place=5,
     ),
     Column(
@@ -318,7 +341,8 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: float(result.compression_ratio),
         required=True,
         heading="size\nratio",
-        cell=lambda result: f"{result.compression_ratio:.2f}x",
+        show=fixed(2, "x"),
+        label="size ratio",
         place=4,
         narrow=3,
     ),
@@ -329,6 +353,8 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: result.speedup,
         when=_has_latency,
         required=True,
+        show=fixed(2, "x"),
+        interval=("speedup_low", "speedup_high"),
         heading="speed\nup",
         cell=_speedup_cell,
         place=6,
@@ -339,6 +365,10 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         "table; of an error of regression in its own unit and in hundredths of it",
         lambda result: result.accuracy_drop,
         required=True,
+        show=fixed(2, scale=100),
+        label="drop",
+        unit="points",
+        interval=("drop_low", "drop_high"),
         heading="drop\npoints",
         cell=_drop_cell,
         place=1,
@@ -352,7 +382,8 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         when=lambda result: AGREEMENT not in result.metrics,
         required=True,
         heading="agree\n%",
-        cell=lambda result: f"{100 * result.agreement:z.1f}",
+        show=fixed(1, scale=100),
+        unit="%",
         place=2,
         narrow=4,
     ),
@@ -362,6 +393,9 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: _throughput(result).rows_per_s,
         when=_timed,
         numeric=True,
+        show=fixed(0),
+        label="throughput",
+        unit="rows/s",
         heading="rows\n/s",
         cell=_rows_cell,
         place=7,
@@ -373,6 +407,9 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: _throughput(result).tokens_per_s,
         when=_timed,
         numeric=True,
+        show=fixed(0),
+        label="throughput in tokens",
+        unit="tokens/s",
     ),
     Column(
         "padded_rows_per_s",
@@ -380,7 +417,11 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: _throughput(result).padded_rows_per_s,
         when=_timed,
         numeric=True,
+        show=fixed(0),
+        label="throughput with padding",
+        unit="rows/s",
     ),
+    Column("engine", "what runs it", lambda result: result.engine),
     Column(
         "recipe",
         "how the variant was quantized, in words; missing for a float model",
@@ -410,18 +451,25 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         "the lower end of the drop's paired bootstrap 95 % interval",
         lambda result: result.drop_interval[0],
         when=_predicted,
+        show=fixed(2, scale=100),
+        unit="points",
     ),
     Column(
         "drop_high",
         "its upper end; small dev sets make wide intervals",
         lambda result: result.drop_interval[1],
         when=_predicted,
+        show=fixed(2, scale=100),
+        unit="points",
     ),
     Column(
         "standard_error_ms",
         "standard error of the mean latency; a run that is too noisy is reported while it runs",
         lambda result: _latency(result).standard_error_ms,
         when=lambda result: _predicted(result) and _has_latency(result),
+        show=fixed(3),
+        label="standard error",
+        unit="ms",
     ),
     Column(
         "speedup_low",
@@ -429,14 +477,25 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: result.timing.low,
         when=_paired,
         numeric=True,
+        show=fixed(2, "x"),
     ),
-    Column("speedup_high", "its upper end", lambda result: result.timing.high, when=_paired, numeric=True),
+    Column(
+        "speedup_high",
+        "its upper end",
+        lambda result: result.timing.high,
+        when=_paired,
+        numeric=True,
+        show=fixed(2, "x"),
+    ),
     Column(
         "others",
         "the share of the machine that other programs used in the turns that count",
         lambda result: result.timing.others,
         when=_paired,
         numeric=True,
+        show=fixed(1, scale=100),
+        label="other programs",
+        unit="%",
     ),
     Column(
         "trusted",
@@ -450,6 +509,8 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: _throughput_ratio(result).ratio,
         when=_throughput_paired,
         numeric=True,
+        show=fixed(2, "x"),
+        interval=("throughput_ratio_low", "throughput_ratio_high"),
     ),
     Column(
         "throughput_ratio_low",
@@ -457,6 +518,7 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: _throughput_ratio(result).low,
         when=_throughput_paired,
         numeric=True,
+        show=fixed(2, "x"),
     ),
     Column(
         "throughput_ratio_high",
@@ -464,6 +526,7 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         lambda result: _throughput_ratio(result).high,
         when=_throughput_paired,
         numeric=True,
+        show=fixed(2, "x"),
     ),
     Column(
         "beaten_by",

@@ -46,12 +46,14 @@ class Score:
 class Field:
     """The variants of a run, compared with each other.
 
-    scores: by name; the teacher's is among them. sure: see `Sure`.
+    scores: by name; the teacher's is among them. sure: see `Sure`. report_only: the names of those that are
+    shown to compare with, and beat none.
     """
 
     scores: Mapping[str, Score]
     teacher: str
     sure: Sure = lambda _, __: True
+    report_only: frozenset[str] = frozenset()
 
     def accuracy(self, ours: str, theirs: str) -> int:
         """1 if `ours` is clearly more accurate, -1 if `theirs` is, 0 if neither.
@@ -109,7 +111,8 @@ class Field:
 
         Of several, one that is beaten by none itself is named, if there is one.
         """
-        rivals = {name: [r for r in self.scores if self.beats(r, name)] for name in self.scores}
+        shipped = [name for name in self.scores if name not in self.report_only]
+        rivals = {name: [r for r in shipped if self.beats(r, name)] for name in self.scores}
         return {
             name: max(
                 beating, key=lambda rival: (not rivals[rival], self.scores[rival].log_speedup), default=None

@@ -15,9 +15,10 @@ from quantlib.report.columns import COLUMNS, VariantResult
 from quantlib.support.columns import Value
 from quantlib.support.errors import InputError
 from quantlib.support.files import write_json, write_text
-from quantlib.support.typed import read_json
+from quantlib.support.typed import read_json, read_json_text
 
 SCHEMA_VERSION = 1
+_RESULTS = dict[str, dict[str, Value]]
 
 
 def write_results(directory: Path, results: Sequence[VariantResult]) -> None:
@@ -53,15 +54,23 @@ def read_results(path: Path) -> dict[str, dict[str, Value]]:
     Raises:
         InputError: the file is missing or not JSON, or a variant lacks a value that every results file has.
     """
-    results = read_json(dict[str, dict[str, Value]], path, "a results file")
+    return _checked(read_json(_RESULTS, path, "a results file"), str(path))
+
+
+def parse_results(text: bytes, name: str) -> dict[str, dict[str, Value]]:
+    """`read_results`, of the bytes of a file that may lie elsewhere, in a commit for example."""
+    return _checked(read_json_text(_RESULTS, text, name, "a results file"), name)
+
+
+def _checked(results: dict[str, dict[str, Value]], name: str) -> dict[str, dict[str, Value]]:
     if TEACHER not in results:
-        raise InputError(f"{path}: expected an object of variants, one of them {TEACHER!r}")
+        raise InputError(f"{name}: expected an object of variants, one of them {TEACHER!r}")
     for variant, values in results.items():
-        _check_columns(path, variant, values)
+        _check_columns(name, variant, values)
     return results
 
 
-def _check_columns(path: Path, variant: str, values: Mapping[str, Value]) -> None:
+def _check_columns(path: str, variant: str, values: Mapping[str, Value]) -> None:
     for column in (c for c in COLUMNS if c.required or (c.numeric and c.key in values)):
         key = column.key
         if key not in values:

@@ -55,7 +55,7 @@ def _table_of(results: Sequence[VariantResult], columns: Sequence[Column[Variant
         table.add_column(column.heading, justify=column.justify, no_wrap=True)
     for result in results:
         name = escape(result.name) + (ON_THE_FRONT if result.on_front else "")
-        table.add_row(name, *(column.cell(result) if column.when(result) else "" for column in columns))
+        table.add_row(name, *(column.shown(result) if column.when(result) else "" for column in columns))
     return table
 
 

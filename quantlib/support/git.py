@@ -29,9 +29,9 @@ def revision_of(checkout: Path) -> Revision | None:
     A package that is only installed inside a repository does not belong to it.
     """
     try:
-        _git(checkout, "ls-files", "--error-unmatch", f"{PACKAGE}/__init__.py")
-        commit = _git(checkout, "rev-parse", "--verify", "HEAD")
-        return Revision(commit, changed=bool(_git(checkout, "status", "--porcelain", "--", PACKAGE)))
+        run_git(checkout, "ls-files", "--error-unmatch", f"{PACKAGE}/__init__.py")
+        commit = run_git(checkout, "rev-parse", "--verify", "HEAD")
+        return Revision(commit, changed=bool(run_git(checkout, "status", "--porcelain", "--", PACKAGE)))
     except Unavailable:
         return None
 
@@ -44,29 +44,46 @@ def worktree(checkout: Path, commit: str, parent: Path) -> Iterator[Path]:
         Unavailable: there is no git, no repository, or no such commit in it, as in a shallow clone.
     """
     try:
-        _git(checkout, "cat-file", "-e", f"{commit}^{{commit}}")
+        run_git(checkout, "cat-file", "-e", f"{commit}^{{commit}}")
     except Unavailable as error:
         raise Unavailable(
             f"revision {commit[:12]} is not in this repository (a shallow clone has the newest one only)"
         ) from error
     with scratch_dir(parent) as scratch:
         tree = scratch / "tree"
-        _git(checkout, "worktree", "add", "--detach", "--quiet", str(tree), commit)
+        run_git(checkout, "worktree", "add", "--detach", "--quiet", str(tree), commit)
         try:
             yield tree
         finally:
-            _git(checkout, "worktree", "remove", "--force", str(tree))
+            run_git(checkout, "worktree", "remove", "--force", str(tree))
 
 
-def _git(directory: Path, *arguments: str) -> str:
+def run_git(directory: Path, *arguments: str, given: str | None = None) -> str:
+    """What git prints, without white space at its ends.
+
+    Args:
+        directory: in the repository.
+        arguments: of git.
+        given: its standard input.
+
+    Raises:
+        Unavailable: git is not installed, or it failed; the message is its last line.
+    """
+    return git_bytes(directory, *arguments, given=given).decode("utf-8", errors="replace").strip()
+
+
+def git_bytes(directory: Path, *arguments: str, given: str | None = None) -> bytes:
+    """`run_git`, for output that is no text, or whose ends matter."""
     # Inside a hook git names the repository in variables, which would win over the directory.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "-C", str(directory), *arguments]
     try:
-        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        result = subprocess.run(
+            command, env=environment, capture_output=True, input=None if given is None else given.encode()
+        )
     except FileNotFoundError as error:
         raise Unavailable("git is not installed") from error
     if result.returncode:
-        stderr_lines = result.stderr.strip().splitlines() or ["no message"]
+        stderr_lines = result.stderr.decode("utf-8", errors="replace").strip().splitlines() or ["no message"]
         raise Unavailable(f"git {arguments[0]}: {stderr_lines[-1]}")
-    return result.stdout.strip()
+    return result.stdout

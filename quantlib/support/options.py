@@ -151,6 +151,26 @@ def from_flags(
     return cls(**values)
 
 
+def command_line(options: object, place: str) -> list[str]:
+    """The words that give these options in a place: those that are not the default, or whose is computed."""
+    words: list[str] = []
+    for item in options_of(type(options), place):
+        value = getattr(options, item.name)
+        if value is None or value == item.default or (item.pairs and not value):
+            continue
+        if item.is_switch:
+            words.append(item.flag)
+        elif item.comma:
+            words += [item.flag, ",".join(value)]
+        elif item.pairs:
+            words += [word for key, name in value.items() for word in (item.flag, f"{key}={name}")]
+        elif item.many:
+            words += [word for each in value for word in (item.flag, str(each))]
+        else:
+            words += [item.flag, str(value)]
+    return words
+
+
 def split_pairs(texts: Iterable[str], flag: str) -> dict[str, str]:
     """{A: B} of texts A=B, split at the last equals sign.
 

@@ -114,13 +114,21 @@ def read_json(kind: type[T], path: Path, what: str) -> T:
         InputError: it cannot be read, is no JSON, or holds something else.
     """
     try:
-        return parse_json(kind, path.read_text(encoding="utf-8"))
-    except WrongValue as error:
-        words = f"not {what}: {error}" if error.problem == "syntax" else str(error)
-        raise InputError(f"{path}: {words}") from error
-    except (OSError, UnicodeDecodeError) as error:
+        return read_json_text(kind, path.read_bytes(), str(path), what)
+    except OSError as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: not {what}: {reason}") from error
+
+
+def read_json_text(kind: type[T], text: bytes, name: str, what: str) -> T:
+    """`read_json`, of the bytes of a file that lies elsewhere, in a commit for example; name: of the file."""
+    try:
+        return parse_json(kind, text.decode("utf-8"))
+    except WrongValue as error:
+        words = f"not {what}: {error}" if error.problem == "syntax" else str(error)
+        raise InputError(f"{name}: {words}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{name}: not {what}: {error}") from error
 
 
 def _names_list_type(place: tuple[str | int, ...]) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from quantlib.compression.variants import COMPILED, STUDENT, TEACHER, VariantName
-from quantlib.experiment.options import ExperimentOptions, recipes_for
+from quantlib.compression.recipes import Recipe
+from quantlib.compression.variants import STUDENT, TEACHER, VariantName
+from quantlib.experiment.options import ExperimentOptions, engines_for, float_steps, recipes_for
 
 
 @dataclass(frozen=True)
@@ -27,16 +28,32 @@ class Cell:
 
 
 @dataclass(frozen=True)
+class Quantized:
+    """A quantized variant of a block.
+
+    given: its recipe as the options name it. engine: what runs it. recipe: as that takes it. variant: its
+    name.
+    """
+
+    given: str
+    engine: str
+    recipe: Recipe
+    variant: str
+
+
+@dataclass(frozen=True)
 class Block:
     """The cells of one float model: the teacher of a task, or a student of it.
 
-    options: of a run of the teacher alone, or of the teacher with this one student.
+    options: of a run of the teacher alone, or of the teacher with this one student. left_out: quantized
+    variants that are no cells here, but of another shard.
     """
 
     task: str
     teacher: str
     student: str | None
     options: ExperimentOptions
+    left_out: frozenset[str] = frozenset()
 
     @property
     def model(self) -> str:
@@ -44,20 +61,23 @@ class Block:
         return TEACHER if self.student is None else STUDENT
 
     @property
-    def recipes(self) -> tuple[tuple[str, str], ...]:
-        """(as the options name it, its name) of each recipe that applies to the model."""
-        apply = {recipe.name for recipe in recipes_for(self.options, self.model)}
-        pairs = zip(self.options.recipes, self.options.resolved_recipes, strict=True)
-        return tuple((given, recipe.name) for given, recipe in pairs if recipe.name in apply)
+    def quantized(self) -> tuple[Quantized, ...]:
+        """Its quantized variants, on all engines: the recipes that apply to the model."""
+        return tuple(
+            Quantized(self._given(recipe, engine), engine, recipe, self._name(recipe.name, engine))
+            for engine in engines_for(self.options, self.model)
+            for recipe in recipes_for(self.options, self.model, engine)
+            if self._name(recipe.name, engine) not in self.left_out
+        )
 
     @property
     def float_variants(self) -> tuple[str, ...]:
-        """The names of its float variants."""
-        return (self.model, self._name(COMPILED)) if self.options.compile else (self.model,)
-
-    def variant_of(self, recipe: str) -> str:
-        """The name of what a recipe makes of its model."""
-        return self._name(recipe)
+        """The names of its float variants, on all engines."""
+        return tuple(
+            self._name(step, engine)
+            for engine in engines_for(self.options, self.model)
+            for step in float_steps(self.options, self.model, engine)
+        )
 
     def cell(self, variant: str) -> Cell:
         """The cell of a variant."""
@@ -68,8 +88,13 @@ class Block:
         """All of its cells, in the order of the table."""
         for variant in self.float_variants:
             yield self.cell(variant)
-        for _, recipe in self.recipes:
-            yield self.cell(self.variant_of(recipe))
+        for quantized in self.quantized:
+            yield self.cell(quantized.variant)
 
-    def _name(self, step: str) -> str:
-        return str(replace(VariantName(0 if self.student is None else 1), step=step))
+    def _given(self, recipe: Recipe, engine: str) -> str:
+        """A recipe for an engine as the options name it."""
+        asked = zip(self.options.recipes, self.options.asked, strict=True)
+        return next(text for text, a in asked if a.recipe.name == recipe.name and a.engine in (None, engine))
+
+    def _name(self, step: str, engine: str) -> str:
+        return str(VariantName(0 if self.student is None else 1, step, engine))

@@ -27,7 +27,7 @@ _SECTIONS = ("run", "models", "task")
 _LISTS = ("tasks", "checkpoints", "students")
 _DIMENSIONS = (*_LISTS, "recipes", "engines")
 # What only one run can be asked for: each of them would be a search, a page or a plot for each cell.
-_OF_ONE_RUN = ("max_drop", "target_speedup", "explain", "profile")
+_OF_ONE_RUN = ("max_drop", "target_speedup", "explain", "profile", "report_rows")
 # What the lists of [sweep] say, so that it cannot be said for all cells.
 _SAID_BY_LISTS = {
     "name": "tasks",
@@ -36,6 +36,7 @@ _SAID_BY_LISTS = {
     "no_student": "students",
     "distill": "students",
     "recipes": "recipes",
+    "engines": "engines",
 }
 PACKAGED = "packaged MiniLM"
 """What a teacher is called that is fine-tuned here."""
@@ -115,9 +116,7 @@ def read_sweep(path: Path) -> SweepFile:
     rest = {key: value for key, value in lists.items() if key not in _DIMENSIONS}
     others = Configuration(file.path, tables | {"sweep": rest}, text=file.text)
     options, common = others.values(SweepOptions, ExperimentOptions)
-    if "engines" in lists:
-        raise file.error("sweep", "engines", "this version runs models on one engine, ONNX Runtime")
-    common |= _recipes(file, lists)
+    common |= _of_all(file, lists)
     cache_dir = common.pop("cache_dir", None)
     blocks = _blocks(file, common, {name: _entries(file, name, lists.get(name)) for name in _LISTS})
     return SweepFile(path, options, tuple(blocks), cache_dir)
@@ -135,14 +134,22 @@ def _check_key(file: Configuration, section: str, key: str) -> None:
         raise file.error(section, key, f"{key}: a sweep names them in [sweep] {_SAID_BY_LISTS[key]}")
 
 
-def _recipes(file: Configuration, lists: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipes of all cells, if the file names some."""
-    if "recipes" not in lists:
-        return {}
-    (values,) = Configuration(file.path, {"run": {"recipes": lists["recipes"]}}, text=file.text).values(
-        ExperimentOptions
-    )
-    return {"recipes": _spelled_out(values["recipes"])}
+def _of_all(file: Configuration, lists: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipes and engines of all cells, as far as the file names some."""
+    given = {key: lists[key] for key in ("recipes", "engines") if key in lists}
+    (values,) = _InSweep(file.path, {"run": given}, text=file.text).values(ExperimentOptions)
+    if "recipes" in values:
+        values["recipes"] = _spelled_out(values["recipes"])
+    return values
+
+
+@dataclass(frozen=True)
+class _InSweep(Configuration):
+    """Keys of [run] that stand in [sweep]."""
+
+    def line_of(self, section: str, key: str) -> int | None:
+        """The line of a key in [sweep]."""
+        return super().line_of("sweep", key)
 
 
 def _spelled_out(recipes: tuple[str, ...]) -> tuple[str, ...]:

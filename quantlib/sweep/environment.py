@@ -17,7 +17,7 @@ from quantlib.support.files import sha256_json
 
 PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "onnx", "onnxruntime", "onnxscript", "onnx-ir",
-    "numpy", "scipy", "scikit-learn",
+    "numpy", "scipy", "scikit-learn", "openvino", "nncf",
 )  # fmt: skip
 
 

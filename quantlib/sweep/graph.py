@@ -11,14 +11,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from quantlib.compression.recipes import Recipe
 from quantlib.compression.variants import STUDENT
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.parts import Part
 from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_json
 from quantlib.support.options import options_of
-from quantlib.sweep.cells import Block, Cell
+from quantlib.sweep.cells import Block, Cell, Quantized
 from quantlib.sweep.inputs import Input, Packer, plain
 
 Kind = Literal["models", "variant", "latency"]
@@ -142,18 +141,16 @@ class _Maker:
     def models(self, waits_for: tuple[str, ...]) -> Job:
         """The job of the float models."""
         cells = tuple(self.block.cell(name) for name in self.block.float_variants)
-        return self._job("models", "", None, cells, waits_for)
+        return self._job("models", None, cells, waits_for)
 
     def variants(self, models: Job) -> list[Job]:
         """A job for each recipe."""
         first: dict[tuple[Any, ...], str] = {}
         jobs = []
-        by_name = {recipe.name: recipe for recipe in self.block.options.resolved_recipes}
-        for given, name in self.block.recipes:
-            shared = _shared(by_name[name])
+        for quantized in self.block.quantized:
+            shared = _shared(quantized)
             waits_for = (models.key, *dict.fromkeys(first[start] for start in shared if start in first))
-            cell = self.block.cell(self.block.variant_of(name))
-            job = self._job("variant", given, by_name[name], (cell,), waits_for)
+            job = self._job("variant", quantized, (self.block.cell(quantized.variant),), waits_for)
             first |= {start: job.key for start in shared if start not in first}
             jobs.append(job)
         return jobs
@@ -174,47 +171,46 @@ class _Maker:
             )
         }
         key = sha256_json({"kind": "latency", "of": [job.key for job in made], "machine": machine, **timed})
-        part = Part(self.block.model, tuple(given for given, _ in self.block.recipes), floats=True)
+        part = Part(self.block.model, tuple((q.given, q.engine) for q in self.block.quantized), floats=True)
         waits_for = tuple(job.key for job in made)
         threads = self.worker_threads
         return Job("latency", key, cells, options, self.inputs, part, threads, waits_for, machine=machine)
 
     def _job(
-        self,
-        kind: Kind,
-        given: str,
-        recipe: Recipe | None,
-        cells: tuple[Cell, ...],
-        waits_for: tuple[str, ...],
+        self, kind: Kind, quantized: Quantized | None, cells: tuple[Cell, ...], waits_for: tuple[str, ...]
     ) -> Job:
         threads = self.worker_threads
-        options = replace(
-            self.block.options, recipes=(given,) if given else (), threads=threads, training_threads=threads
-        )
+        options = replace(self.block.options, recipes=(), threads=threads, training_threads=threads)
+        part, recipe = Part(self.block.model, floats=True), None
+        if quantized is not None:
+            given, engine = quantized.given, quantized.engine
+            options = replace(options, recipes=(given,), engines=(engine,))
+            part = Part(self.block.model, ((given, engine),))
+            recipe = [quantized.recipe.name, quantized.recipe.file_key()]
         inputs = tuple(
             replace(entry, index=0) if entry.option == "recipes" else entry
             for entry in self.inputs
-            if entry.option != "recipes" or entry.text == given
+            if entry.option != "recipes" or entry.text in options.recipes
         )
         key = sha256_json(
             {
                 "kind": kind,
                 "model": self.block.model,
                 "options": plain(options, inputs),
-                "recipe": None if recipe is None else [recipe.name, recipe.file_key()],
+                "recipe": recipe,
                 **self.code,
             }
         )
-        part = Part(self.block.model, (given,) if given else (), floats=not given)
         return Job(kind, key, cells, options, inputs, part, threads, waits_for)
 
 
-def _shared(recipe: Recipe) -> tuple[tuple[Any, ...], ...]:
+def _shared(quantized: Quantized) -> tuple[tuple[Any, ...], ...]:
     """What a variant starts from that others may start from too, and that takes long to make."""
+    recipe, engine = quantized.recipe, quantized.engine
     pruned = (recipe.prune, recipe.widths, recipe.heads, recipe.quantizer) if recipe.prunes else ()
     starts: list[tuple[Any, ...]] = []
     if recipe.prunes:
-        starts += [("neurons",), ("pruned", *pruned)]
+        starts += [("neurons",), ("pruned", engine, *pruned)]
     if recipe.smooth:
-        starts.append(("smoothed", *pruned))
+        starts.append(("smoothed", engine, *pruned))
     return tuple(starts)

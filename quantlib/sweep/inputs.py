@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from quantlib.compression.variants import STUDENT, TEACHER
+from quantlib.compression.variants import STUDENT, TEACHER, at_engine, split_engine
 from quantlib.experiment import given_models
 from quantlib.experiment.files import BESIDE
 from quantlib.experiment.options import ExperimentOptions
@@ -91,7 +91,7 @@ def moved(options: ExperimentOptions, inputs: Sequence[Input], root: Path) -> Ex
     """The options with the files in a cache in the place of those that they name."""
     changes: dict[str, Any] = {}
     for entry in inputs:
-        place = str(entry.artifact.path(root) / entry.inner)
+        place = place_of(entry, root)
         before = changes.get(entry.option, getattr(options, entry.option))
         if entry.option == "student_config":
             changes[entry.option] = before.replace(f"init={entry.text}", f"init={place}")
@@ -100,6 +100,13 @@ def moved(options: ExperimentOptions, inputs: Sequence[Input], root: Path) -> Ex
         else:
             changes[entry.option] = (*before[: entry.index], place, *before[entry.index + 1 :])
     return replace(options, cache_dir=root, **changes)
+
+
+def place_of(entry: Input, root: Path) -> str:
+    """What stands in a cache for what an option names; the engine behind a recipe file stays."""
+    place = str(entry.artifact.path(root) / entry.inner)
+    engine = split_engine(entry.text)[1] if entry.option == "recipes" else None
+    return place if engine is None else at_engine(place, engine)
 
 
 def plain(options: ExperimentOptions, inputs: Sequence[Input]) -> Mapping[str, Any]:
@@ -129,7 +136,7 @@ def _files(name: str, text: str, options: ExperimentOptions) -> tuple[Path, str,
             beside = [name for name in BESIDE if (model.parent / name).is_file()]
             return model.parent, model.name, (model.name, *beside, *Model(model).external_names)
         return model, "", _all_files(model)
-    path = Path(text).expanduser()
+    path = Path(split_engine(text)[0] if name == "recipes" else text).expanduser()
     if name == "data_dir":
         return path, "", _glue_files(path, options.task_name)
     if name == "recipes" and path.suffix != ".toml":

@@ -11,7 +11,7 @@ from quantlib.support.artifacts import Artifact, finish, read_chunk, write_chunk
 from quantlib.support.cache import Cache, open_cache
 from quantlib.sweep.environment import check_code
 from quantlib.sweep.graph import Job
-from quantlib.sweep.inputs import moved
+from quantlib.sweep.inputs import moved, place_of
 from quantlib.sweep.local import Work
 from quantlib.sweep.work import Outcome
 
@@ -50,12 +50,8 @@ def run(request: Request) -> Answer:
         return Answer(worker, missing=missing)
     root = _cache().root
     job, options = request.job, moved(request.job.options, request.job.inputs, root)
-    places = {
-        entry.text: str(entry.artifact.path(root) / entry.inner)
-        for entry in job.inputs
-        if entry.option == "recipes"
-    }
-    recipes = tuple(places.get(given, given) for given in job.part.recipes)
+    places = {entry.text: place_of(entry, root) for entry in job.inputs if entry.option == "recipes"}
+    recipes = tuple((places.get(given, given), engine) for given, engine in job.part.recipes)
     job = replace(job, options=options, part=replace(job.part, recipes=recipes))
     return Answer(worker, request.work(job, options))
 

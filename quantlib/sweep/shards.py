@@ -35,8 +35,8 @@ def share(blocks: Sequence[Block], shard: Shard) -> tuple[list[Block], list[Cell
         start += size
         if own:
             variants = {cell.variant for cell in own}
-            given = tuple(given for given, name in block.recipes if block.variant_of(name) in variants)
-            chosen.append(replace(block, options=replace(block.options, recipes=given)))
+            left_out = {q.variant for q in block.quantized} - variants
+            chosen.append(replace(block, left_out=block.left_out | left_out))
             cells += own
     return chosen, cells
 

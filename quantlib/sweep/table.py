@@ -195,23 +195,13 @@ def _speedup(row: Row) -> str:
 
 # What a row says of itself; what was measured of a variant stands behind it, as in results.csv.
 _COLUMNS: tuple[Column[Row], ...] = (
-    Column(
-        "task", "the task", lambda row: row.task, heading="task", cell=lambda row: row.task, justify="left"
-    ),
-    Column(
-        "teacher",
-        "the checkpoint",
-        lambda row: row.teacher,
-        heading="checkpoint",
-        cell=lambda row: row.teacher,
-        justify="left",
-    ),
+    Column("task", "the task", lambda row: row.task, heading="task", justify="left"),
+    Column("teacher", "the checkpoint", lambda row: row.teacher, heading="checkpoint", justify="left"),
     Column(
         "student",
         "the student; empty for variants of the teacher",
         lambda row: row.student,
         heading="student",
-        cell=lambda row: row.student or "",
         justify="left",
     ),
     Column(
@@ -219,25 +209,12 @@ _COLUMNS: tuple[Column[Row], ...] = (
         "the variant, as in results.json",
         lambda row: row.variant,
         heading="variant",
-        cell=lambda row: row.variant,
         justify="left",
     ),
-    Column(
-        "metric",
-        "the primary metric",
-        lambda row: row.metric,
-        heading="metric",
-        cell=lambda row: row.metric or "",
-        justify="left",
-    ),
+    Column("metric", "the primary metric", lambda row: row.metric, heading="metric", justify="left"),
     Column("score", "its value", _score, heading="score", cell=lambda row: _shown_score(row)),
     Column(
-        "machine",
-        "where latency was measured",
-        lambda row: row.machine,
-        heading="machine",
-        cell=lambda row: row.machine or "",
-        justify="left",
+        "machine", "where latency was measured", lambda row: row.machine, heading="machine", justify="left"
     ),
     Column("error", "why the cell failed, or was not timed", lambda row: row.error),
 )
@@ -272,7 +249,7 @@ def console_table(rows: Sequence[Row]) -> Table:
     for heading, _ in measured:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        cells = [escape(column.cell(row)) for column in shown]
+        cells = [escape(column.shown(row)) for column in shown]
         table.add_row(*cells, *(cell(row) for _, cell in measured))
     return table
 
@@ -280,7 +257,7 @@ def console_table(rows: Sequence[Row]) -> Table:
 def common(rows: Sequence[Row]) -> dict[str, str]:
     """{heading: value} of what all rows of a table have in common."""
     values = {
-        column.heading: {column.cell(row) for row in rows if column.heading != "metric" or row.metric}
+        column.heading: {column.shown(row) for row in rows if column.heading != "metric" or row.metric}
         for column in _COLUMNS
         if column.heading not in ("", "variant", "score")
     }

@@ -15,7 +15,7 @@ Mode = Literal["static", "dynamic", "weight_only"]
 Format = Literal["QDQ", "QOperator"]
 ActivationType = Literal["QInt8", "QUInt8", "QUInt16", "Float"]
 WeightType = Literal["QInt8", "QUInt8", "QInt4"]
-Quantizer = Literal["quantlib", "onnxruntime"]
+Quantizer = Literal["quantlib", "onnxruntime", "nncf"]
 Embeddings = Literal["per_row", "int4", "float"]
 Rounding = Literal["nearest", "second_order"]
 Storage = Literal["as_computed", "int4"]
@@ -37,6 +37,8 @@ BLOCK_SIZES = (16, 32, 64, 128, 256)
 # Names of blocks with heads hold this word.
 _ATTENTION = ".attention"
 _FOR_PEOPLE = ("name", "summary", "report_only")
+# How a model is run decides nothing of its file.
+_NOT_OF_THE_FILE = (*_FOR_PEOPLE, "stock_session")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,8 @@ class Recipe:
     calibration_method: how ranges are derived (as `parse_method` reads it); static only.
     per_channel: one weight scale for each output channel, instead of one for each tensor.
     quantizer: "quantlib" rewrites the products with a weight and the embeddings, and nothing else;
-        "onnxruntime" is the runtime's own tool.
+        "onnxruntime" is the runtime's own tool, "nncf" OpenVINO's, which calibrates by itself: with its
+        defaults, or with the method "MinMax" if that is named.
     op_types: the operator types that "onnxruntime" is to quantize; None is every type it knows.
     embeddings: tables in 8 bits with a scale for each row, the largest one (of words) in 4 bits with a scale
         for each 64 numbers and the others in 8, or all in float; quantlib only.
@@ -80,6 +83,7 @@ class Recipe:
     pad_calibration: calibrate on rows padded to the full length, as the textbook does, instead of on real
         tokens only.
     report_only: why the variant is shown but not to be shipped; empty for one that may be.
+    stock_session: it is timed in a session with the engine's own defaults.
     """
 
     name: str
@@ -104,6 +108,7 @@ class Recipe:
     heads: tuple[tuple[str, int], ...] = ()
     pad_calibration: bool = False
     report_only: str = ""
+    stock_session: bool = False
 
     def __post_init__(self) -> None:
         check_recipe_name(self.name)
@@ -127,13 +132,14 @@ class Recipe:
     def _contradictions(self) -> Iterable[tuple[bool, str]]:
         """(whether it holds, what is wrong then)."""
         static, ours = self.mode == "static", self.quantizer == "quantlib"
+        nncf = self.quantizer == "nncf"
         weights = self.mode == "weight_only"
         types = (self.activation_type, self.weight_type)
         keys = [key for key, _ in self.nodes]
         sixteen = any(precision == "int16" for _, precision in self.nodes)
         return (
             (
-                static and self.calibration_method is None,
+                static and not nncf and self.calibration_method is None,
                 f"a static recipe needs a calibration method; known: {KNOWN}",
             ),
             (
@@ -175,19 +181,34 @@ class Recipe:
             (weights and sixteen, "int16 nodes are for static and dynamic"),
             (len(set(keys)) < len(keys), "nodes: a key is given twice"),
             (
+                nncf
+                and (
+                    (self.mode, self.format, *types) != ("static", "QDQ", "QUInt8", "QInt8")
+                    or not self.per_channel
+                    or self.reduce_range
+                    or self.prunes
+                    or self.pad_calibration
+                    or self.calibration_method not in (None, "MinMax")
+                ),
+                "nncf makes static QDQ models, U8S8 and per channel, with its own ranges or MinMax",
+            ),
+            (
                 not ours and (self.smooth or bool(self.nodes) or self.embeddings != "per_row"),
-                "smooth, nodes and embeddings are quantlib's; the quantizer is onnxruntime",
+                f"smooth, nodes and embeddings are quantlib's; the quantizer is {self.quantizer}",
             ),
             (
                 not ours and self.rounding != "nearest",
-                "second_order rounding is quantlib's; the quantizer is onnxruntime",
+                f"second_order rounding is quantlib's; the quantizer is {self.quantizer}",
             ),
             (
                 self.storage == "int4" and (not ours or weights or not self.per_channel),
                 "int4 storage is for quantlib's int8 weights with a scale for each channel",
             ),
             (self.smooth and weights, "a weight_only recipe has no activations to smooth"),
-            (ours and self.op_types is not None, "op_types are for the quantizer onnxruntime"),
+            (
+                self.quantizer != "onnxruntime" and self.op_types is not None,
+                "op_types are for the quantizer onnxruntime",
+            ),
             (self.op_types == (), "op_types is empty; nothing would be quantized"),
             (weights and self.reduce_range, "weight_only multiplies in float; reduce_range is for int8"),
             (
@@ -242,7 +263,7 @@ class Recipe:
 
     def file_key(self) -> dict[str, Any]:
         """What decides the model file, for cache keys: every field but those that are for people."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _FOR_PEOPLE}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_OF_THE_FILE}
 
     @property
     def prunes(self) -> bool:

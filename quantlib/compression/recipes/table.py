@@ -87,6 +87,31 @@ _TABLE = (
     _defaults("quant_2_defaults", "QOperator", "QUInt8"),
 )
 
+_NNCF: dict[str, Any] = {"quantizer": "nncf", "report_only": "what NNCF makes by itself, to compare with"}
+
+# What other tools make, to stand in the same table; `all` does not mean them.
+_PEERS = (
+    Recipe("nncf_int8", "static, NNCF's own int8", "static", "QDQ", "QUInt8", **_NNCF),
+    Recipe(
+        "nncf_int8_minmax",
+        "static, NNCF's own int8 with the ranges of the extremes",
+        "static",
+        "QDQ",
+        "QUInt8",
+        calibration_method="MinMax",
+        **_NNCF,
+    ),
+    _dynamic(
+        "stock_dynamic",
+        "ONNX Runtime's own tool on the plain export, in a session with its defaults",
+        quantizer="onnxruntime",
+        stock_session=True,
+        report_only="what ONNX Runtime makes by itself, to compare with",
+    ),
+)
+
+PEERS: dict[str, Recipe] = {recipe.name: recipe for recipe in _PEERS}
+
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in _TABLE}
 
 # The recipes worth showing when the user names none.

@@ -62,7 +62,7 @@ class Checks:
     def cells(self) -> list[str]:
         """The row of the table of checks, empty where a question does not arise."""
         return [
-            "" if result is None else column.cell(result)
+            "" if result is None else column.shown(result)
             for check, result in self
             for column in check.columns
             if column.heading

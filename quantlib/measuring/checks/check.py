@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from quantlib.data.features import Feature
 from quantlib.data.tasks import Task
+from quantlib.machine.engines import DEFAULT_ENGINE
 from quantlib.measuring.checks.logits import Progress
 from quantlib.support.columns import Column
 from quantlib.support.console import red
@@ -25,6 +26,7 @@ class Subject:
     task: says how many logits a row must get.
     quantized: whether the model is meant to be, so that what it leaves in float needs a reason.
     kept: the names of the nodes that its recipe keeps in float.
+    engine: the name of what runs it.
     threads: of the sessions; None for the physical cores.
     progress: called with the number of rows that were just compared.
     """
@@ -34,6 +36,7 @@ class Subject:
     task: Task
     quantized: bool
     kept: Collection[str] = ()
+    engine: str = DEFAULT_ENGINE
     threads: int | None = None
     progress: Progress | None = None
 
@@ -48,6 +51,7 @@ class Check(Generic[R]):
     columns: what results files and the table of checks show of a result.
     rows: how many rows it compares, at most.
     remarks: what deserves a word.
+    words: the result in a sentence or two.
     failed: whether a variant fails with this result; the flag says that its activations are quantized
         dynamically, so that their ranges depend on the batch.
     in_run_json: whether run.json lists whole results.
@@ -59,6 +63,7 @@ class Check(Generic[R]):
     columns: tuple[Column[R], ...]
     rows: int = 0
     remarks: Callable[[R], list[str]] = lambda _: []
+    words: Callable[[R], str] = lambda _: ""
     failed: Callable[[R, bool], bool] = lambda _, __: False
     in_run_json: bool = True
 
@@ -66,3 +71,12 @@ class Check(Generic[R]):
 def changed_cell(changed: int | None, rows: int) -> str:
     """The rows whose label changes, of all that were compared; nothing for regression."""
     return "" if changed is None else red(f"{changed}/{rows}{' change' if changed else ''}", changed > 0)
+
+
+def changed_words(changed: int | None) -> str:
+    """How many rows get another label, to end a sentence with; nothing for regression."""
+    if changed is None:
+        return ""
+    return (
+        f", and {changed or 'no'} label{'' if changed == 1 else 's'} with {'it' if changed == 1 else 'them'}"
+    )

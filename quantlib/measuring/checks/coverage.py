@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from quantlib.machine.engines import get_engine
 from quantlib.measuring.checks.check import Check, Subject
 from quantlib.onnx_model.coverage import Coverage, coverage
-from quantlib.support.columns import Column
+from quantlib.support.columns import Column, fixed
 
 
 def _run(subject: Subject) -> Coverage | None:
-    return coverage(subject.onnx_path, subject.kept) if subject.quantized else None
+    if not subject.quantized:
+        return None
+    products = get_engine(subject.engine).products
+    computed = None if products is None else products(subject.onnx_path, subject.threads or 1)
+    return coverage(subject.onnx_path, subject.kept, computed)
 
 
 COVERAGE = Check(
@@ -20,6 +25,9 @@ COVERAGE = Check(
             "quantized_share",
             "share of the matrix products with a weight that are quantized; null for a float model",
             lambda result: result.share,
+            show=fixed(1, scale=100),
+            label="products in 8 bits",
+            unit="%",
             heading="quantized",
             cell=lambda result: f"{result.quantized}/{result.total}",
         ),

@@ -10,8 +10,8 @@ import numpy as np
 
 from quantlib.data.features import Feature, pad
 from quantlib.data.tasks import Task
-from quantlib.machine.sessions import open_session
-from quantlib.measuring.checks.check import Check, changed_cell
+from quantlib.machine.engines import DEFAULT_ENGINE, load_model
+from quantlib.measuring.checks.check import Check, changed_cell, changed_words
 from quantlib.measuring.checks.logits import Progress, labels_changed, largest_change, need_rows, predict
 from quantlib.support.columns import Column
 
@@ -46,6 +46,7 @@ def check_invariance(
     task: Task,
     *,
     seed: int = 0,
+    engine: str = DEFAULT_ENGINE,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Invariance:
@@ -55,22 +56,22 @@ def check_invariance(
     edge. Dynamic int8 takes its ranges from the whole batch, padding included, and changes with it.
 
     Args:
-        onnx_path, rows, task, threads, progress: as for `quantlib.measuring.checks.Subject`.
+        onnx_path, rows, task, engine, threads, progress: as for `quantlib.measuring.checks.Subject`.
         seed: of the draw of rows; see `choose_rows`.
 
     Raises:
         InputError: as for `quantlib.measuring.checks.run_checks`.
     """
     need_rows(onnx_path, rows)
-    session = open_session(onnx_path, threads=threads)
+    model = load_model(onnx_path, engine, threads=threads)
     alone, in_batch, padded = [], [], []
     for short, long in choose_rows(rows, seed):
         batch = [*short, *long]
         length = max(map(len, batch))
-        in_batch.append(predict(session, pad(batch, length), task, onnx_path)[: len(short)])
+        in_batch.append(predict(model, pad(batch, length), task)[: len(short)])
         for row in short:
-            alone.append(predict(session, pad([row], len(row)), task, onnx_path))
-            padded.append(predict(session, pad([row], length), task, onnx_path))
+            alone.append(predict(model, pad([row], len(row)), task))
+            padded.append(predict(model, pad([row], length), task))
         if progress is not None:
             progress(len(short))
     reference, batched, longer = (np.concatenate(logits) for logits in (alone, in_batch, padded))
@@ -115,11 +116,25 @@ def _remarks(result: Invariance) -> list[str]:
     return [changed] if result.labels_changed else []
 
 
+def _words(result: Invariance) -> str:
+    if result.max_diff == 0:
+        return f"No logit of {result.rows} rows changes with the rest of the batch or with padding."
+    return (
+        f"With the rest of the batch, or with padding, logits of {result.rows} rows change by at most "
+        f"{result.max_diff:.2g}{changed_words(result.labels_changed)}."
+    )
+
+
 INVARIANCE = Check(
     "invariance",
     Invariance,
     lambda subject: check_invariance(
-        subject.onnx_path, subject.rows, subject.task, threads=subject.threads, progress=subject.progress
+        subject.onnx_path,
+        subject.rows,
+        subject.task,
+        engine=subject.engine,
+        threads=subject.threads,
+        progress=subject.progress,
     ),
     (
         Column(
@@ -140,5 +155,6 @@ INVARIANCE = Check(
     ),
     rows=INVARIANCE_ROWS,
     remarks=_remarks,
+    words=_words,
     failed=lambda result, dynamic: bool(result.labels_changed) and not dynamic,
 )

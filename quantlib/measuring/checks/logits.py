@@ -13,6 +13,7 @@ from quantlib.data.features import Feature, Feed
 from quantlib.data.metrics import SCORE_MODES
 from quantlib.data.scores import predictions_of
 from quantlib.data.tasks import Task
+from quantlib.machine.engines import LoadedModel
 from quantlib.measuring.accuracy import run_logits
 from quantlib.support.errors import InputError
 
@@ -21,15 +22,15 @@ Progress = Callable[[int], None]
 """Called with the number of rows that were just compared."""
 
 
-def predict(session: Any, feed: Feed, task: Task, onnx_path: Path) -> Array:
+def predict(model: LoadedModel, feed: Feed, task: Task) -> Array:
     """The logits of one batch, all of them finite: float32, (rows, labels).
 
     Raises:
         InputError: as for `quantlib.measuring.accuracy.run_logits`, or a logit is not finite.
     """
-    logits = run_logits(session, feed, task, onnx_path)
+    logits = run_logits(model, feed, task)
     if not np.isfinite(logits).all():
-        raise InputError(f"{onnx_path}: the logits of a batch of {feed['input_ids'].shape} are not finite")
+        raise InputError(f"{model.path}: the logits of a batch of {feed['input_ids'].shape} are not finite")
     return logits
 
 

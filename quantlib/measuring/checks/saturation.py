@@ -13,8 +13,8 @@ import numpy as np
 from quantlib.data.features import Feature, batches
 from quantlib.data.tasks import Task
 from quantlib.machine import hardware
-from quantlib.machine.sessions import open_session
-from quantlib.measuring.checks.check import Check, changed_cell
+from quantlib.machine.engines import DEFAULT_ENGINE, get_engine, load_model
+from quantlib.measuring.checks.check import Check, changed_cell, changed_words
 from quantlib.measuring.checks.logits import Progress, labels_changed, largest_change, need_rows, predict
 from quantlib.onnx_model.coverage import has_integer_products
 from quantlib.support.columns import Column
@@ -50,6 +50,7 @@ def check_saturation(
     rows: Sequence[Feature],
     task: Task,
     *,
+    engine: str = DEFAULT_ENGINE,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Saturation:
@@ -64,6 +65,8 @@ def check_saturation(
     """
     machine = hardware.describe()
     vnni = hardware.has_vnni(machine)
+    if engine != DEFAULT_ENGINE:
+        return Saturation(vnni, why_not=f"{get_engine(engine).label} has no kernels to compare with")
     if not hardware.is_x86(machine):
         return Saturation(vnni, why_not=f"{machine.architecture} is not x86")
     if not has_integer_products(onnx_path):
@@ -71,19 +74,19 @@ def check_saturation(
     need_rows(onnx_path, rows)
     sample = rows[:SATURATION_ROWS]
     feeds = [feed for _, feed in batches(sample, 32)]
-    session = open_session(onnx_path, threads=threads)
-    usual = [predict(session, feed, task, onnx_path) for feed in feeds]
+    model = load_model(onnx_path, threads=threads)
+    usual = [predict(model, feed, task) for feed in feeds]
     place = Path(tempfile.gettempdir())
     with place_errors(place), tempfile.TemporaryDirectory(dir=place) as scratch:
         copy = _unshared(onnx_path, Path(scratch) / "model.onnx")
         try:
-            session = open_session(copy, threads=threads, quant_precision=True)
+            model = load_model(copy, threads=threads, quant_precision=True)
         except InputError:
             # The model was loaded without the option a moment ago, so the option is what fails.
             return Saturation(vnni, why_not="ONNX Runtime cannot load it with quant_precision")
     exact = []
     for feed in feeds:
-        exact.append(predict(session, feed, task, onnx_path))
+        exact.append(predict(model, feed, task))
         if progress is not None:
             progress(len(exact[-1]))
     return Saturation(
@@ -123,11 +126,27 @@ def _remarks(result: Saturation) -> list[str]:
     return [changed] if result.labels_changed else []
 
 
+def _words(result: Saturation) -> str:
+    if result.why_not:
+        return f"Overflow of 16-bit sums was not looked for: {result.why_not}."
+    if result.max_diff == 0:
+        return f"No logit of {result.rows} rows changes on kernels whose sums cannot overflow."
+    return (
+        f"On kernels whose sums cannot overflow, as other CPUs have them, logits of {result.rows} rows "
+        f"change by at most {result.max_diff:.2g}{changed_words(result.labels_changed)}."
+    )
+
+
 SATURATION = Check(
     "saturation",
     Saturation,
     lambda subject: check_saturation(
-        subject.onnx_path, subject.rows, subject.task, threads=subject.threads, progress=subject.progress
+        subject.onnx_path,
+        subject.rows,
+        subject.task,
+        engine=subject.engine,
+        threads=subject.threads,
+        progress=subject.progress,
     ),
     (
         Column(
@@ -150,4 +169,5 @@ SATURATION = Check(
     ),
     rows=SATURATION_ROWS,
     remarks=_remarks,
+    words=_words,
 )

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 import quantlib
-from quantlib.machine.sessions import SessionConfig, default_threads
+from quantlib.machine.engines import DEFAULT_ENGINE, get_engine
+from quantlib.machine.sessions import default_threads
 from quantlib.measuring.latency.limits import TimeLimits, at_most
 from quantlib.measuring.latency.stats import WAKE_SECONDS
 from quantlib.support.errors import InputError
@@ -39,8 +40,9 @@ class TimedProcess:
         onnx_path: the model.
         feeds: arrays by input name, cycled through by the timed runs; what the model does not take is
             left out.
-        config: threads, spinning, providers and optimizers; the default is one thread a physical core. A
-            mapping is for a worker of another revision, whose options have other names.
+        config: the options of the engine's sessions; the default is one thread a physical core. A mapping is
+            for a worker of another revision, whose options have other names.
+        engine: the name of what runs it.
         profile_prefix: with one, ONNX Runtime traces every run; see `end_profiling`. Times then include
             what tracing costs.
         limits: how long the process may take to answer; one that takes longer is killed.
@@ -51,15 +53,18 @@ class TimedProcess:
         self,
         onnx_path: Path,
         feeds: Feeds,
-        config: SessionConfig | Mapping[str, Any] | None = None,
+        config: Any = None,
         *,
+        engine: str = DEFAULT_ENGINE,
         profile_prefix: Path | None = None,
         limits: TimeLimits | None = None,
         worker: Sequence[str] = _WORKER,
     ) -> None:
         self.onnx_path = onnx_path
-        config = config or SessionConfig(default_threads())
-        self.config = asdict(config) if isinstance(config, SessionConfig) else dict(config)
+        config = config or get_engine(engine).config(default_threads(), False)
+        self.config: dict[str, Any] = dict(config) if isinstance(config, Mapping) else asdict(config)
+        # Left out where it is the default: a worker of an older revision knows no other.
+        self._engine = {} if engine == DEFAULT_ENGINE else {"engine": engine}
         self._feeds = feeds
         self._profile_prefix = profile_prefix
         self._limits = limits or TimeLimits()
@@ -88,7 +93,7 @@ class TimedProcess:
         try:
             prefix = None if self._profile_prefix is None else str(self._profile_prefix.resolve())
             model = str(self.onnx_path.resolve())
-            self._ask("load", onnx_path=model, profile_prefix=prefix, **self.config)
+            self._ask("load", onnx_path=model, profile_prefix=prefix, **self._engine, **self.config)
             self.set_feeds(self._feeds)
         except BaseException:
             self._end(kill=True)

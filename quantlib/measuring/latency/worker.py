@@ -2,7 +2,8 @@
 
 Started by `quantlib.measuring.latency.process`. Commands:
     {"command": "load", "onnx_path": ..., "threads": ..., "spinning": ..., "providers": [...],
-     "disabled_optimizers": [...], "profile_prefix": ...}   the last one may be null or left out
+     "disabled_optimizers": [...], "profile_prefix": ...}   the last one may be null or left out; for another
+     engine than the default the options are its own, and "engine" names it
     {"command": "feeds", "directory": ...}   a directory of .npz files, cycled through in order of name
     {"command": "time", "runs": ..., "warmup_runs": ..., "wake_seconds": ...}
     {"command": "end_profiling"}   of a session with a profile_prefix
@@ -23,7 +24,8 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from quantlib.machine.sessions import feed_for, open_session, runtime_errors, shorten
+from quantlib.machine.engines import DEFAULT_ENGINE, feed_of, get_engine
+from quantlib.machine.sessions import shorten
 from quantlib.measuring.latency.stats import time_ms, wake
 from quantlib.support.errors import InputError
 
@@ -32,6 +34,7 @@ class Worker:
     """One session and the feeds it is timed on."""
 
     def __init__(self) -> None:
+        self.errors: tuple[type[Exception], ...] = ()
         self._session: Any = None
         self._timed: Iterator[dict[str, Any]] = iter(())
         self._untimed: Iterator[dict[str, Any]] = iter(())
@@ -40,9 +43,12 @@ class Worker:
         """Run one command and give its result."""
         match command.pop("command"):
             case "load":
+                engine = get_engine(command.pop("engine", DEFAULT_ENGINE))
                 path, prefix = Path(command.pop("onnx_path")), command.pop("profile_prefix", None)
-                command["profile_prefix"] = None if prefix is None else Path(prefix)
-                self._session = open_session(path, **command)
+                if prefix is not None:
+                    command["profile_prefix"] = Path(prefix)
+                self.errors = engine.errors()
+                self._session = engine.open(path, **command)
                 return None
             case "feeds":
                 self._read_feeds(Path(command["directory"]))
@@ -58,7 +64,7 @@ class Worker:
         feeds = []
         for path in sorted(directory.glob("*.npz")):
             with np.load(path) as arrays:
-                feeds.append(feed_for(self._session, arrays))
+                feeds.append(feed_of(self._session, arrays))
         # Waking takes a number of runs that depends on the model's speed. It has a cycle of its own, so
         # that the n-th timed run has the same feed in every process that takes turns.
         self._timed, self._untimed = itertools.cycle(feeds), itertools.cycle(feeds)
@@ -76,13 +82,12 @@ class Worker:
 def serve(commands: Iterable[str], answers: TextIO) -> None:
     """Obey one command a line until there are no more."""
     worker = Worker()
-    errors = runtime_errors()
     for line in commands:
         try:
             answer: dict[str, Any] = {"result": worker.obey(json.loads(line))}
         except InputError as error:
             answer = {"error": str(error), "input": True}
-        except errors as error:
+        except worker.errors as error:
             answer = {"error": shorten(str(error)), "input": False}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()

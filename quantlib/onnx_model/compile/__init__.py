@@ -13,6 +13,10 @@ What is done and why, in order:
   measured, for which reason `quantlib.machine.sessions` keeps ONNX Runtime from making one.
 - The last layer is computed for the row that the classifier reads (`quantlib.onnx_model.compile.row`).
 
+For an engine that knows ONNX's own operators only, attention and GELU stay in parts, which such engines fuse
+themselves; their mask becomes a plain one, and the last attention asks for one row too
+(`quantlib.onnx_model.compile.parts`).
+
 A rewrite that does not recognise its part of the graph leaves it alone and says so. The result is compared
 with the original before it is written (`quantlib.onnx_model.compile.parity`).
 """
@@ -21,8 +25,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
+from quantlib.machine.engines import Operators
 from quantlib.onnx_model.compile.naming import number_nodes
 from quantlib.onnx_model.layers import load_ir
 from quantlib.support.errors import InputError
@@ -31,7 +36,7 @@ from quantlib.support.files import atomic_file
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["MARK", "Compiled", "compile_onnx", "is_compiled"]
+__all__ = ["MARK", "Compiled", "Operators", "compile_onnx", "is_compiled"]
 
 MARK = "quantlib.compiled"
 
@@ -41,11 +46,11 @@ class Compiled:
     """A compiled model, and what was done to it.
 
     done: how often each rewrite was done. "folded_products" counts the nodes that depended on no input,
-    "attention", "gelu" and "layer_normalization" the new nodes, "row" the nodes that now work on one row,
-    "merged_constants" initializers that equalled another; "row_attention" is 1 if the last attention asks for
-    one row. left: a sentence for each part that was not
-    recognised and stays as it was. nodes_before, nodes_after: of the graph. difference: the largest of a
-    logit in the parity check.
+    "attention", "gelu" and "layer_normalization" the new nodes, "mask" the masks that were made plain, "row"
+    the nodes that now work on one row, "merged_constants" initializers that equalled another; "row_attention"
+    is 1 if the last attention asks for one row. left: a sentence for each part that was not recognised and
+    stays as it was. nodes_before, nodes_after: of the graph. difference: the largest of a logit in the parity
+    check.
     """
 
     path: Path
@@ -61,6 +66,7 @@ def compile_onnx(
     out_path: Path,
     *,
     last_attention: Literal["row", "whole"] = "row",
+    operators: Operators = "microsoft",
     threads: int | None = None,
 ) -> Compiled:
     """Compile a classifier of quantlib's export or of another's; the model itself is left alone.
@@ -77,22 +83,27 @@ def compile_onnx(
             value; "whole" leaves it one node, like the others. "row" is as fast at 1x32; at 1x128 and 8x128
             it is 1.01 to 1.03 times as fast in FP32 and 1.02 to 1.05 times in 8 bits, where the scores of
             all rows cost more than the products (a MiniLM of 6 layers and BERT-base, 2 threads).
+        operators: "microsoft" also fuses attention and GELU into operators of ONNX Runtime's own; "standard"
+            leaves them in parts.
         threads: of the parity check's sessions; the physical cores by default.
 
     Raises:
         InputError: the file is missing, no ONNX model, compiled already, of an opset that cannot be raised,
-            or cannot be run; an unknown `last_attention`.
+            or cannot be run; an unknown `last_attention` or `operators`.
         RuntimeError: the compiled graph computes something else. Nothing is written then.
     """
     from quantlib.onnx_model.compile.parity import check_parity
 
     if last_attention not in ("row", "whole"):
         raise InputError(f"last_attention must be 'row' or 'whole', not {last_attention!r}")
+    if operators not in get_args(Operators):
+        raise InputError(f"operators must be one of {', '.join(get_args(Operators))}, not {operators!r}")
     model = load_ir(onnx_path)
     if is_compiled(model):
         raise InputError(f"{onnx_path}: this model is compiled already; a run takes it with --no-compile")
     before = len(model.graph)
-    done, left = _rewrite(model, last_attention == "row")
+    rewrite = _rewrite if operators == "microsoft" else _rewrite_in_parts
+    done, left = rewrite(model, last_attention == "row")
     model.metadata_props[MARK] = "1"
     with atomic_file(out_path) as scratch:
         import onnx_ir as ir
@@ -129,6 +140,37 @@ def _rewrite(model: ir.Model, row_attention: bool) -> tuple[dict[str, int], list
         left += sentences
     passes.RemoveUnusedNodesPass()(model)
     done["row_attention"] = attend_from_row(model) if row_attention else 0
+    _tidy(model, done)
+    return done, left
+
+
+def _rewrite_in_parts(model: ir.Model, row_attention: bool) -> tuple[dict[str, int], list[str]]:
+    """The rewrites that need no operators but ONNX's own, in place."""
+    from quantlib.onnx_model.compile.folding import fold_products
+    from quantlib.onnx_model.compile.normalize import normalize
+    from quantlib.onnx_model.compile.parts import attend_from_row_in_parts, own_gelus, simplify_masks
+    from quantlib.onnx_model.compile.pointwise import fuse_layer_normalization
+    from quantlib.onnx_model.compile.row import cut_to_row
+
+    left = normalize(model)
+    own_gelus(model)
+    done = {"folded_products": fold_products(model), "attention": 0, "gelu": 0}
+    for name, rewrite in {
+        "mask": simplify_masks,
+        "layer_normalization": fuse_layer_normalization,
+        "row": cut_to_row,
+    }.items():
+        done[name], sentences = rewrite(model)
+        left += sentences
+    done["row_attention"] = attend_from_row_in_parts(model) if row_attention else 0
+    _tidy(model, done)
+    return done, left
+
+
+def _tidy(model: ir.Model, done: dict[str, int]) -> None:
+    """Leave nothing that is not used, or there twice, in place; `done` says how many constants were."""
+    import onnx_ir.passes.common as passes
+
     passes.RemoveUnusedNodesPass()(model)
     constants = len(model.graph.initializers)
     passes.DeduplicateHashedInitializersPass()(model)
@@ -136,4 +178,3 @@ def _rewrite(model: ir.Model, row_attention: bool) -> tuple[dict[str, int], list
     passes.RemoveUnusedOpsetsPass()(model)
     number_nodes(model.graph)
     passes.ClearMetadataAndDocStringPass()(model)  # the rewriter's own notes, and the exporter's stack traces
-    return done, left

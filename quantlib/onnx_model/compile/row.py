@@ -80,7 +80,7 @@ def attend_from_row(model: ir.Model) -> int:
         users = [use.node for use in node.outputs[0].uses()]
         if node.op_type != "Attention" or node.domain != MICROSOFT:
             continue
-        if len(users) == 1 and _is_cut(users[0]) and not _shares_its_weight(node):
+        if len(users) == 1 and is_cut(users[0]) and not _shares_its_weight(node):
             _split_attention(model.graph, node, users[0])
             return 1
     return 0
@@ -91,7 +91,7 @@ def _shares_its_weight(attention: ir.Node) -> bool:
     return weight is not None and len(list(weight.uses())) > 1
 
 
-def _is_cut(node: ir.Node) -> bool:
+def is_cut(node: ir.Node) -> bool:
     """Whether a node gathers a row as `cut_to_row` does."""
     index = constant(node.inputs[1]) if node.op_type == "Gather" else None
     return index is not None and index.shape == (1,)
@@ -140,19 +140,19 @@ def _gather_before(graph: ir.Graph, inside: Sequence[ir.Node], reader: ir.Node) 
     for node in inside:
         for i, value in enumerate(node.inputs):
             if value is not None and value not in made and constant(value) is None:
-                node.replace_input_with(i, _row_of(graph, value, place))
+                node.replace_input_with(i, row_of(graph, value, place))
         for output in node.outputs:
             output.shape = _shape(output, rows=1)
     reader.replace_input_with(1, initializer(graph, f"{reader.name}/only_row", np.array(0)))
 
 
-def _row_of(graph: ir.Graph, value: ir.Value, place: ir.Value) -> ir.Value:
+def row_of(graph: ir.Graph, value: ir.Value, place: ir.Value) -> ir.Value:
     """One row of a value, (batch, 1, width); made once for each value."""
     for use in value.uses():
         if use.node.op_type == "Gather" and use.node.inputs[1] is place:
             return use.node.outputs[0]
     first = next(node for node in graph if value in node.inputs)
-    writer = _Writer(graph, before=first)
+    writer = Writer(graph, before=first)
     (row,) = writer.node(
         "Gather", [value, place], f"{module(value)}/row", [_shape(value, rows=1)], {"axis": 1}
     )
@@ -166,8 +166,8 @@ def _split_attention(graph: ir.Graph, attention: ir.Node, reader: ir.Node) -> No
     assert x is not None and place is not None
     weights, biases = np.asarray(constant(weight)), np.asarray(constant(bias))
     name, hidden = module(attention.outputs[0]), len(biases) // 3
-    row = _row_of(graph, x, place)
-    writer = _Writer(graph, before=attention)
+    row = row_of(graph, x, place)
+    writer = Writer(graph, before=attention)
     query = writer.product(row, f"{name}.query", weights[:, :hidden], biases[:hidden])
     pair = writer.product(x, f"{name}.key_value", weights[:, hidden:], biases[hidden:])
     halves = initializer(graph, f"{name}.key_value.widths", np.array([hidden, hidden]))
@@ -177,7 +177,7 @@ def _split_attention(graph: ir.Graph, attention: ir.Node, reader: ir.Node) -> No
     inputs = [query, key, value, None, mask_index]
     added = rest[1] if len(rest) > 1 else None
     if added is not None:
-        inputs.append(_row_of_scores(writer, added, place, f"{name}.attention_bias"))
+        inputs.append(row_of_scores(writer, added, place, f"{name}.attention_bias"))
     (joined,) = writer.node(
         "MultiHeadAttention", inputs, name, [_shape(row, width=hidden)], attributes, MICROSOFT
     )
@@ -185,7 +185,7 @@ def _split_attention(graph: ir.Graph, attention: ir.Node, reader: ir.Node) -> No
     graph.remove([reader, attention], safe=True)
 
 
-def _row_of_scores(writer: _Writer, bias: ir.Value, place: ir.Value, name: str) -> ir.Value:
+def row_of_scores(writer: Writer, bias: ir.Value, place: ir.Value, name: str) -> ir.Value:
     """The part of a bias (batch, heads, rows, rows) that is added to the scores of one row."""
     import onnx_ir as ir
 
@@ -205,7 +205,7 @@ def _shape(value: ir.Value, rows: int | None = None, width: int | None = None) -
 
 
 @dataclass(frozen=True)
-class _Writer:
+class Writer:
     """Adds float nodes to a graph, before a given node."""
 
     graph: ir.Graph
