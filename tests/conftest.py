@@ -68,7 +68,7 @@ LONGEST = (
     "test_sensitivity", "test_bench_distillation", "test_quantize", "test_graph",
     "test_distillation_vocabulary", "test_accuracy", "test_calibration",
     "test_tox", "test_distillation", "test_profile", "test_explain", "test_smoothing", "test_unlabelled",
-    "test_targeting", "test_pruning", "test_rounding", "test_packing",
+    "test_targeting", "test_sweep", "test_pruning", "test_rounding", "test_packing",
 )  # fmt: skip
 
 

@@ -137,6 +137,7 @@ def test_files_exist(page: Path) -> None:
         "bench/load.py",
         "bench/record_traces.py",
         "bench/calibration_memory.py",
+        "bench/sweep_scaling.py",
     ],
 )
 def test_options_exist(script: str) -> None:

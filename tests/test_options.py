@@ -36,6 +36,7 @@ from quantlib.support.options import (
     option,
     options_of,
 )
+from quantlib.sweep.options import SweepOptions
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "options.md"
@@ -43,7 +44,7 @@ PAGE = ROOT / "docs" / "options.md"
 
 def page_from(text: str) -> str:
     """The page with its tables made from the declarations."""
-    for cls in (ExperimentOptions, GateOptions):
+    for cls in (ExperimentOptions, GateOptions, SweepOptions):
         pattern = rf"(<!-- {cls.__name__} -->\n).*?(<!-- end -->)"
         table = markdown_table(cls)
         text, count = re.subn(pattern, lambda match: match[1] + table + match[2], text, flags=re.DOTALL)  # noqa: B023

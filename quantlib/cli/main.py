@@ -23,6 +23,7 @@ SUBCOMMANDS = {
     "evaluate": "Score an ONNX model on rows with labels.",
     "benchmark": "Time ONNX models beside each other.",
     "compare": "Compare ONNX classifiers: accuracy or agreement, size, latency.",
+    "sweep": "Run tasks x checkpoints x students x recipes x engines, here or on a cluster.",
     "explain": "Show what 8 bits cost each layer.",
     "profile": "Show where the time of an ONNX model goes.",
     "gate": "Compare with a baseline; exit code 1 if something got worse.",

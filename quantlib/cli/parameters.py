@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -34,49 +34,78 @@ def offering(
     """
     kinds = classes if isinstance(classes, tuple) else (classes,)
 
-    def command(**given: Any) -> None:
-        given.pop("help_all", None)
-        configured = configuration(given.pop("config"))
-        beside = {name: given.pop(name) for name in own}
+    def command(given: Mapping[str, Any], beside: Mapping[str, Any], config: Path | None) -> None:
+        configured = configuration(config)
         options = [from_flags(cls, given, COMMAND, of_class(configured, cls)) for cls in kinds]
         function(*options, **beside)
+
+    others = list(inspect.signature(function).parameters)[len(kinds) :]
+    return _command(kinds, function, others, command, whole=whole, config=True)
+
+
+def offering_flags(
+    cls: type[Any], function: Callable[..., None], *, whole: bool = False
+) -> Callable[..., None]:
+    """A command that calls `function` with the flags of a dataclass of options, by field name.
+
+    Args:
+        cls: the dataclass. function, whole: as for `offering`.
+    """
+
+    def command(given: Mapping[str, Any], beside: Mapping[str, Any], _: Path | None) -> None:
+        function(given, **beside)
+
+    others = list(inspect.signature(function).parameters)[1:]
+    return _command((cls,), function, others, command, whole=whole, config=False)
+
+
+def _command(
+    kinds: tuple[type[Any], ...],
+    function: Callable[..., None],
+    own: list[str],
+    call: Callable[[Mapping[str, Any], Mapping[str, Any], Path | None], None],
+    *,
+    whole: bool,
+    config: bool,
+) -> Callable[..., None]:
+    """A function with a parameter for each option and for each of `own`, those of `function`, for typer."""
+
+    def command(**given: Any) -> None:
+        given.pop("help_all", None)
+        beside = {name: given.pop(name) for name in own}
+        call(given, beside, given.pop("config", None))
 
     def show_all(ctx: typer.Context, asked: bool) -> None:
         if asked:
             app = new_app()
-            app.command()(offering(classes, function, whole=True))
+            app.command()(_command(kinds, function, own, call, whole=True, config=config))
             shown = typer.main.get_command(app)
             print(shown.get_help(type(ctx)(shown, info_name=ctx.command_path)))
             raise typer.Exit
 
     hints = get_type_hints(function, include_extras=True)
-    others = list(inspect.signature(function).parameters.values())[len(kinds) :]
-    own = [parameter.name for parameter in others]
+    of_function = inspect.signature(function).parameters
     parameters = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[parameter.name])
-        for parameter in others
+        of_function[name].replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hints[name]) for name in own
     ]
     parameters += [
         _parameter(item, hidden=item.advanced and not whole)
         for cls in kinds
         for item in options_of(cls, COMMAND)
     ]
-    parameters.append(
-        inspect.Parameter(
-            "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[Path | None, _CONFIG]
-        )
-    )
+    if config:
+        parameters.append(_own_parameter("config", None, Annotated[Path | None, _CONFIG]))
     if not whole:
         every = typer.Option("--help-all", help="Show every option.", is_eager=True, callback=show_all)
-        parameters.append(
-            inspect.Parameter(
-                "help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Annotated[bool, every]
-            )
-        )
+        parameters.append(_own_parameter("help_all", False, Annotated[bool, every]))
     command.__doc__ = function.__doc__
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     vars(command)["__signature__"] = inspect.Signature(parameters)
     return command
+
+
+def _own_parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def configuration(path: Path | None) -> Configuration:

@@ -33,6 +33,8 @@ from quantlib.training.student.precision import chosen_precision
 from quantlib.training.student.students import INITS
 from quantlib.training.teacher import fine_tune
 
+TEACHER_FOLDER = Path("ts_teacher_bert")
+
 
 @dataclass(frozen=True)
 class Built:
@@ -77,28 +79,14 @@ def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[B
     Raises:
         InputError: something that the user gave cannot be used.
     """
-    steps = steps or Steps()
-    named = None if options.teacher is None else given_models.resolve(options.teacher, TEACHER)
-    labels = None if named is None or options.own_task is None else given_models.labels_of(named)
-    rows = read_rows(options, labels, steps, train_rows=options.train_rows)
-    for note in (*rows.notes, *left_out(options)):
-        steps.say(note)
-    task = rows.task
-    if task.output_mode == "embedding" and options.trains_student:
-        raise InputError(f"{task.name}: no student is trained for embeddings; leave it out: --no-student")
-    work = Work(task, rows.splits, options, open_cache(options.cache_dir), steps)
-    _check_rows(work)
-    given = [_given(work, given_models.resolve(name, STUDENT)) for name in options.students]
+    begun = begin(options, steps)
+    work, teacher, given = begun.work, begun.teacher, begun.students
     start = _start(options)
-    gave_order = options.own_task is not None
-    teacher = _trained_teacher(work) if named is None else _given(work, named, gave_order=gave_order)
-    if options.trains_student:
-        _student_shape(options, teacher)  # may be impossible, which is said before anything takes long
     hashes = {"data": tasks.data_hash(work.splits), TEACHER: given_models.hash_of(teacher)}
     sources = {TEACHER: teacher}
     reports: dict[str, Compiled] = {}
-    fp32 = _fp32(work, TEACHER, Path("ts_teacher_bert"), teacher)
-    fast = _compiled(work, reports, fp32) if options.compile else None
+    fp32 = exported(work, TEACHER, TEACHER_FOLDER, teacher)
+    fast = compiled_of(work, reports, fp32) if options.compile else None
     variants = _on_engine(work, reports, fp32, fast, teacher, DEFAULT_ENGINE)
     files: dict[str, Path] = {}
     if options.max_drop is not None:
@@ -117,29 +105,64 @@ def stages(options: ExperimentOptions, steps: Steps | None = None) -> Iterator[B
         commits = {name: checkpoints.hub_commit(source) for name, source in sources.items()}
         of_hub = {name: commit for name, commit in commits.items() if commit is not None}
         return Built(
-            task,
+            work.task,
             tuple(variants),
             dict(hashes),
             files,
             dict(reports),
             of_hub,
             precision,
-            rows.splits.evaluation,
+            work.splits.evaluation,
         )
 
     yield so_far()
     if not student_names(options):
         return
-    students = _students(work, teacher, given)
+    students = students_of(work, teacher, given)
     sources |= {name: student for name, _, student in students}
     sources |= {} if start is None else {"student_init": start}
     for name, folder, student in students:
         hashes[name] = given_models.hash_of(student)
-        own = _fp32(work, name, folder, student)
-        own_fast = _compiled(work, reports, own) if options.compile else None
+        own = exported(work, name, folder, student)
+        own_fast = compiled_of(work, reports, own) if options.compile else None
         for engine in engines_for(options, name):
             variants += _on_engine(work, reports, own, own_fast, student, engine)
     yield so_far(_precision(work) if options.trains_student else None)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a build starts from, checked: rows and options, the teacher, and students that the user named."""
+
+    work: Work
+    teacher: Path
+    students: tuple[Path, ...]
+
+
+def begin(options: ExperimentOptions, steps: Steps | None = None) -> Begun:
+    """Read the rows, and find or train the teacher; what the user gave is checked before that.
+
+    Raises:
+        InputError: something that the user gave cannot be used.
+    """
+    steps = steps or Steps()
+    named = None if options.teacher is None else given_models.resolve(options.teacher, TEACHER)
+    labels = None if named is None or options.own_task is None else given_models.labels_of(named)
+    rows = read_rows(options, labels, steps, train_rows=options.train_rows)
+    for note in (*rows.notes, *left_out(options)):
+        steps.say(note)
+    task = rows.task
+    if task.output_mode == "embedding" and options.trains_student:
+        raise InputError(f"{task.name}: no student is trained for embeddings; leave it out: --no-student")
+    work = Work(task, rows.splits, options, open_cache(options.cache_dir), steps)
+    _check_rows(work)
+    given = tuple(_given(work, given_models.resolve(name, STUDENT)) for name in options.students)
+    _start(options)
+    gave_order = options.own_task is not None
+    teacher = _trained_teacher(work) if named is None else _given(work, named, gave_order=gave_order)
+    if options.trains_student:
+        _student_shape(options, teacher)  # may be impossible, which is said before anything takes long
+    return Begun(work, teacher, given)
 
 
 def _on_engine(
@@ -154,13 +177,28 @@ def _on_engine(
 
     fast: what is compiled for the default engine; None where compiling is turned off.
     """
-    compiled_here = fast
-    if fast is not None and engine != DEFAULT_ENGINE:
-        compiled_here = _compiled(work, reports, fp32, engine)
+    compiled_here = compiled_on(work, reports, fp32, fast, engine)
+    shown = floats_on(work, fp32, compiled_here, engine)
+    return [*shown, *quantized(work, fp32, compiled_here, checkpoint, engine)]
+
+
+def compiled_on(
+    work: Work, reports: dict[str, Compiled], fp32: Variant, fast: Variant | None, engine: str
+) -> Variant | None:
+    """A model compiled for an engine; None where compiling is turned off.
+
+    reports: what compiling did is added to it. fast: what is compiled for the default engine.
+    """
+    if fast is None or engine == DEFAULT_ENGINE:
+        return fast
+    return compiled_of(work, reports, fp32, engine)
+
+
+def floats_on(work: Work, fp32: Variant, compiled_here: Variant | None, engine: str) -> list[Variant]:
+    """The float variants of a model that a run shows on an engine."""
     floats = {"": _named(fp32, engine), COMPILED: compiled_here}
     steps = float_steps(work.options, fp32.name, engine)
-    shown = [variant for step in steps if (variant := floats[step]) is not None]
-    return [*shown, *quantized(work, fp32, compiled_here, checkpoint, engine)]
+    return [variant for step in steps if (variant := floats[step]) is not None]
 
 
 def _named(fp32: Variant, engine: str) -> Variant:
@@ -168,9 +206,10 @@ def _named(fp32: Variant, engine: str) -> Variant:
     return replace(fp32, name=at_engine(fp32.name, engine), engine=engine)
 
 
-def _compiled(
+def compiled_of(
     work: Work, reports: dict[str, Compiled], fp32: Variant, engine: str = DEFAULT_ENGINE
 ) -> Variant:
+    """A model compiled for an engine; reports: what compiling did is added to it."""
     variant, reports[at_engine(fp32.name, engine)] = compiled(work, fp32, engine)
     return variant
 
@@ -203,7 +242,7 @@ def _trained_teacher(work: Work) -> Path:
     return cached(work, "fine-tune the teacher", TEACHER, key, train)
 
 
-def _students(work: Work, teacher: Path, given: Sequence[Path]) -> list[tuple[str, Path, Path]]:
+def students_of(work: Work, teacher: Path, given: Sequence[Path]) -> list[tuple[str, Path, Path]]:
     """(result key, folder, checkpoint) of each student: those given, else one made from the teacher."""
     if not given:
         stem = re.sub(r"[^\w.-]+", "_", work.options.student_config)
@@ -327,7 +366,7 @@ def _training_key(work: Work) -> dict[str, Any]:
     }
 
 
-def _fp32(work: Work, name: str, folder: Path, checkpoint: Path) -> Variant:
+def exported(work: Work, name: str, folder: Path, checkpoint: Path) -> Variant:
     """Export a checkpoint, and tokenize the evaluation rows for it; an ONNX file is taken as it is."""
     rows = tokenize(work, "evaluation", checkpoint)
     if is_onnx(checkpoint):

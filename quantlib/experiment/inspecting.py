@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,7 @@ def _shape(base: Path) -> tuple[int, int, int]:
     return layers, width, config.get("intermediate_size", config.get("hidden_dim", 4 * width))
 
 
+@cache
 def _operations_per_second() -> float:
     """Of a model's products in float32, on all cores: some two thirds of the machine's peak."""
     return 0.65e9 * measure_peak(SessionConfig(default_threads())).float_gops

@@ -80,6 +80,14 @@ class ExperimentOptions(MeasuringOptions):
         section="models",
         advanced=True,
     )
+    training_threads: int | None = option(
+        None,
+        "Threads of training; default: the physical cores.",
+        least=1,
+        most=512,
+        section="models",
+        advanced=True,
+    )
     students: tuple[str, ...] = option(
         (),
         "Distilled checkpoint, DIR or HUB_ID; may be repeated; default: make one, if there are train rows.",
@@ -343,7 +351,7 @@ class ExperimentOptions(MeasuringOptions):
             learning_rate=self.teacher_learning_rate,
             trained_layers=self.teacher_layers or None,
             seed=self.seed,
-            threads=default_threads(),
+            threads=self.training_threads or default_threads(),
         )
 
     @property
@@ -356,7 +364,7 @@ class ExperimentOptions(MeasuringOptions):
             prediction=replace(start.prediction, epochs=self.prediction_epochs),
             augmentation=AugmentationOptions(copies=self.augment),
             seed=self.seed,
-            threads=default_threads(),
+            threads=self.training_threads or default_threads(),
         )
 
     def _check_training(self) -> None:

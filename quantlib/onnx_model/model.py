@@ -79,6 +79,15 @@ class Model:
         """
         return sum(file.stat().st_size for file in (self.path, *self._external_files))
 
+    @property
+    def external_names(self) -> tuple[str, ...]:
+        """The files of external data that it names, relative to its directory.
+
+        Raises:
+            InputError: one is missing, or the file is not ONNX.
+        """
+        return tuple(file.relative_to(self.path.parent).as_posix() for file in self._external_files)
+
     @cached_property
     def _external_files(self) -> tuple[Path, ...]:
         """The files of external data that it names."""

@@ -35,8 +35,9 @@ class VariantResult:
     """What was measured of one variant, and of the teacher beside it; `values` gives its columns.
 
     metrics: the task's metrics by name, the primary one first. eval_loss: cross-entropy or MSE;
-    None without labels. size_bytes: external data included. agreement: see `quantlib.data.scores.agreement`;
-    where it is a metric of the task, it is written as such. teacher: its result; None for the teacher itself.
+    None without labels. size_bytes: external data included. latency: None if it was not timed.
+    agreement: see `quantlib.data.scores.agreement`; where it is a metric of the task, it is written as such.
+    teacher: its result; None for the teacher itself.
     recipe: how it was quantized, None for a float model. task, evaluation: the predictions, if they are at
     hand. on_front: no other variant beats it. beaten_by: one that does. Neither is so until variants are
     compared. extra: further values, written after the columns. checks: what was checked, written last.
@@ -47,7 +48,7 @@ class VariantResult:
     metrics: Mapping[str, float]
     eval_loss: float | None
     size_bytes: int
-    latency: LatencyStats
+    latency: LatencyStats | None = None
     throughput: Throughput | None = None
     agreement: float = 1.0
     teacher: VariantResult | None = field(default=None, repr=False)
@@ -106,7 +107,7 @@ class VariantResult:
     @property
     def median_ms(self) -> float:
         """The median latency."""
-        return self.latency.median_ms
+        return _latency(self).median_ms
 
     @property
     def compression_ratio(self) -> float:
@@ -210,6 +211,15 @@ def speedup_words(timing: Speedup) -> str:
     return text
 
 
+def _latency(result: VariantResult) -> LatencyStats:
+    assert result.latency is not None
+    return result.latency
+
+
+def _has_latency(result: VariantResult) -> bool:
+    return result.latency is not None
+
+
 def _throughput(result: VariantResult) -> Throughput:
     assert result.throughput is not None
     return result.throughput
@@ -276,7 +286,8 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
     Column(
         "mean_ms",
         "mean latency: runs of one shape on real rows, spread over the turns with the other variants",
-        lambda result: result.latency.mean_ms,
+        lambda result: _latency(result).mean_ms,
+        when=_has_latency,
         required=True,
         show=fixed(2),
         label="mean latency",
@@ -285,7 +296,8 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
     Column(
         "std_ms",
         "standard deviation of these runs",
-        lambda result: result.latency.std_ms,
+        lambda result: _latency(result).std_ms,
+        when=_has_latency,
         required=True,
         show=fixed(2),
         label="standard deviation",
@@ -294,7 +306,8 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
     Column(
         "min_ms",
         "the fastest run",
-        lambda result: result.latency.min_ms,
+        lambda result: _latency(result).min_ms,
+        when=_has_latency,
         required=True,
         show=fixed(2),
         label="fastest run",
@@ -303,7 +316,8 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
     Column(
         "max_ms",
         "the slowest run",
-        lambda result: result.latency.max_ms,
+        lambda result: _latency(result).max_ms,
+        when=_has_latency,
         required=True,
         show=fixed(2),
         label="slowest run",
@@ -313,6 +327,7 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         "median_ms",
         "the median of the runs",
         lambda result: result.median_ms,
+        when=_has_latency,
         required=True,
         heading="median\nms",
         show=fixed(2),
@@ -336,6 +351,7 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
         "the teacher's time over the variant's, the median of paired ratios; the table shows the interval "
         "where that is wider than ±10 %, with a question mark where the machine was too busy; red below 1",
         lambda result: result.speedup,
+        when=_has_latency,
         required=True,
         show=fixed(2, "x"),
         interval=("speedup_low", "speedup_high"),
@@ -449,8 +465,8 @@ COLUMNS: tuple[Column[VariantResult], ...] = (
     Column(
         "standard_error_ms",
         "standard error of the mean latency; a run that is too noisy is reported while it runs",
-        lambda result: result.latency.standard_error_ms,
-        when=_predicted,
+        lambda result: _latency(result).standard_error_ms,
+        when=lambda result: _predicted(result) and _has_latency(result),
         show=fixed(3),
         label="standard error",
         unit="ms",

@@ -12,7 +12,9 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,9 @@ __all__ = [
     "Entry",
     "code_key",
     "default_cache_dir",
+    "only_looking",
     "open_cache",
+    "recording",
     "versions_key",
 ]
 
@@ -66,6 +70,35 @@ class Entry:
     hit: bool
 
 
+_used: ContextVar[list[Entry] | None] = ContextVar("used", default=None)
+_looking: ContextVar[bool] = ContextVar("looking", default=False)
+
+
+@contextmanager
+def recording() -> Iterator[list[Entry]]:
+    """Yield a list that grows by each entry that this thread finds or builds in the block."""
+    entries: list[Entry] = []
+    token = _used.set(entries)
+    try:
+        yield entries
+    finally:
+        _used.reset(token)
+
+
+@contextmanager
+def only_looking() -> Iterator[None]:
+    """In the block nothing is built by this thread: an entry that is missing raises `NotCached`."""
+    token = _looking.set(True)
+    try:
+        yield
+    finally:
+        _looking.reset(token)
+
+
+class NotCached(Exception):
+    """An entry is missing, and nothing is to be built (`only_looking`)."""
+
+
 @dataclass(frozen=True)
 class Cache:
     """A directory of entries, safe to share between processes (one builds, the others wait).
@@ -83,15 +116,27 @@ class Cache:
 
         Raises:
             InputError: the cache directory cannot be written, or the disk is full.
+            NotCached: it is missing, in a block that only looks.
         """
+        entry = self._get(kind, key, build)
+        used = _used.get()
+        if used is not None:
+            used.append(entry)
+        return entry
+
+    def _get(self, kind: str, key: Mapping[str, Any], build: Callable[[Path], object]) -> Entry:
         from filelock import FileLock
 
         path = self._path(kind, key)
+        if _looking.get() and not path.is_dir():
+            raise NotCached(kind)
         make_dir(path.parent)
         with place_errors(path, scratch=lock_of(path)), FileLock(lock_of(path)):
             if _is_whole(path, key):
                 os.utime(path / RECORD)
                 return Entry(path, hit=True)
+            if _looking.get():
+                raise NotCached(kind)
             with atomic_dir(path) as scratch:
                 build(scratch)
                 write_json(scratch / RECORD, {"key": dict(key), "files": sha256_files(scratch)})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -53,14 +53,14 @@ class Configuration:
                 known.setdefault(item.section, {})[item.key] = values, item
         for section, table in self.tables.items():
             if section not in known:
-                raise self._error(
-                    section, "", f"unknown section [{self.prefix}{section}]{_suggestion(section, known)}"
+                raise self.error(
+                    section, "", f"unknown section [{self.prefix}{section}]{suggestion(section, known)}"
                 )
             if not isinstance(table, dict):
-                raise self._error(section, "", f"{section} must be a section, [{self.prefix}{section}]")
+                raise self.error(section, "", f"{section} must be a section, [{self.prefix}{section}]")
             for key, value in table.items():
                 if key not in known[section]:
-                    raise self._error(section, key, f"unknown key {key!r}{_suggestion(key, known[section])}")
+                    raise self.error(section, key, f"unknown key {key!r}{suggestion(key, known[section])}")
                 values, item = known[section][key]
                 values[item.name] = self._value(item, value)
         return by_class
@@ -70,13 +70,13 @@ class Configuration:
         if item.pairs:
             if isinstance(value, dict) and all(isinstance(word, str) for word in value.values()):
                 return value
-            raise self._error(item.section, item.key, f"{item.key} must be a table of strings, not {value!r}")
+            raise self.error(item.section, item.key, f"{item.key} must be a table of strings, not {value!r}")
         if not item.many:
             return self._one_value(item, value)
         if item.comma and isinstance(value, str):  # one value needs no list
             value = [value]
         if not isinstance(value, list):
-            raise self._error(item.section, item.key, f"{item.key} must be a list, not {value!r}")
+            raise self.error(item.section, item.key, f"{item.key} must be a list, not {value!r}")
         return tuple(self._one_value(item, element) for element in value)
 
     def _one_value(self, item: Option, value: Any) -> Any:
@@ -84,9 +84,7 @@ class Configuration:
         if kind is float and type(value) is int:
             value = float(value)
         if type(value) is not kind:
-            raise self._error(
-                item.section, item.key, f"{item.key} must be {_WORDS[item.kind]}, not {value!r}"
-            )
+            raise self.error(item.section, item.key, f"{item.key} must be {_WORDS[item.kind]}, not {value!r}")
         if item.may_be_path and self.path is not None:
             value = self._beside(item, self.path.parent, value)
         return item.kind(value)
@@ -97,16 +95,21 @@ class Configuration:
             place = directory / Path(value).expanduser()
             is_there = place.exists()
         except (OSError, RuntimeError) as error:  # a name that is too long, or of no user
-            raise self._error(item.section, item.key, f"{item.key}: no such path, {value[:80]!r}") from error
+            raise self.error(item.section, item.key, f"{item.key}: no such path, {value[:80]!r}") from error
         # Other texts may be the name of something else: a hub's checkpoint, a recipe of the table.
         is_path = item.kind is Path or (item.is_file and not value.startswith("hf://"))
         return str(place) if is_path or is_there else value
 
-    def _error(self, section: str, key: str, words: str) -> InputError:
+    def error(self, section: str, key: str, words: str) -> InputError:
+        """An error about a key, or about a section if the key is empty, with file and line."""
         assert self.path is not None
-        line = _line_of(self.text, self.prefix + section, key)
+        line = self.line_of(section, key)
         place = f"{self.path} line {line}" if line else str(self.path)
         return InputError(f"{place}: {' '.join(words.split())}")
+
+    def line_of(self, section: str, key: str) -> int | None:
+        """The line of a key in a section, or of the section's heading; None where it is written otherwise."""
+        return _line_of(self.text, self.prefix + section, key)
 
 
 def find_configuration(directory: Path) -> Configuration:
@@ -143,7 +146,9 @@ def read_configuration(path: Path) -> Configuration:
     return Configuration(path, section, "tool.quantlib.", text)
 
 
-def _suggestion(word: str, known: Mapping[str, Any]) -> str:
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the known one that is nearest, else all of them."""
+    known = list(known)
     close = get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}"
 
