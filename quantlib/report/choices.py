@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 from quantlib.compression.variants import TEACHER, VariantName
 from quantlib.report.columns import VariantResult, speedup_words
-from quantlib.report.front import CLEAR_SIZE, Field
+from quantlib.report.front import CLEAR_SIZE, CLEAR_TIME, Field
 from quantlib.support.errors import InputError
 
 HALF_A_POINT = 0.005
-# How much slower than the fastest 8-bit variant of the teacher still is «the speed of 8 bits».
-_EIGHT_BIT_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def choices(results: Sequence[VariantResult], field: Field, wishes: Wishes) -> l
     close = [name for name in everyone if by_name[name].accuracy_drop <= HALF_A_POINT + 1e-9]
     ways: list[tuple[str, list[str], Callable[[list[str]], str]]] = []
     if quantized:
-        fast_enough = field.about_as_fast(quantized, _EIGHT_BIT_SHARE)
+        fast_enough = field.about_as_fast(quantized, far=CLEAR_TIME)
         ways.append(("most accurate at the speed of 8 bits", fast_enough, field.most_accurate))
     ways.append(("fastest within half a point", close, lambda n: fastest(field, n)))
     ways.append(("smallest within half a point", close, lambda n: smallest(field, n)))

@@ -123,24 +123,25 @@ class Field:
     def most_accurate(self, names: list[str]) -> str:
         """The one that is clearly less accurate than the fewest.
 
-        Of several, those that are clearly slower than another of them are left out; then the logit error
-        decides.
+        Of several, those that are clearly slower than another of them or beaten by it are left out; then the
+        logit error decides.
         """
         behind = {name: sum(self.accuracy(other, name) > 0 for other in names) for name in names}
         tied = [name for name in names if behind[name] == min(behind.values())]
         best = [name for name in tied if not any(self.clearly_faster(other, name) for other in tied)]
-        return min(best, key=lambda name: (self.scores[name].logit_error, name))
+        front = [name for name in best if not any(self.beats(other, name) for other in best)] or best
+        return min(front, key=lambda name: (self.scores[name].logit_error, name))
 
-    def about_as_fast(self, names: list[str], share: float = CLEAR_TIME) -> list[str]:
-        """Those that are not clearly slower than the fastest, by more than this share of its time.
+    def about_as_fast(self, names: list[str], *, far: float = 3 * CLEAR_TIME) -> list[str]:
+        """Those that are not clearly slower than the fastest, by more than 5 %.
 
-        Nor by three times the share as measured: a wide interval makes nothing fast.
+        Nor by more than `far` as measured: a wide interval makes nothing fast.
         """
         fastest = max(names, key=lambda name: self.scores[name].log_speedup)
-        least, far = math.log(1 - share), math.log(1 - 3 * share)
+        least, farthest = math.log(1 - CLEAR_TIME), math.log(1 - far)
 
         def is_as_fast(name: str) -> bool:
             speed = self.speed(name, fastest)
-            return speed.quantile(_SURE) >= least and speed.center >= far
+            return speed.quantile(_SURE) >= least and speed.center >= farthest
 
         return [name for name in names if name == fastest or is_as_fast(name)]
