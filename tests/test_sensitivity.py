@@ -199,6 +199,22 @@ def test_a_run_writes_the_recipe_and_its_reasons(budgeted: ExperimentOptions) ->
     assert reasons["base"] == "static_u8s8_smooth"
 
 
+def test_neurons_words_and_weights_are_saved_together(budgeted: ExperimentOptions) -> None:
+    directory = budgeted.output_dir / "SST-2"
+    reasons = json.loads((directory / budget.SENSITIVITY_FILE).read_text())
+    tried = reasons["savings"]
+    assert len({saving["share"] for saving in tried}) > 1
+    assert ("int4", "second_order") in {(saving["storage"], saving["rounding"]) for saving in tried}
+    met = [saving for saving in tried if saving["meets"]]
+    assert all(saving["meets"] == (saving["drop_high"] <= 0.2) for saving in tried)
+    best = max(met, key=lambda saving: (saving["share"], -saving["size_bytes"]))
+    recipe = read_recipe(directory / budget.RECIPE_FILE)
+    assert dict(recipe.widths) == best["widths"] == reasons["chosen"]["widths"]
+    assert (recipe.storage, recipe.embeddings) == (best["storage"], best["embeddings"])
+    model = directory / "ts_teacher_bert" / "model_max_drop.onnx"
+    assert model.stat().st_size == best["size_bytes"]
+
+
 def test_the_recipe_file_runs_again(budgeted: ExperimentOptions, tmp_path: Path) -> None:
     directory = budgeted.output_dir / "SST-2"
     again = replace(

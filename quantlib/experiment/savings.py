@@ -1,17 +1,17 @@
-"""What more than 8 bits everywhere can be saved within `--max-drop`: neurons, and bits of the words."""
+"""What more than 8 bits everywhere can be saved within `--max-drop`: neurons, and bits of the file."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from quantlib.compression.pruning import FFN, blocks_of, largest_share
 from quantlib.compression.recipes import Recipe, write_recipe
-from quantlib.compression.recipes.recipe import Embeddings
+from quantlib.compression.recipes.recipe import Embeddings, Rounding, Storage
 from quantlib.compression.variants import BUDGETED
 from quantlib.data import features
 from quantlib.experiment import quantizing
@@ -28,17 +28,23 @@ RECIPE_FILE, SENSITIVITY_FILE = f"recipe_{BUDGETED}.toml", "sensitivity.json"
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
 """The shares of the neurons that are tried."""
 
+_SECOND_ORDER: dict[str, Any] = {"rounding": "second_order"}
+
 
 @dataclass(frozen=True)
 class Saving:
     """A recipe that saves more than 8 bits everywhere do, and what it loses on held-out rows.
 
-    share: of the neurons that are pruned. embeddings: of the recipe. widths: the neurons that blocks keep.
+    share: of the neurons that are pruned. embeddings, storage, rounding: of the recipe. widths: the neurons
+    that blocks keep. size_bytes: of the file.
     """
 
     share: float
-    embeddings: str
+    embeddings: Embeddings
+    storage: Storage
+    rounding: Rounding
     widths: Mapping[str, int]
+    size_bytes: int
     drop: float
     drop_high: float
     agreement: float
@@ -56,7 +62,8 @@ def save_more(
     """The directory of the files of a choice that saves more than 8 bits everywhere do, within the budget.
 
     The largest of `SHARES` of the neurons that meets the budget is found by bisection, which takes it that a
-    smaller share loses no more; then the words are tried in 4 bits.
+    smaller share loses no more. The next share is tried with weights rounded by second order. Then, with as
+    few neurons, the file is tried in 4 bits: words and weights, then either alone.
 
     Args:
         fp32, compiled: the float model. rows: of calibration.
@@ -69,8 +76,8 @@ def save_more(
     def exact() -> sensitivity.Logits:
         return accuracy.predict_onnx(problem.onnx_path, problem.heldout, work.task, threads=problem.threads)
 
-    def attempt(share: float, embeddings: Embeddings) -> bool:
-        recipe = replace(problem.recipe, prune=share, embeddings=embeddings)
+    def attempt(share: float, **changes: Any) -> bool:
+        recipe = replace(problem.recipe, prune=share, **changes)
         tried.append(_saving(work, fp32, compiled, rows, problem, recipe, exact))
         return tried[-1].meets
 
@@ -79,13 +86,28 @@ def save_more(
     # The last share below `low` meets, the one at `high` does not.
     while low < high:
         middle = (low + high) // 2
-        if attempt(shares[middle], problem.recipe.embeddings):
+        if attempt(shares[middle]):
             low = middle + 1
         else:
             high = middle
-    if problem.recipe.embeddings == "per_row":
-        attempt(shares[low - 1] if low else 0.0, "int4")
+    careful: dict[str, Any] = {}
+    if low < len(shares) and problem.recipe.rounding == "nearest" and attempt(shares[low], **_SECOND_ORDER):
+        low, careful = low + 1, _SECOND_ORDER
+    for fewer_bits in _fewer_bits(problem.recipe):
+        if attempt(shares[low - 1] if low else 0.0, **(careful | fewer_bits)):
+            break
     return _with_savings(work, problem, before, tried)
+
+
+def _fewer_bits(recipe: Recipe) -> Iterator[dict[str, Any]]:
+    """What makes the file smaller at the same speed, the smallest first."""
+    words = {"embeddings": "int4"} if recipe.embeddings == "per_row" else {}
+    weights = _SECOND_ORDER | {"storage": "int4"}
+    if not recipe.per_channel or recipe.mode == "weight_only" or recipe.storage == "int4":
+        weights = {}
+    if words and weights:
+        yield words | weights
+    yield from (bits for bits in (weights, words) if bits)
 
 
 def _possible_shares(work: Work, fp32: Variant) -> tuple[float, ...]:
@@ -110,7 +132,7 @@ def _saving(
     max_drop = work.options.max_drop
     assert max_drop is not None
     made = quantizing.ready(work, fp32, compiled, rows, [recipe])[recipe.name]
-    name = f"{recipe.name} on {100 * (1 - recipe.prune):g} % of the neurons, embeddings {recipe.embeddings}"
+    name = f"{recipe.name}, {', '.join(_words(recipe))}"
     model = quantizing.quantize(work, name, made.model, recipe, made.ranges, made.grams)
 
     def measure(directory: Path, _: Step) -> None:
@@ -127,7 +149,29 @@ def _saving(
     path = cached(work, f"try {name}", "budget", key, measure) / "loss.json"
     lost = sensitivity.Loss(**json.loads(path.read_text(encoding="utf-8")))
     meets = lost.drop_high <= max_drop
-    return Saving(recipe.prune, recipe.embeddings, dict(made.widths), **asdict(lost), meets=meets)
+    return Saving(
+        recipe.prune,
+        recipe.embeddings,
+        recipe.storage,
+        recipe.rounding,
+        dict(made.widths),
+        model.path.stat().st_size,
+        **asdict(lost),
+        meets=meets,
+    )
+
+
+def _words(saved: Recipe | Saving) -> list[str]:
+    """What a recipe saves, in words."""
+    share = saved.share if isinstance(saved, Saving) else saved.prune
+    words = [f"{100 * share:g} % of the neurons pruned"] if share else []
+    if saved.storage == "int4":
+        words.append("weights in 4 bits on disk")
+    if saved.embeddings == "int4":
+        words.append("the embeddings of words in 4 bits")
+    if saved.rounding == "second_order":
+        words.append("rounded by second order")
+    return words or ["nothing pruned"]
 
 
 def _with_savings(work: Work, problem: sensitivity.Problem, before: Path, savings: Sequence[Saving]) -> Path:
@@ -138,9 +182,7 @@ def _with_savings(work: Work, problem: sensitivity.Problem, before: Path, saving
         reasons = json.loads(text)
         met = [saving for saving in savings if saving.meets]
         if met:
-            _write_saving(
-                directory, problem, reasons, max(met, key=lambda s: (s.share, s.embeddings == "int4"))
-            )
+            _write_saving(directory, problem, reasons, max(met, key=lambda s: (s.share, -s.size_bytes)))
         else:
             copy_file(before / RECIPE_FILE, directory / RECIPE_FILE)
         write_json(
@@ -160,13 +202,13 @@ def _write_saving(
 ) -> None:
     """Write the recipe that saves most, and say in `reasons` that it was chosen."""
     points = 100 * reasons["max_drop"]
-    words = [f"{100 * best.share:g} % of the neurons pruned"] if best.share else []
-    words += ["the embeddings of words in 4 bits"] if best.embeddings == "int4" else []
     recipe = replace(
         problem.recipe,
         name=BUDGETED,
-        summary=f"{problem.recipe.name}, {' and '.join(words)}, to lose at most {points:g} points",
-        embeddings=cast(Embeddings, best.embeddings),
+        summary=f"{problem.recipe.name}, {' and '.join(_words(best))}, to lose at most {points:g} points",
+        embeddings=best.embeddings,
+        storage=best.storage,
+        rounding=best.rounding,
     ).keeping(best.widths)
     write_recipe(directory / RECIPE_FILE, recipe, {"": remark(problem, points, best)})
     reasons["chosen"] |= {
@@ -175,6 +217,8 @@ def _write_saving(
         "agreement": best.agreement,
         "widths": dict(best.widths),
         "embeddings": best.embeddings,
+        "storage": best.storage,
+        "rounding": best.rounding,
     }
 
 

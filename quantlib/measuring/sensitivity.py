@@ -180,10 +180,14 @@ def choose(
     rung = _first(meets, len(rungs))
     if rung is None:
         best = min(trials.values(), key=lambda trial: trial.drop_high)
+        more = ""
+        if best.drop < max_drop:  # an interval is as wide as one over the root of the rows
+            widths = (best.drop_high - best.drop) / (max_drop - best.drop)
+            more = f"; about {np.ceil(widths**2 * len(problem.heldout)):.0f} rows would be enough to tell"
         raise InputError(
             f"no choice of nodes meets a drop of {100 * max_drop:g} points with {100 * CONFIDENCE:g} % "
             f"confidence on {len(problem.heldout)} held-out rows; the best reached {100 * best.drop:.2f} "
-            f"points, at most {100 * best.drop_high:.2f}, with {best.lifted} of {len(rungs) - 1} steps taken"
+            f"points, at most {100 * best.drop_high:.2f}, with {best.lifted} of {len(rungs) - 1} steps taken{more}"
         )
     return Choice(max_drop, trials[rung], tuple(costs), tuple(trials.values()))
 
