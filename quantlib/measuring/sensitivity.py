@@ -187,7 +187,8 @@ def choose(
         raise InputError(
             f"no choice of nodes meets a drop of {100 * max_drop:g} points with {100 * CONFIDENCE:g} % "
             f"confidence on {len(problem.heldout)} held-out rows; the best reached {100 * best.drop:.2f} "
-            f"points, at most {100 * best.drop_high:.2f}, with {best.lifted} of {len(rungs) - 1} steps taken{more}"
+            f"points, at most {100 * best.drop_high:.2f}, with {best.lifted} of {len(rungs) - 1} steps taken"
+            f"{more}"
         )
     return Choice(max_drop, trials[rung], tuple(costs), tuple(trials.values()))
 
