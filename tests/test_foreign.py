@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +16,25 @@ import tiny
 from exact import exact_session
 from onnx import TensorProto, helper, numpy_helper
 
+from quantlib.compression import pruning
 from quantlib.compression.calibration import collect, derive
 from quantlib.compression.quantize import quantize_onnx, tensors_to_calibrate
 from quantlib.compression.recipes import RECIPES
 from quantlib.compression.smoothing import search_smoothing, smooth_onnx
 from quantlib.data.features import CalibrationReader, Feature, Feed
 from quantlib.data.tasks import Task
+from quantlib.experiment import ExperimentOptions
+from quantlib.experiment.build import build
 from quantlib.machine.engines import load_model
 from quantlib.machine.sessions import feed_for, open_session
 from quantlib.measuring.accuracy import run_logits
-from quantlib.onnx_model.compile import Compiled, compile_onnx, parity
+from quantlib.onnx_model.compile import Compiled, compile_onnx, normalize_onnx, parity
+from quantlib.onnx_model.coverage import coverage
 from quantlib.onnx_model.interface import interface_of
 from quantlib.onnx_model.layers import find_embeddings, find_linears, load_ir
 from quantlib.onnx_model.model import op_counts
 from quantlib.support.errors import InputError
+from quantlib.support.files import sha256_file
 
 FLOAT_MIN = float(np.finfo(np.float32).min)
 # (how the model computes attention, opset); scaled_dot_product_attention is written from 14 on.
@@ -99,6 +106,33 @@ def random_feed(rows: int, tokens: int, seed: int = 0) -> Feed:
 def run(path: Path, feed: Feed) -> np.ndarray:
     session = open_session(path, threads=1)
     return np.asarray(session.run(["logits"], feed_for(session, feed))[0])
+
+
+def test_its_neurons_and_heads_can_be_pruned(
+    foreign: dict[tuple[str, int], tuple[Path, Compiled]], exported: tiny.Exported, tmp_path: Path
+) -> None:
+    own = pruning.blocks_of(exported.model)
+    for number, (path, _) in enumerate(foreign.values()):
+        normal = tmp_path / f"{number}.onnx"
+        assert normalize_onnx(path, normal, threads=1)
+        assert pruning.blocks_of(normal) == own
+        assert not normalize_onnx(normal, tmp_path / "again.onnx")
+    assert not normalize_onnx(exported.model, tmp_path / "again.onnx")
+    assert not (tmp_path / "again.onnx").exists()
+
+
+def test_a_run_prunes_a_file_of_another_exporter(
+    tiny_options: ExperimentOptions, tiny_teacher: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_teacher, tmp_path / "model")
+    path = export(tiny_teacher, folder / "model.onnx", "eager", 14)
+    options = replace(
+        tiny_options, teacher=str(path), no_student=True, recipes=("prune50_quant_2",), output_dir=tmp_path
+    )
+    made = {variant.name: variant for variant in build(options).variants}
+    assert made["teacher"].model.sha256 == sha256_file(path)
+    assert made["prune50_quant_2"].model.size_bytes < made["teacher"].model.size_bytes
+    assert coverage(made["prune50_quant_2"].model).share == 1.0
 
 
 @pytest.mark.parametrize("form", FORMS, ids=IDS)

@@ -21,7 +21,7 @@ from quantlib.data.tasks.own import text_columns, unlabelled_rows
 from quantlib.data.tasks.splits import shuffled
 from quantlib.machine.sessions import feed_for, open_session, run_session
 from quantlib.measuring.neurons import block_sensitivities, first_rows
-from quantlib.onnx_model.compile import compile_onnx, is_compiled
+from quantlib.onnx_model.compile import compile_onnx, is_compiled, normalize_onnx
 from quantlib.onnx_model.coverage import coverage
 from quantlib.onnx_model.interface import interface_of
 from quantlib.onnx_model.layers import load_ir
@@ -173,6 +173,8 @@ def _pruned(
 ) -> Path:
     """The model without the neurons and heads that the recipe prunes."""
     kinds = pruning.KINDS if recipe.heads else (pruning.FFN,)
+    normal = model.with_name("normal.onnx")
+    model = normal if normalize_onnx(model, normal, threads=threads) else model
     grams = pruning.collect_block_grams(model, _reader(rows), kinds, threads=threads)
     orders = pruning.eliminations(model, grams, threads=threads)
     blocks = pruning.blocks_of(model, kinds)

@@ -13,7 +13,7 @@ from quantlib.compression import pruning
 from quantlib.compression.calibration import read_grams, write_grams
 from quantlib.compression.recipes import Recipe
 from quantlib.data import features
-from quantlib.experiment.compiling import compiled_model
+from quantlib.experiment.compiling import compiled_model, normalized
 from quantlib.experiment.work import Variant, Work, cached, cached_model, file_hash
 from quantlib.machine.engines import Operators
 from quantlib.measuring.accuracy import predict_onnx
@@ -66,6 +66,7 @@ def pruned(
     Raises:
         InputError: the model has no blocks that can be pruned, or not as the recipe says.
     """
+    fp32 = normalized(work, fp32)
     study = study_of(work, fp32, rows)
     widths = recipe.kept or neurons_without(work, fp32, study, rows, recipe.prune)
     name = f"{fp32.name} without {lost(study.blocks, widths)}"

@@ -15,6 +15,7 @@ from quantlib.compression.recipes.recipe import Embeddings, Rounding, Storage
 from quantlib.compression.variants import BUDGETED
 from quantlib.data import features
 from quantlib.experiment import quantizing
+from quantlib.experiment.compiling import normalized
 from quantlib.experiment.work import Variant, Work, cached
 from quantlib.machine import hardware
 from quantlib.measuring import accuracy, sensitivity
@@ -112,7 +113,7 @@ def _fewer_bits(recipe: Recipe) -> Iterator[dict[str, Any]]:
 
 def _possible_shares(work: Work, fp32: Variant) -> tuple[float, ...]:
     try:
-        blocks = blocks_of(fp32.path, (FFN,))
+        blocks = blocks_of(normalized(work, fp32).path, (FFN,))
     except InputError as error:
         work.steps.say(f"not pruned within --max-drop: {error}")
         return ()

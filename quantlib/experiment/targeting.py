@@ -13,6 +13,7 @@ from quantlib.compression.recipes import Recipe, read_recipe, write_recipe
 from quantlib.compression.variants import TARGETED
 from quantlib.data import features
 from quantlib.experiment import quantizing
+from quantlib.experiment.compiling import normalized
 from quantlib.experiment.pruning import lost, study_of, units_without
 from quantlib.experiment.timing import time_speedups
 from quantlib.experiment.weighing import block_costs
@@ -57,7 +58,7 @@ def targeted(
     target = work.options.target_speedup
     assert target is not None
     rows = tokenize(work, "calibration", checkpoint)
-
+    fp32 = normalized(work, fp32)
     study = study_of(work, fp32, rows)
     costs = block_costs(work, fp32, compiled=compiled is not None)
 

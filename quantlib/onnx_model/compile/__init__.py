@@ -30,13 +30,14 @@ from typing import TYPE_CHECKING, Literal, get_args
 from quantlib.machine.engines import Operators
 from quantlib.onnx_model.compile.naming import number_nodes
 from quantlib.onnx_model.layers import load_ir
+from quantlib.onnx_model.model import PRODUCER
 from quantlib.support.errors import InputError
 from quantlib.support.files import atomic_file
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["MARK", "Compiled", "Operators", "compile_onnx", "is_compiled"]
+__all__ = ["MARK", "Compiled", "Operators", "compile_onnx", "is_compiled", "normalize_onnx"]
 
 MARK = "quantlib.compiled"
 
@@ -111,6 +112,38 @@ def compile_onnx(
         ir.save(model, scratch)
         difference = check_parity(model, onnx_path, scratch, threads)
     return Compiled(out_path, done, tuple(left), before, len(model.graph), difference)
+
+
+def normalize_onnx(onnx_path: Path, out_path: Path, *, threads: int | None = None) -> bool:
+    """Bring a graph of another exporter into the form of quantlib's own, and do no more.
+
+    Nodes and tensors get the names of that form, by which layers are known: what is to be pruned needs it.
+
+    Args:
+        onnx_path: as for `compile_onnx`.
+        out_path: the file to write.
+        threads: of the parity check's sessions; the physical cores by default.
+
+    Returns:
+        Whether it was written: not if the graph has that form, was compiled, or cannot be run to see its
+        shapes.
+
+    Raises:
+        InputError, RuntimeError: as `compile_onnx`.
+    """
+    from quantlib.onnx_model.compile.normalize import normalize
+    from quantlib.onnx_model.compile.parity import check_parity
+
+    model = load_ir(onnx_path)
+    if model.producer_name == PRODUCER or is_compiled(model) or normalize(model):
+        return False
+    model.producer_name, model.producer_version = PRODUCER, ""
+    with atomic_file(out_path) as scratch:
+        import onnx_ir as ir
+
+        ir.save(model, scratch)
+        check_parity(model, onnx_path, scratch, threads)
+    return True
 
 
 def is_compiled(model: ir.Model) -> bool:
