@@ -166,6 +166,18 @@ def test_a_student_that_copies_little_is_trained_on_more_rows() -> None:
     assert {options.prediction.epochs for options in trained.values()} == {4}
 
 
+def test_a_student_by_pruning_takes_small_steps_and_no_labels() -> None:
+    pruned, half = (
+        ExperimentOptions(student_config=name).distillation for name in ("layers=4,prune=0.5", "half")
+    )
+    assert pruned.transformer.learning_rate < half.transformer.learning_rate
+    assert (pruned.transformer.epochs, pruned.prediction.epochs, pruned.label_weight) == (3, 2, 0.0)
+    longer = ExperimentOptions(student_config="prune=0.5", transformer_epochs=5)
+    assert (longer.distillation.transformer.epochs, longer.distillation.prediction.epochs) == (5, 2)
+    assert longer.settings["transformer_epochs"] == 5
+    assert longer.settings["prediction_epochs"] == 2
+
+
 def test_settings_of_the_gate_are_what_decides_the_models() -> None:
     settings = ExperimentOptions().settings
     assert settings == {

@@ -258,7 +258,7 @@ def test_a_run_makes_it_and_finds_it_again(
     build(replace(options, student_config="prune=0.75"), other)
     assert not other.cached & set(made)
     longer = Steps()
-    build(replace(options, prediction_epochs=2), longer)
+    build(replace(options, prediction_epochs=3), longer)
     assert longer.cached & set(made) == {made[0]}
     starts = [read_config(path.parent) for path in tmp_path.glob("start/*/model.safetensors")]
     assert sorted(config["intermediate_size"] for config in starts) == [32, 64]

@@ -25,7 +25,7 @@ from quantlib.report.choices import Wishes
 from quantlib.support.errors import InputError
 from quantlib.support.options import COMMAND, option, options_of
 from quantlib.training.student.augmentation import AugmentationOptions
-from quantlib.training.student.options import FROM_LITTLE, DistillationOptions
+from quantlib.training.student.options import FROM_LITTLE, FROM_PRUNED, DistillationOptions, PhaseOptions
 from quantlib.training.student.students import parse_student_config
 from quantlib.training.teacher import TrainingOptions
 
@@ -114,18 +114,20 @@ class ExperimentOptions(MeasuringOptions):
         section="models",
         advanced=True,
     )
-    transformer_epochs: int = option(
-        _DISTILLATION.transformer.epochs,
-        "Epochs in which a student learns from the teacher's layers.",
+    transformer_epochs: int | None = option(
+        None,
+        f"Epochs in which a student learns from the teacher's layers. Default: "
+        f"{_DISTILLATION.transformer.epochs}, for one by pruning {FROM_PRUNED.transformer.epochs}.",
         least=0,
         recorded=True,
         trains=STUDENT,
         section="models",
         advanced=True,
     )
-    prediction_epochs: int = option(
-        _DISTILLATION.prediction.epochs,
-        "Epochs in which a student learns from logits and labels.",
+    prediction_epochs: int | None = option(
+        None,
+        f"Epochs in which a student learns from logits and labels. Default: "
+        f"{_DISTILLATION.prediction.epochs}, for one by pruning {FROM_PRUNED.prediction.epochs}.",
         least=1,
         recorded=True,
         trains=STUDENT,
@@ -337,11 +339,16 @@ class ExperimentOptions(MeasuringOptions):
     @property
     def settings(self) -> dict[str, object]:
         """The options that decide what models are made and how they run, as the gate records them."""
-        return {
+        settings: dict[str, object] = {
             item.name: getattr(self, item.name)
             for item in options_of(type(self))
             if item.recorded and (not item.trains or item.trains in self.trained)
         }
+        if "transformer_epochs" in settings:
+            chosen = self.distillation
+            settings["transformer_epochs"] = chosen.transformer.epochs
+            settings["prediction_epochs"] = chosen.prediction.epochs
+        return settings
 
     @property
     def fine_tuning(self) -> TrainingOptions:
@@ -357,11 +364,12 @@ class ExperimentOptions(MeasuringOptions):
     @property
     def distillation(self) -> DistillationOptions:
         """How the student is trained. Not by `threads`: how a model is timed must not decide its weights."""
-        start = _DISTILLATION if parse_student_config(self.student_config).copies_all else FROM_LITTLE
+        student = parse_student_config(self.student_config)
+        start = FROM_PRUNED if student.prune else _DISTILLATION if student.copies_all else FROM_LITTLE
         return replace(
             start,
-            transformer=replace(start.transformer, epochs=self.transformer_epochs),
-            prediction=replace(start.prediction, epochs=self.prediction_epochs),
+            transformer=_lasting(start.transformer, self.transformer_epochs),
+            prediction=_lasting(start.prediction, self.prediction_epochs),
             augmentation=AugmentationOptions(copies=self.augment),
             seed=self.seed,
             threads=self.training_threads or default_threads(),
@@ -489,3 +497,7 @@ def recipes_for(options: ExperimentOptions, model: str, engine: str = DEFAULT_EN
     So recipes whose exceptions name nodes or numbered layers apply to the teacher only.
     """
     return tuple(r for r in options.recipes_on(engine) if model == TEACHER or r.fits_any_depth)
+
+
+def _lasting(phase: PhaseOptions, epochs: int | None) -> PhaseOptions:
+    return phase if epochs is None else replace(phase, epochs=epochs)

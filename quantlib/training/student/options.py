@@ -111,3 +111,7 @@ class DistillationOptions:
 
 FROM_LITTLE = DistillationOptions(prediction=PhaseOptions(1, 2e-4), windows=3)
 """For a student that can copy little from its teacher: more rows, and larger steps."""
+
+FROM_PRUNED = DistillationOptions(PhaseOptions(3, 1e-4), PhaseOptions(2, 5e-5), label_weight=0.0)
+"""For a student that starts as its teacher without some neurons. It agrees with it from the start: smaller
+steps, more of them, and no labels, which would lead it elsewhere."""
