@@ -61,7 +61,9 @@ def test_parts_add_up_and_come_back_from_a_file(
     ]
     whole = collect_grams(tiny_onnx, CalibrationReader(tiny_rows, 4), [tensor])[tensor]
     both = add_grams([part[tensor] for part in parts])
-    np.testing.assert_allclose(both.products, whole.products, rtol=1e-5, atol=1e-6)
+    # Sums in float32: what cancels keeps the rounding of what it is made of.
+    largest = float(np.abs(whole.products).max())
+    np.testing.assert_allclose(both.products, whole.products, rtol=1e-5, atol=1e-6 * largest)
     assert both.count == whole.count
     write_grams(tmp_path / "grams.npz", {tensor: whole})
     again = read_grams(tmp_path / "grams.npz")[tensor]

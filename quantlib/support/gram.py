@@ -50,6 +50,8 @@ def accumulated(before: Gram | None, new: Gram) -> Gram:
 
 def add_grams(grams: Sequence[Gram]) -> Gram:
     """The Gram matrix of several activations of the same channels, as of one after the other."""
+    if len(grams) == 1:
+        return grams[0]
     return Gram(
         sum(gram.count for gram in grams),
         np.sum([gram.total for gram in grams], axis=0),

@@ -16,6 +16,9 @@ from quantlib.support.errors import InputError
 from quantlib.support.files import atomic_file
 from quantlib.support.gram import Gram, accumulated
 
+# So many are multiplied at once: adding up a wide matrix takes as long as multiplying a few hundred.
+_POSITIONS = 1024
+
 
 def collect_grams(
     onnx_path: Path,
@@ -27,7 +30,8 @@ def collect_grams(
 ) -> dict[str, Gram]:
     """The Gram matrix of each activation, in one pass and in memory that does not grow with the rows.
 
-    Padded positions do not count. The products of a batch are computed in float32 and summed in float64.
+    Padded positions do not count. The products of some thousand of them are computed in float32 and summed
+    in float64.
 
     Args:
         onnx_path: the FP32 model.
@@ -47,12 +51,23 @@ def collect_grams(
     session = session_for(model, names, threads)
     del model
     grams: dict[str, Gram] = {}
+    waiting: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in names}
+
+    def add(name: str) -> None:
+        if waiting[name]:
+            grams[name] = accumulated(grams.get(name), _gram(np.concatenate(waiting[name])))
+            waiting[name].clear()
+
     with threadpool_limits(threads):
         for batch in run_batches(session, onnx_path, names, feeds, progress=progress):
             for name in names:
                 what = f"{onnx_path}: activation {name}"
                 real = real_positions(batch.outputs.pop(0), batch.mask, what, batch.first_row)
-                grams[name] = accumulated(grams.get(name), _gram(real))
+                waiting[name].append(real)
+                if sum(map(len, waiting[name])) >= _POSITIONS:
+                    add(name)
+        for name in names:
+            add(name)
     return grams
 
 

@@ -24,6 +24,8 @@ DAMPING = 0.01
 # Groups are removed in blocks: which of the `_CANDIDATES` cheapest ones go, one after the other, is exact
 # among these; all others are told of a block at once.
 _BLOCK, _CANDIDATES = 32, 96
+# The share of places whose group is gone above which the rest is moved together.
+_LOOSE = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,17 +73,23 @@ def eliminate(
     inverse = _inverse(_damped(gram, damping))
     # A channel that never varies adds a constant, which the bias can add as well: its weights do not count.
     current = np.where(np.diag(gram.centered)[:, None] > _still(gram), weight.astype(np.float64), 0.0)
-    # Of the groups that are left: `names[i]` is the group in place i of `inverse` and `current`.
+    # `names[i]` is the group in place i of `inverse` and `current`; it may be gone already.
     names = np.arange(gram.channels // group_size)
+    gone = np.zeros(len(names), bool)
     order: list[int] = []
     errors = [0.0]
-    while len(names):
-        cheapest = np.argsort(_costs(inverse, current, group_size), kind="stable")[:_CANDIDATES]
+    while len(order) < gram.channels // group_size:
+        cost = np.where(gone, np.inf, _costs(inverse, current, group_size))
+        cheapest = np.argsort(cost, kind="stable")[: min(_CANDIDATES, len(names) - np.count_nonzero(gone))]
         places, costs = _one_by_one(inverse, current, cheapest, group_size)
         order += names[places].tolist()
         errors += costs
-        inverse, current = _without(inverse, current, places, group_size)
-        names = np.delete(names, places)
+        _remove(inverse, current, places, group_size)
+        gone[places] = True
+        if np.count_nonzero(gone) > _LOOSE * len(gone):  # moving what is left costs more than a removal
+            left = _channels(np.flatnonzero(~gone), group_size)
+            inverse, current = inverse[np.ix_(left, left)], current[left]
+            names, gone = names[~gone], gone[~gone]
     return Elimination(np.array(order, np.intp), np.cumsum(errors), group_size)
 
 
@@ -141,10 +149,17 @@ def _still(gram: Gram) -> Float64:
 
 
 def _inverse(moments: Float64) -> Float64:
-    from scipy.linalg import cho_factor, cho_solve
+    """The inverse of a positive definite matrix, by its Cholesky factor."""
+    from scipy.linalg import cho_factor
+    from scipy.linalg.lapack import dpotri
 
-    inverse: Float64 = cho_solve(cho_factor(moments), np.eye(len(moments)))
-    return (inverse + inverse.T) / 2
+    factor, lower = cho_factor(moments, lower=True)
+    half, failed = dpotri(factor, lower=lower, overwrite_c=True)
+    if failed:
+        raise np.linalg.LinAlgError(f"dpotri: {failed}")
+    triangle = np.tril(half)
+    inverse: Float64 = triangle + np.tril(triangle, -1).T
+    return inverse
 
 
 def _costs(inverse: Float64, weight: Float64, size: int) -> Float64:
@@ -178,6 +193,21 @@ def _one_by_one(
         inverse, weight = _without(inverse, weight, np.array([first]), size)
         left = np.delete(left, first)
     return np.array(gone, np.intp), costs
+
+
+def _remove(inverse: Float64, weight: Float64, groups: IntArray, size: int) -> None:
+    """As `_without`, in place: what is gone has weights of 0, and costs nothing to remove again."""
+    from scipy.linalg.blas import dgemm
+
+    gone = _channels(groups, size)
+    across = inverse[:, gone]
+    share = np.linalg.solve(inverse[np.ix_(gone, gone)], across.T).T
+    # The matrix is symmetric: its transpose has the order in memory that BLAS changes in place.
+    changed = dgemm(-1.0, share, across, beta=1.0, c=inverse.T, trans_b=True, overwrite_c=True)
+    assert np.shares_memory(changed, inverse)
+    weight -= share @ weight[gone]
+    weight[gone], inverse[gone], inverse[:, gone] = 0.0, 0.0, 0.0
+    inverse[gone, gone] = 1.0
 
 
 def _without(inverse: Float64, weight: Float64, groups: IntArray, size: int) -> tuple[Float64, Float64]:
