@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from quantlib.compression import pruning
-from quantlib.compression.calibration import read_grams, write_grams
+from quantlib.compression.calibration import GramFile, write_grams
 from quantlib.compression.recipes import Recipe
 from quantlib.data import features
 from quantlib.experiment.compiling import compiled_model, normalized
@@ -78,7 +78,7 @@ def pruned(
     }
 
     def make(directory: Path, _: Step) -> None:
-        grams, orders = read_grams(study.grams), _read_orders(study.orders)
+        grams, orders = GramFile(study.grams), _read_orders(study.orders)
         pruning.prune_onnx(fp32.path, directory / "model.onnx", widths, grams, orders)
 
     model = cached_model(work, f"prune {name}", "pruned", key, make)
@@ -170,7 +170,7 @@ def _sensitivities(
     threads = work.options.threads
 
     def measure(directory: Path, step: Step) -> None:
-        grams, orders = read_grams(study.grams), _read_orders(study.orders)
+        grams, orders = GramFile(study.grams), _read_orders(study.orders)
         few = first_rows(rows)
         sensitivities = block_sensitivities(
             fp32.path,

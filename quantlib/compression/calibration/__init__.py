@@ -5,7 +5,7 @@ not grow with the number of rows; ranges of every method come from that one pass
 """
 
 from quantlib.compression.calibration.channels import Channels, collect_channels, join_channels
-from quantlib.compression.calibration.gram import collect_grams, read_grams, write_grams
+from quantlib.compression.calibration.gram import GramFile, collect_grams, read_grams, write_grams
 from quantlib.compression.calibration.graph import (
     activations,
     load_with_shapes,
@@ -37,6 +37,7 @@ __all__ = [
     "CalibrationMethod",
     "Channels",
     "Gram",
+    "GramFile",
     "Histogram",
     "Ranges",
     "Statistics",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -95,13 +97,38 @@ def read_grams(path: Path) -> dict[str, Gram]:
     Raises:
         InputError: the file is missing or damaged.
     """
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {
-                str(name): Gram(
-                    int(arrays[f"count_{index}"]), arrays[f"total_{index}"], arrays[f"products_{index}"]
-                )
-                for index, name in enumerate(arrays["names"])
-            }
-    except (OSError, KeyError, ValueError) as error:
-        raise InputError(f"{path}: not a file of Gram matrices: {error}") from error
+    return dict(GramFile(path))
+
+
+class GramFile(Mapping[str, Gram]):
+    """The Gram matrices of a file, by name; each is read when it is asked for, and not kept.
+
+    Those of a wide model are larger than its weights: a BERT-base's neurons take 0.9 GB.
+
+    Raises:
+        InputError: the file is missing or damaged, here or when a matrix is read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._open() as arrays:
+            self._places = {str(name): place for place, name in enumerate(arrays["names"])}
+
+    def __getitem__(self, name: str) -> Gram:
+        place = self._places[name]
+        with self._open() as arrays:
+            return Gram(int(arrays[f"count_{place}"]), arrays[f"total_{place}"], arrays[f"products_{place}"])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @contextmanager
+    def _open(self) -> Iterator[Mapping[str, Any]]:
+        try:
+            with np.load(self._path, allow_pickle=False) as arrays:
+                yield arrays
+        except (OSError, KeyError, ValueError) as error:
+            raise InputError(f"{self._path}: not a file of Gram matrices: {error}") from error

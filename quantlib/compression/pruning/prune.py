@@ -213,9 +213,10 @@ def _unknown(model: ir.Model, known: Collection[str], name: str) -> str:
 
 def _gram_of(grams: Mapping[str, Gram], group: Group) -> Gram:
     channels = group.first.units * group.first.size
-    if group.name not in grams or grams[group.name].channels != channels:
+    gram = grams.get(group.name)
+    if gram is None or gram.channels != channels:
         raise InputError(f"no Gram matrix of {channels} channels; they are those of another model")
-    return grams[group.name]
+    return gram
 
 
 @contextmanager
