@@ -33,6 +33,7 @@ from quantlib.sweep.driving import Result, failure_of
 from quantlib.sweep.graph import Job, graph_of, without
 from quantlib.sweep.local import LocalPool
 from quantlib.sweep.options import Shard, SweepOptions
+from quantlib.sweep.page import page
 from quantlib.sweep.table import Row, SweepTable, common, console_table, error_lines, read_table
 from quantlib.sweep.work import Outcome
 
@@ -379,9 +380,58 @@ def test_the_table_has_what_runs_have(folder: Path, whole: tuple[Path, SweepTabl
     ]
 
 
+@pytest.fixture(scope="module")
+def small(tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweep.toml of one task, a student that is distilled, and two engines."""
+    root = tmp_path_factory.mktemp("small")
+    for name, count, seed in (("test", 30, 9), ("train", 60, 10)):
+        text = "".join(f"{text},LABEL_{label}\n" for text, label in tiny.sentences(count, seed))
+        (root / f"{name}.csv").write_text("text,category\n" + text, encoding="utf-8")
+    (root / "sweep.toml").write_text(
+        f"""
+        [sweep]
+        tasks = [{{name = "tickets", evaluation = "test.csv", train = "train.csv", label = "category"}}]
+        checkpoints = [{{teacher = "{tiny_teacher}", called = "tiny"}}]
+        students = ["layers=1"]
+        recipes = ["quant_1"]
+        engines = ["onnxruntime", "openvino"]
+
+        [models]
+        transformer_epochs = 1
+        prediction_epochs = 1
+        {SETTINGS}
+        """,
+        encoding="utf-8",
+    )
+    return root / "sweep.toml"
+
+
+def test_students_and_engines_are_cells(small: Path, tmp_path: Path) -> None:
+    table = swept(read_sweep(small), tmp_path / "out", HerePool(tmp_path / "cache"))
+    assert [row.error for row in table.failed] == []
+    floats = ["", "_compiled", "@openvino", "_compiled@openvino"]
+    assert [row.variant for row in table.rows if row.student is None] == [
+        *(f"teacher{step}" for step in floats),
+        "quant_1",
+        "quant_1@openvino",
+    ]
+    assert [row.variant for row in table.rows if row.student == "layers=1"] == [
+        f"student{step}" for step in (*floats, "_quant_1", "_quant_1@openvino")
+    ]
+    by_variant = {row.variant: row for row in table.rows}
+    quantized, elsewhere = by_variant["student_quant_1"], by_variant["student_quant_1@openvino"]
+    assert (quantized.values["engine"], elsewhere.values["engine"]) == ("onnxruntime", "openvino")
+    assert elsewhere.provenance["model_sha256"] != quantized.provenance["model_sha256"]
+    assert elsewhere.provenance["checkpoints"] == quantized.provenance["checkpoints"]
+    assert set(elsewhere.provenance["checkpoints"]) == {"teacher", "student"}
+    text = (tmp_path / "out" / "sweep.html").read_text(encoding="utf-8")
+    assert str(elsewhere.provenance["model_sha256"]) in text
+
+
 def test_the_files_hold_the_table(whole: tuple[Path, SweepTable]) -> None:
     directory, table = whole
     assert read_table(directory / "out" / "sweep.json") == table
+    assert (directory / "out" / "sweep.html").read_text(encoding="utf-8") == page(table)
     with (directory / "out" / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["variant"] for row in rows] == [row.variant for row in table.rows]
