@@ -13,10 +13,9 @@ engine that is not installed is left out, and a line says so.
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,14 +24,14 @@ import numpy as np
 import numpy.typing as npt
 from typer import Option
 
-from quantlib.cli.app import new_app, run_app
+from quantlib.cli.app import new_app, run_app, wide_console
 from quantlib.compression.recipes import PEERS, RECIPES
 from quantlib.compression.variants import TEACHER
 from quantlib.data import features, scores, tasks
 from quantlib.experiment import ExperimentOptions
-from quantlib.experiment.build import begin, build
+from quantlib.experiment.build import Begun, begin, build
 from quantlib.experiment.timing import feeds_of
-from quantlib.experiment.work import Variant, tokenize
+from quantlib.experiment.work import Variant, cached, tokenize
 from quantlib.machine import hardware
 from quantlib.machine.engines import ENGINES, Engine, Feed, get_engine
 from quantlib.machine.engines.engine import LoadedModel, first_line
@@ -42,8 +41,9 @@ from quantlib.measuring.latency.process import Feeds
 from quantlib.measuring.latency.shapes import Shape, parse_shape
 from quantlib.support.console import plain_table
 from quantlib.support.errors import InputError
-from quantlib.support.files import make_dir, write_json
+from quantlib.support.files import make_dir, sha256_tree, write_json
 from quantlib.support.options import split_names
+from quantlib.support.progress import Step, Steps
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -238,7 +238,7 @@ class Result:
 
 
 def compare_engines(
-    options: ExperimentOptions, shapes: Sequence[Shape], rows: int, turns: int, block: int, scratch: Path
+    options: ExperimentOptions, shapes: Sequence[Shape], rows: int, turns: int, block: int, steps: Steps
 ) -> tuple[list[Result], dict[str, str], dict[str, Any]]:
     """Build, run and time all: the results, the teacher's first; who is left out and why; provenance.
 
@@ -247,12 +247,12 @@ def compare_engines(
         shapes: at which models are timed.
         rows: evaluation rows whose logits are compared, in batches of the last shape.
         turns, block: how often all take turns, and runs in a turn; no turns: nothing is timed.
-        scratch: for the models of other engines.
+        steps: where steps are shown.
 
     Raises:
         InputError: something that the user gave cannot be used.
     """
-    built = build(options)
+    built = build(options, steps)
     begun = begin(options)
     variants = [v for v in built.variants if v.name == TEACHER or v.recipe is not None]
     calibration = tokenize(begun.work, "calibration", begun.teacher)
@@ -263,11 +263,11 @@ def compare_engines(
         if not engine.installed:
             left_out[name] = f"the package {engine.package} is not installed"
             continue
-        directory = make_dir(scratch / name)
-        _PREPARE[name](directory, begun.teacher, calibration)
+        directory = _prepared(begun, engine, calibration, steps)
         models.append(_theirs(name, directory, evaluation, shapes, options.threads))
-    logits = {m.name: _logits(m, evaluation[:rows], shapes[-1], options.threads) for m in models}
-    medians, speedups = _times(models, shapes, turns, block) if turns else ({}, {})
+    with steps.step("logits"):
+        logits = {m.name: _logits(m, evaluation[:rows], shapes[-1], options.threads) for m in models}
+    medians, speedups = _times(models, shapes, turns, block, steps) if turns else ({}, {})
     results = [
         Result(
             model.name,
@@ -292,6 +292,24 @@ def compare_engines(
             "versions": {name: version(engine.package) for name, engine in packages.items()},
         },
     )
+
+
+def _prepared(begun: Begun, engine: Engine, calibration: Sequence[features.Feature], steps: Steps) -> Path:
+    """The teacher as an engine takes it, made once and kept in the cache."""
+    prepare = _PREPARE[engine.name]
+    key = {
+        "engine": engine.name,
+        "versions": {name: version(name) for name in (engine.package, "torch", "transformers")},
+        "checkpoint": sha256_tree(begun.teacher),
+        "calibration": features.features_hash(calibration),
+        "vnni": hardware.has_vnni(hardware.describe()),
+    }
+
+    def make(directory: Path, _: Step) -> None:
+        prepare(directory, begun.teacher, calibration)
+
+    work = replace(begun.work, steps=steps)
+    return cached(work, f"convert for {engine.label}", "other", key, make)
 
 
 def _ours(variant: Variant, shapes: Sequence[Shape], options: ExperimentOptions) -> Model:
@@ -322,22 +340,31 @@ def _logits(
 
 
 def _times(
-    models: Sequence[Model], shapes: Sequence[Shape], turns: int, block: int
+    models: Sequence[Model], shapes: Sequence[Shape], turns: int, block: int, steps: Steps
 ) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, PairedRatio]]]:
     """Median milliseconds, and the teacher's time over each model's, by name and shape."""
     medians: dict[str, dict[str, float]] = {model.name: {} for model in models}
     speedups: dict[str, dict[str, PairedRatio]] = {model.name: {} for model in models}
     with ExitStack() as stack:
-        processes = [stack.enter_context(model.process) for model in models]
+        with steps.step("start processes"):
+            processes = [stack.enter_context(model.process) for model in models]
+            for shape in shapes:
+                _feed(models, processes, shape)
+                for process in processes:
+                    process.time(1)  # torch compiles now
         for shape in shapes:
-            for model, process in zip(models, processes, strict=True):
-                process.set_feeds(model.feeds[shape])
-                process.time(1)  # torch compiles now
-            blocks = take_turns(processes, turns, block, wake_seconds=_WAKE_SECONDS)
+            _feed(models, processes, shape)
+            with steps.step(f"take turns at {shape}"):
+                blocks = take_turns(processes, turns, block, wake_seconds=_WAKE_SECONDS)
             for model, times in zip(models, blocks, strict=True):
                 medians[model.name][str(shape)] = float(np.median(times))
                 speedups[model.name][str(shape)] = ratio_interval(blocks[0], times)
     return medians, speedups
+
+
+def _feed(models: Sequence[Model], processes: Sequence[TimedProcess], shape: Shape) -> None:
+    for model, process in zip(models, processes, strict=True):
+        process.set_feeds(model.feeds[shape])
 
 
 def as_table(results: Sequence[Result]) -> Table:
@@ -345,18 +372,25 @@ def as_table(results: Sequence[Result]) -> Table:
     table = plain_table()
     table.add_column("model", justify="left", no_wrap=True)
     shapes = list(results[0].median_ms)
-    for heading in ("logit\nerror", "agree\n%", *(f"{s}\n{what}" for s in shapes for what in ("ms", "x"))):
+    for heading in (
+        "logit\nerror",
+        "agree\n%",
+        *(f"{s}\n{what}" for s in shapes for what in ("ms", "speed up")),
+    ):
         table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         cells = [f"{result.logit_error:.4f}", f"{100 * result.agreement:.1f}"]
         for shape in shapes:
-            ratio = result.speedup[shape]
-            cells += [
-                f"{result.median_ms[shape]:.2f}",
-                f"{ratio.ratio:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]",
-            ]
+            cells += [f"{result.median_ms[shape]:.2f}", _ratio(result.speedup[shape])]
         table.add_row(result.name, *cells)
     return table
+
+
+def _ratio(ratio: PairedRatio) -> str:
+    """A ratio, and its interval where that is wider than it shows."""
+    if ratio.high <= 1.05 * ratio.low:
+        return f"{ratio.ratio:.2f}x"
+    return f"{ratio.low:.1f}-{ratio.high:.1f}x"
 
 
 # The command
@@ -382,8 +416,6 @@ def main(
     json_file: Annotated[Path | None, Option("--json", help="Write the results to this file too.")] = None,
 ) -> None:
     """Compare variants with CTranslate2 and torch's int8: latency in turns, and the error of the logits."""
-    from rich.console import Console
-
     if turns == 1:
         raise InputError("--turns 1: an interval needs 2 or more, and 0 times nothing")
     timed = [parse_shape(text, "--shapes") for text in split_names(shapes)]
@@ -400,13 +432,12 @@ def main(
     )
     if json_file is not None:
         make_dir(json_file.parent)
-    with tempfile.TemporaryDirectory() as scratch:
-        results, left_out, provenance = compare_engines(options, timed, rows, turns, block, Path(scratch))
+    out = wide_console()
+    results, left_out, provenance = compare_engines(options, timed, rows, turns, block, Steps(out))
     if json_file is not None:
         write_json(
             json_file, provenance | {"left_out": left_out, "results": [asdict(result) for result in results]}
         )
-    out = Console()
     out.print(as_table(results))
     for name, reason in left_out.items():
         out.print(f"{name} is left out: {reason}", highlight=False, markup=False, soft_wrap=True)
