@@ -7,16 +7,18 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import sweep_work
 import tiny
@@ -631,6 +633,49 @@ def test_processes_do_the_jobs_and_a_dead_one_is_replaced(folder: Path, tmp_path
     assert [row.variant for row in table.failed] == ["quant_2", "quant_2"], "those beside them are done"
     assert str(table.failed[0].error).startswith("its worker died, 2 times: ")
     assert len({row.provenance["made_on"]["host"] for row in table.rows if row.error is None}) >= 2
+
+
+def of_session(session: int) -> list[psutil.Process]:
+    """The living processes of a session."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals and sessions of POSIX")
+@pytest.mark.parametrize(("signal_", "code"), [("SIGINT", 130), ("SIGKILL", -9)])
+def test_a_sweep_that_is_stopped_leaves_no_process(
+    signal_: str, code: int, folder: Path, whole: tuple[Path, SweepTable], tmp_path: Path
+) -> None:
+    words = ["sweep", str(folder / "sweep.toml"), "--output-dir", str(tmp_path / "out"), "--jobs", "2"]
+    environment = os.environ | {ENVIRONMENT_VARIABLE: str(tmp_path / "cache")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "quantlib", *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()  # a job has ended, and others run
+    if signal_ == "SIGINT":
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    else:
+        process.kill()
+    _, said = process.communicate(timeout=120)
+    assert first.startswith("[1/6] ")
+    assert process.returncode == code
+    assert "Traceback" not in said and len(said.splitlines()) <= 1, said
+    deadline = time.monotonic() + 120
+    while of_session(process.pid):
+        assert time.monotonic() < deadline, of_session(process.pid)
+        time.sleep(0.05)
+    again = swept(read_sweep(folder / "sweep.toml"), tmp_path / "out", HerePool(tmp_path / "cache"))
+    assert content(again.rows) == content(whole[1].rows)
 
 
 @pytest.fixture
