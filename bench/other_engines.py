@@ -4,7 +4,7 @@
     python bench/other_engines.py --task BBC-News --teacher DIR
 
 CTranslate2 runs the encoder with int8 weights and dynamic activations; its pooled output goes through the
-classifier in NumPy. Torch runs the model that PT2E made (torch.export, X86InductorQuantizer, the same
+classifier in NumPy. Torch runs the model that PT2E made (torch.export, X86InductorQuantizer, 128 of the
 calibration rows) as torch.compile makes it with frozen weights, one graph for each shape. All take turns,
 each in a process of its own, on the same rows; and the logits of all are compared with the FP32 teacher's. An
 engine that is not installed is left out, and a line says so.
@@ -31,7 +31,7 @@ from quantlib.data import features, scores, tasks
 from quantlib.experiment import ExperimentOptions
 from quantlib.experiment.build import Begun, begin, build
 from quantlib.experiment.timing import feeds_of
-from quantlib.experiment.work import Variant, cached, tokenize
+from quantlib.experiment.work import Variant, tokenize
 from quantlib.machine import hardware
 from quantlib.machine.engines import ENGINES, Engine, Feed, get_engine
 from quantlib.machine.engines.engine import LoadedModel, first_line
@@ -41,9 +41,9 @@ from quantlib.measuring.latency.process import Feeds
 from quantlib.measuring.latency.shapes import Shape, parse_shape
 from quantlib.support.console import plain_table
 from quantlib.support.errors import InputError
-from quantlib.support.files import make_dir, sha256_tree, write_json
+from quantlib.support.files import make_dir, sha256_file, sha256_tree, write_json
 from quantlib.support.options import split_names
-from quantlib.support.progress import Step, Steps
+from quantlib.support.progress import Steps
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,6 +54,8 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 # What a model for one of these engines is made of, in a directory.
 _ENCODER, _HEAD, _PROGRAM = "encoder", "head.npz", "model.pt2"
 _CALIBRATION_BATCH = 8
+# Its histograms take seconds a batch.
+_TORCH_ROWS = 128
 _FEEDS = 8
 # Threads of all engines but one sleep by then, and its own are awake.
 _WAKE_SECONDS = 0.1
@@ -124,7 +126,7 @@ def prepare_torch(directory: Path, checkpoint: Path, rows: Sequence[features.Fea
     model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
     dimensions = {0: torch.export.Dim("batch", max=512), 1: torch.export.Dim("length", min=2, max=512)}
     shapes = (dimensions,) * len(INPUTS)
-    feeds = [feed for _, feed in features.batches(rows, _CALIBRATION_BATCH)]
+    feeds = [feed for _, feed in features.batches(rows[:_TORCH_ROWS], _CALIBRATION_BATCH)]
     batches = [tuple(torch.from_numpy(feed[name]) for name in INPUTS) for feed in feeds]
     example = max(batches, key=lambda batch: batch[0].numel())
     # Torch's documentation asks for the smaller range where products saturate, on CPUs without VNNI.
@@ -238,7 +240,13 @@ class Result:
 
 
 def compare_engines(
-    options: ExperimentOptions, shapes: Sequence[Shape], rows: int, turns: int, block: int, steps: Steps
+    options: ExperimentOptions,
+    shapes: Sequence[Shape],
+    rows: int,
+    turns: int,
+    block: int,
+    threads: int,
+    steps: Steps,
 ) -> tuple[list[Result], dict[str, str], dict[str, Any]]:
     """Build, run and time all: the results, the teacher's first; who is left out and why; provenance.
 
@@ -247,6 +255,7 @@ def compare_engines(
         shapes: at which models are timed.
         rows: evaluation rows whose logits are compared, in batches of the last shape.
         turns, block: how often all take turns, and runs in a turn; no turns: nothing is timed.
+        threads: of the sessions; models are made with those of the options, which decide last digits.
         steps: where steps are shown.
 
     Raises:
@@ -257,16 +266,16 @@ def compare_engines(
     variants = [v for v in built.variants if v.name == TEACHER or v.recipe is not None]
     calibration = tokenize(begun.work, "calibration", begun.teacher)
     evaluation = variants[0].rows
-    models = [_ours(variant, shapes, options) for variant in variants]
+    models = [_ours(variant, shapes, replace(options, threads=threads)) for variant in variants]
     left_out: dict[str, str] = {}
     for name, engine in OTHERS.items():
         if not engine.installed:
             left_out[name] = f"the package {engine.package} is not installed"
             continue
         directory = _prepared(begun, engine, calibration, steps)
-        models.append(_theirs(name, directory, evaluation, shapes, options.threads))
+        models.append(_theirs(name, directory, evaluation, shapes, threads))
     with steps.step("logits"):
-        logits = {m.name: _logits(m, evaluation[:rows], shapes[-1], options.threads) for m in models}
+        logits = {m.name: _logits(m, evaluation[:rows], shapes[-1], threads) for m in models}
     medians, speedups = _times(models, shapes, turns, block, steps) if turns else ({}, {})
     results = [
         Result(
@@ -286,7 +295,7 @@ def compare_engines(
             "task": built.task.name,
             "rows": min(rows, len(evaluation)),
             "calibration_rows": len(calibration),
-            "threads": options.threads,
+            "threads": threads,
             "cpu": hardware.describe().cpu_model,
             "vnni": hardware.has_vnni(hardware.describe()),
             "versions": {name: version(engine.package) for name, engine in packages.items()},
@@ -298,6 +307,7 @@ def _prepared(begun: Begun, engine: Engine, calibration: Sequence[features.Featu
     """The teacher as an engine takes it, made once and kept in the cache."""
     prepare = _PREPARE[engine.name]
     key = {
+        "code": sha256_file(Path(__file__)),
         "engine": engine.name,
         "versions": {name: version(name) for name in (engine.package, "torch", "transformers")},
         "checkpoint": sha256_tree(begun.teacher),
@@ -305,11 +315,12 @@ def _prepared(begun: Begun, engine: Engine, calibration: Sequence[features.Featu
         "vnni": hardware.has_vnni(hardware.describe()),
     }
 
-    def make(directory: Path, _: Step) -> None:
-        prepare(directory, begun.teacher, calibration)
-
-    work = replace(begun.work, steps=steps)
-    return cached(work, f"convert for {engine.label}", "other", key, make)
+    with steps.step(f"convert for {engine.label}") as step:
+        entry = begun.work.cache.get(
+            "other_engines", key, lambda place: prepare(place, begun.teacher, calibration)
+        )
+        step.cached = entry.hit
+    return entry.path
 
 
 def _ours(variant: Variant, shapes: Sequence[Shape], options: ExperimentOptions) -> Model:
@@ -410,7 +421,7 @@ def main(
     rows: Annotated[int, Option(min=1, help="Evaluation rows whose logits are compared.")] = 64,
     turns: Annotated[int, Option(min=0, help="How often all take turns; 0: nothing is timed.")] = 10,
     block: Annotated[int, Option(min=1, help="Runs of a model in a turn; their median counts.")] = 5,
-    threads: Annotated[int | None, Option(help="Of a session; default: the physical cores.")] = None,
+    threads: Annotated[int | None, Option(min=1, help="Of a session; default: the physical cores.")] = None,
     calibration_samples: Annotated[int, Option(help="Rows that are calibrated on.")] = 512,
     cache_dir: Annotated[Path | None, Option(help="Where built models are kept.")] = None,
     json_file: Annotated[Path | None, Option("--json", help="Write the results to this file too.")] = None,
@@ -426,14 +437,15 @@ def main(
         no_student=True,
         recipes=split_names(recipes),
         seq_len=max(shape.length for shape in timed),
-        threads=default_threads() if threads is None else threads,
         calibration_samples=calibration_samples,
         cache_dir=cache_dir,
     )
     if json_file is not None:
         make_dir(json_file.parent)
     out = wide_console()
-    results, left_out, provenance = compare_engines(options, timed, rows, turns, block, Steps(out))
+    results, left_out, provenance = compare_engines(
+        options, timed, rows, turns, block, threads or default_threads(), Steps(out)
+    )
     if json_file is not None:
         write_json(
             json_file, provenance | {"left_out": left_out, "results": [asdict(result) for result in results]}
