@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ def arguments(options: ExperimentOptions, *more: str | Path) -> list[str]:
         "--calibration-samples": options.calibration_samples,
         "--cache-dir": options.cache_dir,
         "--recipes": "dynamic_u8s8",
-        "--shapes": "1x8,2x16",
+        "--shapes": f"1x8,2x{options.seq_len}",
         "--rows": 5,
     }
     return [*(str(word) for pair in flags.items() for word in pair), *map(str, more)]
@@ -32,17 +33,18 @@ def test_engines_that_are_not_installed_are_left_out(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("quantlib.machine.engines.engine.Engine.installed", False)
+    missing = {name: replace(engine, package="nowhere") for name, engine in other_engines.OTHERS.items()}
+    monkeypatch.setattr(other_engines, "OTHERS", missing)
     out = tmp_path / "out.json"
     assert other_engines.cli(arguments(tiny_options, "--turns", "2", "--block", "1", "--json", out)) == 0
-    assert "ctranslate2_int8 is left out: the package ctranslate2 is not" in capfd.readouterr().out
+    assert "ctranslate2_int8 is left out: the package nowhere is not" in capfd.readouterr().out
     written = json.loads(out.read_text(encoding="utf-8"))
     assert set(written["left_out"]) == set(other_engines.OTHERS)
     assert (written["rows"], written["task"]) == (5, "SST-2")
     teacher, variant = written["results"]
     assert (teacher["name"], teacher["logit_error"], teacher["agreement"]) == ("teacher", 0, 1)
     assert variant["name"] == "dynamic_u8s8" and variant["logit_error"] > 0
-    assert set(variant["median_ms"]) == set(variant["speedup"]) == {"1x8", "2x16"}
+    assert set(variant["median_ms"]) == set(variant["speedup"]) == {"1x8", f"2x{tiny_options.seq_len}"}
     assert teacher["speedup"]["1x8"]["ratio"] == 1
 
 

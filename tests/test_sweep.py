@@ -669,7 +669,9 @@ def test_a_sweep_that_is_stopped_leaves_no_process(
     _, said = process.communicate(timeout=120)
     assert first.startswith("[1/6] ")
     assert process.returncode == code
-    assert "Traceback" not in said and len(said.splitlines()) <= 1, said
+    assert "Traceback" not in said
+    if signal_ == "SIGINT":
+        assert len(said.splitlines()) <= 1, said
     deadline = time.monotonic() + 120
     while of_session(process.pid):
         assert time.monotonic() < deadline, of_session(process.pid)
