@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,13 +25,15 @@ from quantlib.compression.recipes import DEFAULT_RECIPES, PEERS, RECIPES
 from quantlib.compression.variants import TEACHER
 from quantlib.data import scores, tasks
 from quantlib.experiment import ExperimentOptions
-from quantlib.experiment.build import build
+from quantlib.experiment.build import begin, build
 from quantlib.experiment.measure import evaluate
+from quantlib.experiment.work import tokenize
 from quantlib.machine.engines import get_engine
 from quantlib.machine.sessions import default_threads
 from quantlib.report.columns import BYTES_PER_MB
 from quantlib.support.console import plain_table
 from quantlib.support.directories import atomic_files
+from quantlib.support.errors import InputError
 from quantlib.support.files import copy_file, make_dir, write_json
 from quantlib.support.options import split_names
 from quantlib.support.progress import Steps
@@ -43,6 +45,8 @@ STOCK = "stock_dynamic"
 # NNCF's default for ranges is the mean of each row's extremes, which clips the rows beyond it: on a
 # regression it may lose what the extremes of all rows keep.
 NNCF = ("nncf_int8@openvino", "nncf_int8_minmax@openvino")
+
+EVALUATION, VALIDATION = SPLITS = ("evaluation", "validation")
 
 Logits = npt.NDArray[Any]
 
@@ -80,14 +84,21 @@ def peers() -> tuple[str, ...]:
     return (STOCK, *(NNCF if importlib.util.find_spec("nncf") else ()))
 
 
-def compare_peers(options: ExperimentOptions, keep: Path | None, steps: Steps) -> Compared:
+def compare_peers(
+    options: ExperimentOptions, keep: Path | None, steps: Steps, split: str = EVALUATION
+) -> Compared:
     """Build and judge every model; with `keep`, leave the models and all logits there.
+
+    split: whose rows they are judged on.
 
     Raises:
         InputError: something that the user gave cannot be used.
     """
     built = build(options, steps)
-    teacher = built.variants[0]
+    if split != EVALUATION:
+        begun = begin(options)
+        rows = tokenize(begun.work, split, begun.teacher)
+        built = replace(built, variants=tuple(replace(variant, rows=rows) for variant in built.variants))
     evaluations = evaluate(built, options, steps)
     logits = {name: evaluation.logits for name, evaluation in evaluations.items()}
     sizes = {variant.name: variant.model.size_bytes for variant in built.variants}
@@ -106,11 +117,12 @@ def compare_peers(options: ExperimentOptions, keep: Path | None, steps: Steps) -
         provenance={
             "task": built.task.name,
             "calibration_rows": options.calibration_samples,
-            "evaluation_rows": len(teacher.rows),
+            "evaluation_rows": len(built.variants[0].rows),
+            "rows_of": split,
             "seq_len": options.seq_len,
             "threads": options.threads,
             "packages": {"onnx": version("onnx"), **{each.package: each.version for each in engines}},
-            "sha256": {**built.hashes, "fp32": teacher.model.sha256},
+            "sha256": {**built.hashes, "fp32": built.variants[0].model.sha256},
         },
     )
 
@@ -193,6 +205,10 @@ def main(
     calibration_samples: Annotated[int, Option(help="Rows that are calibrated on.")] = 512,
     train_rows: Annotated[int | None, Option(help="As the teacher was trained.")] = None,
     cache_dir: Annotated[Path | None, Option(help="Where built models are kept.")] = None,
+    rows: Annotated[
+        str,
+        Option(help=f"What all are judged on: {' or '.join(SPLITS)}, the rows of train that are set aside."),
+    ] = EVALUATION,
     json_file: Annotated[Path | None, Option("--json", help="Write the results to this file too.")] = None,
     keep: Annotated[Path | None, Option(help="Directory for all models and logits.")] = None,
 ) -> None:
@@ -211,10 +227,12 @@ def main(
         train_rows=train_rows,
         cache_dir=cache_dir,
     )
+    if rows not in SPLITS:
+        raise InputError(f"--rows {rows!r} is none of: {', '.join(SPLITS)}")
     if json_file is not None:
         make_dir(json_file.parent)
     out = Console()
-    compared = compare_peers(options, keep, Steps(out))
+    compared = compare_peers(options, keep, Steps(out), rows)
     if json_file is not None:
         write_json(json_file, as_json(compared))
     out.print(as_table(compared))

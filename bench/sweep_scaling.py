@@ -173,8 +173,11 @@ def killing(workers: Sequence[subprocess.Popen[bytes]], seconds: float) -> Itera
             thread.join()
 
 
-def write_demo(directory: Path, rows: int) -> Path:
-    """A sweep.toml with a BERT of MiniLM's shape, random weights, and news articles; returns its path."""
+def write_demo(directory: Path, rows: int, layers: int = 6) -> Path:
+    """A sweep.toml with a BERT of MiniLM's shape, random weights, and news articles; returns its path.
+
+    layers: of the model; a model of fewer is made sooner.
+    """
     import torch
     import transformers
 
@@ -184,6 +187,7 @@ def write_demo(directory: Path, rows: int) -> Path:
     base = packaged_minilm()
     config = transformers.AutoConfig.from_pretrained(
         base,
+        num_hidden_layers=layers,
         num_labels=len(LABELS),
         id2label=dict(enumerate(LABELS)),
         label2id={label: number for number, label in enumerate(LABELS)},

@@ -23,6 +23,8 @@ from quantlib.onnx_model.coverage import KEPT, Coverage, NotQuantized
 from quantlib.report.changes import changes_of, write_changes
 from quantlib.report.columns import VariantResult
 from quantlib.report.results import write_results, write_run
+from quantlib.support.files import sha256_json
+from quantlib.sweep.table import SCHEMA_VERSION, Row, SweepTable
 
 LABELS = ("business", "politics", "sport")
 NEWS = Task("news", "classification", LABELS, ("accuracy",))
@@ -200,3 +202,73 @@ def write_task(
     write_changes(directory, changes_of(results, given, most_rows))
     write_run(directory, run_json(results, **run))
     return results
+
+
+# Sweeps
+
+_HERE = {"cpu": "A CPU of a test", "instruction_sets": ["avx2"], "python": "3.12.0", "threads": 1}
+
+
+def sweep_row(
+    task: str,
+    teacher: str,
+    variant: str,
+    score: float,
+    ms: float | None,
+    speedup: float | None,
+    student: str | None = None,
+) -> Row:
+    """A row of a sweep; without times there is no machine."""
+    values: dict[str, Any] = {
+        "accuracy": score,
+        "eval_loss": 0.4,
+        "model_size": 80.0 if variant == "teacher" else 20.0,
+        "accuracy_drop": 0.9 - score,
+        "agreement": 0.99,
+        "drop_low": 0.9 - score - 0.01,
+        "drop_high": 0.9 - score + 0.01,
+    }
+    if ms is not None and speedup is not None:
+        ends = (1.0, 1.0) if variant == "teacher" else (0.95 * speedup, 1.05 * speedup)
+        values |= {"median_ms": ms, "speedup": speedup, "speedup_low": ends[0], "speedup_high": ends[1]}
+        values["trusted"] = variant != "quant_2"
+    name = " / ".join(part for part in (task, teacher, student, variant) if part)
+    provenance = {
+        "key": sha256_json(["key", name]),
+        "model_sha256": sha256_json(["model", name]),
+        "inputs": {"teacher": "1" * 64},
+        "checkpoints": {"teacher": "2" * 64},
+        "made_on": _HERE | {"host": "host-1"},
+        "seconds": 1.5,
+        "cached": ["export teacher"],
+    }
+    provenance |= {} if ms is None else {"timed_on": _HERE | {"host": "host-2"}, "timed_key": "3" * 64}
+    return Row(task, teacher, student, variant, None if ms is None else "host-2", None, values, provenance)
+
+
+def sweep_table() -> SweepTable:
+    """A sweep of two tasks, one of them with two checkpoints and a student; two cells failed."""
+    rows = [
+        sweep_row("news", "a", "teacher", 0.90, 20.0, 1.0),
+        sweep_row("news", "a", "quant_1", 0.89, 10.0, 2.0),
+        sweep_row("news", "a", "quant_2", 0.90, 3.0, 4.0),
+        sweep_row("news", "a", "student_quant_2", 0.88, 2.4, 8.0, student="half"),
+        sweep_row("news", "b", "teacher", 0.85, 10.0, 1.0),
+        sweep_row("stars", "a", "teacher", 0.90, 20.0, 1.0),
+        sweep_row("stars", "a", "quant_1", 0.91, 10.0, 2.0),
+    ]
+    trace = {"trace": "Traceback of a test", "inputs": {}}
+    rows += [
+        Row("news", "b", None, name, "host-2", "ValueError: of two cells", provenance=trace)
+        for name in ("quant_1", "quant_2")
+    ]
+    code = {"quantlib": "f" * 64, "packages": {"onnxruntime": "1.32.0", "nncf": None}}
+    provenance = {
+        "file": "somewhere/sweep.toml",
+        "file_sha256": "4" * 64,
+        "shard": "1/1",
+        "code": code,
+        "started_on": _HERE | {"host": "host-1"},
+        "arguments": {"jobs": 2, "machines": ["host-2"], "scheduler": None},
+    }
+    return SweepTable(SCHEMA_VERSION, provenance, tuple(row.cell for row in rows), tuple(rows))

@@ -1,4 +1,4 @@
-"""report.html in a real browser, headless: what is seen, what a click does, and that nothing is fetched.
+"""report.html and sweep.html in a real browser, headless: what is seen, what a click does, what is fetched.
 
 They need Debian's chromium and chromium-driver, or Chrome and its driver. The test of accessibility needs
 axe-core too: the path of axe.min.js in QUANTLIB_AXE, or node_modules/axe-core in this checkout.
@@ -20,6 +20,8 @@ import pytest
 from test_page import HOSTILE
 
 from quantlib.report.page.report import write_reports
+from quantlib.sweep.page import FILE as SWEEP
+from quantlib.sweep.page import write_page
 
 ROOT = Path(__file__).parents[1]
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -35,13 +37,14 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An output directory of two tasks, one of them with hostile texts and labels."""
+    """An output directory of two tasks, one of them with hostile texts and labels; and a sweep's page."""
     directory = tmp_path_factory.mktemp("browser") / "runs"
     pages.write_task(directory / "news")
     labels = ("<b>bold</b>", '" onmouseover="alert(1)', "\u202eright to left")
     task = replace(pages.NEWS, name="<script>alert(1)</script>", labels=labels)
     pages.write_task(directory / "hostile", task, texts=HOSTILE, notes={"quant_1": "<img src=x>"})
     write_reports(directory)
+    write_page(directory, pages.sweep_table())
     return directory
 
 
@@ -73,8 +76,13 @@ def opened(driver: Any, page: Path, size: tuple[int, int] = DESK, **media: str) 
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
     driver.get_log("performance")
     driver.get_log("browser")
-    driver.get((page / "report.html").as_uri())
+    driver.get(file_of(page).as_uri())
     return driver
+
+
+def file_of(page: Path) -> Path:
+    """A page, or that of a task's directory."""
+    return page if page.suffix else page / "report.html"
 
 
 def value(driver: Any, script: str) -> Any:
@@ -87,13 +95,13 @@ def requests(driver: Any) -> list[str]:
     return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
 
 
-@pytest.mark.parametrize("page", ["news", "hostile", "."])
+@pytest.mark.parametrize("page", ["news", "hostile", ".", SWEEP])
 def test_nothing_is_fetched_logged_or_run(driver: Any, runs: Path, page: str) -> None:
     opened(driver, runs / page)
-    assert set(requests(driver)) == {(runs / page / "report.html").as_uri()}
+    assert set(requests(driver)) == {file_of(runs / page).as_uri()}
     assert driver.get_log("browser") == []
     assert value(driver, "document.querySelectorAll('script, img, iframe, b').length") == 1
-    assert value(driver, "document.title") and "what to ship" in driver.title
+    assert driver.title == "Sweep of 9 cells" if page == SWEEP else "what to ship" in driver.title
 
 
 def test_a_style_that_does_not_belong_to_the_page_is_blocked(driver: Any, runs: Path) -> None:
@@ -158,7 +166,7 @@ def test_all_columns_on_demand_without_the_script(driver: Any, runs: Path) -> No
 
 
 @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
-@pytest.mark.parametrize("page", ["news", "hostile", "."])
+@pytest.mark.parametrize("page", ["news", "hostile", ".", SWEEP])
 def test_nothing_is_wider_than_the_window(driver: Any, runs: Path, page: str, size: tuple[int, int]) -> None:
     opened(driver, runs / page, size)
     driver.execute_script("document.querySelectorAll('details').forEach(each => each.open = true)")
@@ -197,7 +205,7 @@ def test_it_is_printed_light_and_whole(driver: Any, runs: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "scheme"), [(DESK, "light"), (PHONE, "dark")], ids=["desk-light", "phone-dark"]
 )
-@pytest.mark.parametrize("page", ["news", "."])
+@pytest.mark.parametrize("page", ["news", ".", SWEEP])
 def test_axe_finds_no_violation(
     driver: Any, runs: Path, page: str, size: tuple[int, int], scheme: str
 ) -> None:

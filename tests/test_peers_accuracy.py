@@ -10,7 +10,7 @@ import pytest
 
 from bench import peers_accuracy
 from quantlib.data import scores
-from quantlib.data.tasks import get_task
+from quantlib.data.tasks import get_task, read_splits
 from quantlib.experiment import ExperimentOptions
 
 
@@ -57,6 +57,19 @@ def test_peers_are_judged_beside_recipes(
         task = get_task("SST-2")
         metrics = scores.compute_metrics(task, logits["stock_dynamic"], logits["labels"])
     assert metrics == written["results"]["stock_dynamic"]["metrics"]
+
+
+def test_rows_set_aside_judge_too(
+    tiny_options: ExperimentOptions, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.json"
+    assert peers_accuracy.cli(arguments(tiny_options, "--json", out, "--rows", "validation")) == 0
+    written = json.loads(out.read_text(encoding="utf-8"))
+    rows = read_splits(get_task("SST-2"), tiny_options.data_dir).validation
+    assert (written["rows_of"], written["evaluation_rows"]) == ("validation", len(rows))
+    assert len(rows) not in (0, 40)
+    assert peers_accuracy.cli(arguments(tiny_options, "--rows", "train")) == 2
+    assert "--rows 'train' is none of: evaluation, validation" in capfd.readouterr().err
 
 
 def test_what_cannot_be_used_is_one_line_and_leaves_nothing(

@@ -7,16 +7,18 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import sweep_work
 import tiny
@@ -33,6 +35,7 @@ from quantlib.sweep.driving import Result, failure_of
 from quantlib.sweep.graph import Job, graph_of, without
 from quantlib.sweep.local import LocalPool
 from quantlib.sweep.options import Shard, SweepOptions
+from quantlib.sweep.page import page
 from quantlib.sweep.table import Row, SweepTable, common, console_table, error_lines, read_table
 from quantlib.sweep.work import Outcome
 
@@ -379,9 +382,58 @@ def test_the_table_has_what_runs_have(folder: Path, whole: tuple[Path, SweepTabl
     ]
 
 
+@pytest.fixture(scope="module")
+def small(tiny_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sweep.toml of one task, a student that is distilled, and two engines."""
+    root = tmp_path_factory.mktemp("small")
+    for name, count, seed in (("test", 30, 9), ("train", 60, 10)):
+        text = "".join(f"{text},LABEL_{label}\n" for text, label in tiny.sentences(count, seed))
+        (root / f"{name}.csv").write_text("text,category\n" + text, encoding="utf-8")
+    (root / "sweep.toml").write_text(
+        f"""
+        [sweep]
+        tasks = [{{name = "tickets", evaluation = "test.csv", train = "train.csv", label = "category"}}]
+        checkpoints = [{{teacher = "{tiny_teacher}", called = "tiny"}}]
+        students = ["layers=1"]
+        recipes = ["quant_1"]
+        engines = ["onnxruntime", "openvino"]
+
+        [models]
+        transformer_epochs = 1
+        prediction_epochs = 1
+        {SETTINGS}
+        """,
+        encoding="utf-8",
+    )
+    return root / "sweep.toml"
+
+
+def test_students_and_engines_are_cells(small: Path, tmp_path: Path) -> None:
+    table = swept(read_sweep(small), tmp_path / "out", HerePool(tmp_path / "cache"))
+    assert [row.error for row in table.failed] == []
+    floats = ["", "_compiled", "@openvino", "_compiled@openvino"]
+    assert [row.variant for row in table.rows if row.student is None] == [
+        *(f"teacher{step}" for step in floats),
+        "quant_1",
+        "quant_1@openvino",
+    ]
+    assert [row.variant for row in table.rows if row.student == "layers=1"] == [
+        f"student{step}" for step in (*floats, "_quant_1", "_quant_1@openvino")
+    ]
+    by_variant = {row.variant: row for row in table.rows}
+    quantized, elsewhere = by_variant["student_quant_1"], by_variant["student_quant_1@openvino"]
+    assert (quantized.values["engine"], elsewhere.values["engine"]) == ("onnxruntime", "openvino")
+    assert elsewhere.provenance["model_sha256"] != quantized.provenance["model_sha256"]
+    assert elsewhere.provenance["checkpoints"] == quantized.provenance["checkpoints"]
+    assert set(elsewhere.provenance["checkpoints"]) == {"teacher", "student"}
+    text = (tmp_path / "out" / "sweep.html").read_text(encoding="utf-8")
+    assert str(elsewhere.provenance["model_sha256"]) in text
+
+
 def test_the_files_hold_the_table(whole: tuple[Path, SweepTable]) -> None:
     directory, table = whole
     assert read_table(directory / "out" / "sweep.json") == table
+    assert (directory / "out" / "sweep.html").read_text(encoding="utf-8") == page(table)
     with (directory / "out" / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["variant"] for row in rows] == [row.variant for row in table.rows]
@@ -581,6 +633,51 @@ def test_processes_do_the_jobs_and_a_dead_one_is_replaced(folder: Path, tmp_path
     assert [row.variant for row in table.failed] == ["quant_2", "quant_2"], "those beside them are done"
     assert str(table.failed[0].error).startswith("its worker died, 2 times: ")
     assert len({row.provenance["made_on"]["host"] for row in table.rows if row.error is None}) >= 2
+
+
+def of_session(session: int) -> list[psutil.Process]:
+    """The living processes of a session."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals and sessions of POSIX")
+@pytest.mark.parametrize(("signal_", "code"), [("SIGINT", 130), ("SIGKILL", -9)])
+def test_a_sweep_that_is_stopped_leaves_no_process(
+    signal_: str, code: int, folder: Path, whole: tuple[Path, SweepTable], tmp_path: Path
+) -> None:
+    words = ["sweep", str(folder / "sweep.toml"), "--output-dir", str(tmp_path / "out"), "--jobs", "2"]
+    environment = os.environ | {ENVIRONMENT_VARIABLE: str(tmp_path / "cache")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "quantlib", *words],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()  # a job has ended, and others run
+    if signal_ == "SIGINT":
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    else:
+        process.kill()
+    _, said = process.communicate(timeout=120)
+    assert first.startswith("[1/6] ")
+    assert process.returncode == code
+    assert "Traceback" not in said
+    if signal_ == "SIGINT":
+        assert len(said.splitlines()) <= 1, said
+    deadline = time.monotonic() + 120
+    while of_session(process.pid):
+        assert time.monotonic() < deadline, of_session(process.pid)
+        time.sleep(0.05)
+    again = swept(read_sweep(folder / "sweep.toml"), tmp_path / "out", HerePool(tmp_path / "cache"))
+    assert content(again.rows) == content(whole[1].rows)
 
 
 @pytest.fixture

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -23,6 +27,8 @@ Work = Callable[[Job, ExperimentOptions], Outcome]
 
 # What libraries read when they are loaded; a worker's own threads are told to each of them besides.
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+# How often a process looks whether the one that started it is still there.
+_LOOK_SECONDS = 0.5
 
 
 class LocalPool:
@@ -63,7 +69,9 @@ class LocalPool:
         future: Future[Outcome] | None = None
         while future is None:
             # Others than before if one of the processes has died.
-            self._executor = get_reusable_executor(max_workers=self._jobs, env=self._environment)
+            self._executor = get_reusable_executor(
+                max_workers=self._jobs, env=self._environment, initializer=_begin, initargs=(os.getpid(),)
+            )
             with suppress(BrokenProcessPool):  # one has died just now
                 future = self._executor.submit(self._work, job, options)
         self._running[future] = job
@@ -97,3 +105,15 @@ class LocalPool:
         else:
             self.submit(job, ())
         return []
+
+
+def _begin(parent: int) -> None:
+    """Make this a worker of `parent`: Ctrl-C is for that process, and this one ends when it has gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECONDS)
+    os._exit(1)  # in the middle of a job: the next call does it again

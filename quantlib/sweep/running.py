@@ -18,6 +18,7 @@ from quantlib.sweep.driving import Failure, Pool, Result, drive
 from quantlib.sweep.estimate import Estimate, estimate
 from quantlib.sweep.graph import Job, graph_of
 from quantlib.sweep.options import LOCALHOST, SweepOptions
+from quantlib.sweep.page import write_page
 from quantlib.sweep.shards import merge, share
 from quantlib.sweep.state import Done
 from quantlib.sweep.table import SCHEMA_VERSION, SweepTable, rows_of, write_table
@@ -88,7 +89,7 @@ def look(sweep: Sweep) -> Estimate:
 
 
 def run(sweep: Sweep, console: Console | None = None, pool: Pool | None = None) -> SweepTable:
-    """Run what is not done, and write the table of all cells.
+    """Run what is not done, and write the table of all cells and their page.
 
     Args:
         sweep: from `plan`.
@@ -118,6 +119,7 @@ def run(sweep: Sweep, console: Console | None = None, pool: Pool | None = None) 
     plan = tuple(cell for block in sweep.blocks for cell in block.cells)
     table = SweepTable(SCHEMA_VERSION, _provenance(sweep), plan, tuple(rows))
     write_table(directory, table)
+    write_page(directory, table)
     return table
 
 
@@ -129,6 +131,7 @@ def merged(directories: Sequence[Path], output_dir: Path) -> tuple[SweepTable, l
     """
     table, remarks = merge(directories)
     write_table(make_dir(output_dir), table)
+    write_page(output_dir, table)
     return table, remarks
 
 

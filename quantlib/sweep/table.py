@@ -52,6 +52,11 @@ class Row:
         """The name of the primary metric."""
         return next(iter(self.values), None)
 
+    @property
+    def score(self) -> float | None:
+        """Its value; more is better."""
+        return None if self.metric is None else _number(self, self.metric)
+
 
 @dataclass(frozen=True)
 class SweepTable:
@@ -182,10 +187,6 @@ def _cell(key: str, form: str, scale: float = 1.0) -> Any:
     return show
 
 
-def _score(row: Row) -> float | None:
-    return None if row.metric is None else _number(row, row.metric)
-
-
 def _speedup(row: Row) -> str:
     low, high, ratio = (_number(row, key) for key in ("speedup_low", "speedup_high", "speedup"))
     if ratio is None or low is None or high is None:
@@ -212,7 +213,7 @@ _COLUMNS: tuple[Column[Row], ...] = (
         justify="left",
     ),
     Column("metric", "the primary metric", lambda row: row.metric, heading="metric", justify="left"),
-    Column("score", "its value", _score, heading="score", cell=lambda row: _shown_score(row)),
+    Column("score", "its value", lambda row: row.score, heading="score", cell=lambda row: _shown_score(row)),
     Column(
         "machine", "where latency was measured", lambda row: row.machine, heading="machine", justify="left"
     ),
@@ -228,10 +229,9 @@ _MEASURED: tuple[tuple[str, Any], ...] = (
 
 
 def _shown_score(row: Row) -> str:
-    score = _score(row)
-    if score is None:
+    if row.score is None:
         return "failed" if row.error else ""
-    return f"{score:z.4f}"
+    return f"{row.score:z.4f}"
 
 
 def console_table(rows: Sequence[Row]) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,6 +34,8 @@ _LARGEST, _SMALLEST = 620.0, 22.0
 FAR_DROP, _FAR_SHARE = 0.10, 0.34
 _NICE = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100, 200, 500)
 _MOST_TICKS = 9
+# Points that a pointer can rest on are drawn one by one, which takes milliseconds each.
+_MOST_HINTED = 100
 WORST_LAYERS = 15
 _FINE_DB = 30.0
 
@@ -127,27 +129,50 @@ def _float(value: Any) -> float:
 
 
 def front(run: TaskRun, name: str, *, narrow: bool = False) -> Any:
-    """The primary metric against the speedup, with their intervals; the area of a marker is the file's size.
+    """The front of a run, see `front_of`; named are its first choices."""
+    chosen = {choice.variant for choice in run.run.choices if choice.variant is not None}
+    return front_of(points_of(run), metric_names(run)[0], chosen, name, narrow=narrow)
 
-    Filled is what no other variant beats; named are the first choices and the teacher.
+
+def front_of(
+    points: Sequence[Point],
+    metric: str,
+    chosen: Collection[str],
+    name: str,
+    *,
+    reference: str = "the teacher",
+    called: str = "First choices",
+    narrow: bool = False,
+) -> Any:
+    """A metric against the speedup, with their intervals; the area of a marker is the file's size.
+
+    Filled is what no other variant beats.
+
+    Args:
+        points: what is drawn, each with a name of its own; the first is what ratios are to.
+        metric: its name.
+        chosen: those that are named, beside the first.
+        name: of the figure, see `inline_svg`.
+        reference, called: what the first, and those that are named, are called in a sentence.
+        narrow: for a phone.
     """
-    points = points_of(run)
     far = far_off(points)
     shown = [point for point in points if point not in far]
-    chosen = {choice.variant for choice in run.run.choices} | {TEACHER}
-    metric = metric_names(run)[0]
+    named = {*chosen, points[0].variant}
+    hinted = not narrow and len(shown) <= _MOST_HINTED
+    gids = {point.variant: f"point-{number}" for number, point in enumerate(shown)} if hinted else {}
     inches = _NARROW if narrow else _WIDE
     with _figure(inches, left=58, bottom=40, right=10, top=24) as (figure, axes):
         _ratio_axis(axes, shown)
         lows, highs = [p.metric[0] for p in shown], [p.metric[2] for p in shown]
         margin = 0.08 * (max(highs) - min(lows)) or 0.01
         axes.set_ylim(min(lows) - margin, max(highs) + margin)
-        axes.set_xlabel("speedup over the teacher, logarithmic: right is better")
+        axes.set_xlabel(f"speedup over {reference}, logarithmic: right is better", parse_math=False)
         axes.set_ylabel(f"{metric}: up is better", parse_math=False)
-        kinds = kinds_of(run)
+        kinds = list(dict.fromkeys(point.kind for point in points))
         for number, kind in enumerate(kinds):
             of_kind = [point for point in shown if point.kind == kind]
-            _draw_kind(axes, of_kind, number, max(p.size_mb for p in points), hinted=not narrow)
+            _draw_kind(axes, of_kind, number, max(p.size_mb for p in points), gids)
         if len({point.kind for point in shown}) > 1:
             axes.legend(
                 loc="lower left",
@@ -159,18 +184,21 @@ def front(run: TaskRun, name: str, *, narrow: bool = False) -> Any:
                 columnspacing=1.2,
                 borderaxespad=0.2,
             )
-        _write_names(axes, shown, [p for p in shown if p.variant in chosen])
-    best = ", ".join(point.words for point in shown if point.variant in chosen - {TEACHER})
+        _write_names(axes, shown, [p for p in shown if p.variant in named])
+    best = ", ".join(point.words for point in shown[1:] if point.variant in named)
     return inline_svg(
         figure,
         name,
         f"{metric} against speedup of {len(shown)} variants",
-        f"First choices: {best or 'none'}. The table has every number.",
-        {} if narrow else {f"point-{point.variant}": point.words for point in shown},
+        f"{called}: {best or 'none'}. The table has every number.",
+        {gids[point.variant]: point.words for point in shown} if hinted else {},
     )
 
 
-def _draw_kind(axes: Axes, points: Sequence[Point], number: int, largest: float, *, hinted: bool) -> None:
+def _draw_kind(
+    axes: Axes, points: Sequence[Point], number: int, largest: float, gids: Mapping[str, str]
+) -> None:
+    """gids: of each point, where a pointer shows its words."""
     colour, marker = PAINTS[f"series-{number % SERIES + 1}"], _MARKERS[number % len(_MARKERS)]
     if not points:
         return
@@ -179,7 +207,7 @@ def _draw_kind(axes: Axes, points: Sequence[Point], number: int, largest: float,
     axes.hlines(metric, low, high, color=colour, linewidth=1.4, alpha=0.8)
     axes.vlines(ratio, bottom, top, color=colour, linewidth=1.0, alpha=0.45)
     # A pointer needs an artist for each point.
-    for group in [[point] for point in points] if hinted else [points]:
+    for group in [[point] for point in points] if gids else [points]:
         axes.scatter(
             [point.ratio[1] for point in group],
             [point.metric[1] for point in group],
@@ -189,7 +217,7 @@ def _draw_kind(axes: Axes, points: Sequence[Point], number: int, largest: float,
             edgecolors=colour,
             linewidths=1.4,
             alpha=0.85,
-            gid=f"point-{group[0].variant}",
+            gid=gids.get(group[0].variant),
             zorder=3,
         )
     axes.scatter([], [], s=50, marker=marker, color=colour, label=points[0].kind)
@@ -264,7 +292,7 @@ def _write_names(axes: Axes, points: Sequence[Point], named: Sequence[Point]) ->
             ha="center",
             va="center",
             fontsize=10,
-            fontweight="bold" if point.variant != TEACHER else "normal",
+            fontweight="normal" if point is points[0] else "bold",
             zorder=4,
             bbox={"facecolor": PAINTS["paper"], "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
             arrowprops=None
