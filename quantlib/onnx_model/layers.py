@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from quantlib.onnx_model.model import Model, reading_onnx
+from quantlib.onnx_model.model import Model, check_external_data, reading_onnx
 from quantlib.onnx_model.roles import ROLES, group, groups, label, layer_number, role
 from quantlib.support.errors import InputError
 
@@ -95,10 +95,15 @@ def load_ir(onnx_path: Path) -> ir.Model:
     Raises:
         InputError: the file or its external data is missing, or it is not an ONNX model.
     """
+    import onnx
     import onnx_ir as ir
 
     with reading_onnx(onnx_path, ir.serde.SerdeError, OSError):
-        return _with_graph(ir.external_data.load_to_model(ir.load(onnx_path)), onnx_path)
+        proto = onnx.load(onnx_path, load_external_data=False)
+        check_external_data(proto, onnx_path)
+        model = ir.from_proto(proto)
+        ir.external_data.set_base_dir(model.graph, onnx_path.parent)
+        return _with_graph(ir.external_data.load_to_model(model), onnx_path)
 
 
 def skeleton_ir(model: Model) -> ir.Model:

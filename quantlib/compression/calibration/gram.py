@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -103,5 +104,5 @@ def read_grams(path: Path) -> dict[str, Gram]:
                 )
                 for index, name in enumerate(arrays["names"])
             }
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"{path}: not a file of Gram matrices: {error}") from error
