@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -60,7 +61,7 @@ def damaged_json(data: bytes, draw: random.Random) -> bytes:
 def _damaged_value(value: Any, draw: random.Random) -> Any:
     """The value with a place in it changed; every place below is as likely as any other at its depth."""
     if not isinstance(value, dict | list) or not value or draw.random() < 0.05:
-        return draw.choice(_VALUES) if draw.random() < 0.8 else _near(value, draw)
+        return copy.deepcopy(draw.choice(_VALUES)) if draw.random() < 0.8 else _near(value, draw)
     places: list[Any] = list(value) if isinstance(value, dict) else list(range(len(value)))
     place = draw.choice(places)
     kind = draw.randrange(9)

@@ -17,6 +17,7 @@ from typing import Literal
 from quantlib.support.errors import InputError
 
 SECONDS, BYTES = 10.0, 4 * 2**30
+_WAIT = 0.1  # seconds
 _PER_PROCESS = 100  # files: what one leaves behind in a process does not stay for long
 _MESSAGE_CHARACTERS = 2000
 _NO_MEMORY = re.compile(r"bad.alloc|failed to allocate|not enough memory|cannot allocate", re.IGNORECASE)
@@ -115,7 +116,9 @@ def try_many(
 
 
 def _answer(ours: Connection, number: int) -> Outcome:
-    if not ours.poll(SECONDS + 1):  # the file is made in this time too
+    # Counted in short waits: whoever stops all processes of a session for a while makes none of them hang.
+    waits = (ours.poll(_WAIT) for _ in range(round((SECONDS + 1) / _WAIT)))
+    if not any(waits):
         return Outcome(number, "hang", f"more than {SECONDS:.0f} s")
     try:
         outcome: Outcome = ours.recv()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import math
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 PRODUCER = "quantlib"
 # Tensors beyond this are weights; of smaller ones (shapes, zero points) the numbers are needed.
 _LARGEST_KEPT = 1 << 16
+_MOST_ELEMENTS = 1 << 28  # 1 GiB of float32
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Model:
         with reading_onnx(self.path):
             proto = onnx.load(self.path, load_external_data=False)
         check_external_data(proto, self.path)
+        check_claims(proto.graph, self.path)
         for tensor in proto.graph.initializer:
             if tensor.ByteSize() > _LARGEST_KEPT:
                 _drop_numbers(tensor)
@@ -189,6 +192,37 @@ def check_external_data(model: onnx.ModelProto, onnx_path: Path) -> None:
             raise InputError(f"{what}: offset and length must be whole numbers") from error
         if offset < 0 or length < 0 or offset + length > size:
             raise InputError(f"{what} has {size} bytes; the tensor {tensor.name[:200]!r} is not within them")
+
+
+def check_claims(graph: onnx.GraphProto, onnx_path: Path) -> None:
+    """Check that no node fills a tensor of a constant size that no model of text needs.
+
+    An engine makes such a tensor when it loads the file, whatever memory there is.
+
+    Raises:
+        InputError: it does.
+    """
+    from onnx import TensorProto, numpy_helper
+
+    places = {"ConstantOfShape": 0, "Expand": 1}
+    wanted = {
+        node.input[places[node.op_type]]
+        for node in graph.node
+        if len(node.input) > places.get(node.op_type, 9)
+    }
+    for tensor in graph.initializer:
+        sizes_given = tensor.name in wanted and tensor.data_type == TensorProto.INT64
+        if sizes_given and tensor.data_location != TensorProto.EXTERNAL and tensor.ByteSize() < _LARGEST_KEPT:
+            try:
+                sizes = numpy_helper.to_array(tensor).tolist()
+            except ValueError as error:
+                raise InputError(
+                    f"{onnx_path}: the tensor {tensor.name[:200]!r} is damaged: {error}"
+                ) from error
+            if math.prod(map(abs, sizes if isinstance(sizes, list) else [sizes])) > _MOST_ELEMENTS:
+                raise InputError(
+                    f"{onnx_path}: a node fills a tensor of {sizes} numbers; no model of text does"
+                )
 
 
 def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
