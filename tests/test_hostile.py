@@ -7,6 +7,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,19 @@ from bench.hostile.formats import FORMATS, ROOT
 from bench.hostile.trying import GOOD, Format, Seeds, WrongResult, try_many, try_one
 from quantlib.data.features import encode_batch, load_tokenizer
 from quantlib.data.tables import read_table
+from quantlib.gate.baseline import read_record
+from quantlib.gate.judge import judge
+from quantlib.gate.limits import LimitTable
 from quantlib.measuring.latency.states import History, read_history, write_history
+from quantlib.onnx_model.compile import compile_onnx
 from quantlib.onnx_model.interface import interface_of
 from quantlib.onnx_model.layers import load_ir
 from quantlib.onnx_model.model import Model
+from quantlib.report.results import read_results
 from quantlib.support.cache import Cache
 from quantlib.support.errors import InputError
 from quantlib.support.parsing import parse_json_text, parse_toml_text, read_bytes
-from quantlib.training.checkpoints import load_classifier, read_config
+from quantlib.training.checkpoints import check_classifier, load_classifier, read_config
 from quantlib.training.student.saved import DamagedError, TrainingState, load_state, save_state
 
 # In these, what is damaged is lost and made again: nobody has to be told.
@@ -263,3 +269,74 @@ def test_a_pipe_in_a_cache_entry_is_not_waited_for(tmp_path: Path) -> None:
     again = cache.get("kind", {}, lambda directory: (directory / "x").write_text("x"))
     assert not again.hit
     assert (again.path / "x").read_text() == "x"
+
+
+def test_nodes_in_another_order_are_sorted(tiny_onnx: Path, tmp_path: Path) -> None:
+    """ONNX Runtime takes such a file; the rewrites need the order that ONNX asks for."""
+    model = onnx.load(tiny_onnx)
+    nodes = list(reversed(model.graph.node))
+    copies = onnx.GraphProto()
+    copies.node.extend(nodes)
+    del model.graph.node[:]
+    model.graph.node.extend(copies.node)
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    compiled, again = (compile_onnx(p, tmp_path / f"{i}.onnx") for i, p in enumerate((tiny_onnx, path)))
+    assert again.done == compiled.done
+    assert not again.left
+
+
+def saved(model: onnx.ModelProto, path: Path) -> Path:
+    onnx.save(model, path)
+    return path
+
+
+def test_a_graph_that_fills_memory_or_has_no_names_is_refused(tiny_onnx: Path, tmp_path: Path) -> None:
+    model = onnx.load(tiny_onnx)
+    size = numpy_helper.from_array(np.array([2**20, 2**20], np.int64), "size")
+    model.graph.initializer.append(size)
+    model.graph.node.insert(0, onnx.helper.make_node("ConstantOfShape", ["size"], ["large"]))
+    with pytest.raises(InputError, match=r"fills a tensor of \[1048576, 1048576\] numbers"):
+        interface_of(saved(model, tmp_path / "model.onnx"))
+    data = tiny_onnx.read_bytes().replace(b"classifier/Gemm", b"classif\xfeer/Gemm"[:15])
+    (tmp_path / "model.onnx").write_bytes(data)
+    with pytest.raises(InputError, match=r"is not UTF-8"):
+        load_ir(tmp_path / "model.onnx")
+
+
+def test_a_model_whose_logits_are_not_finite_is_told(tiny_onnx: Path, tmp_path: Path) -> None:
+    model = onnx.load(tiny_onnx)
+    bias = next(t for t in model.graph.initializer if t.name == "classifier.bias")
+    bias.CopyFrom(numpy_helper.from_array(np.array([np.nan, 0], np.float32), bias.name))
+    with pytest.raises(InputError, match="the model's own logits are NaN or infinite"):
+        compile_onnx(saved(model, tmp_path / "model.onnx"), tmp_path / "compiled.onnx")
+
+
+def test_a_line_break_in_a_baseline_stays_out_of_the_verdict(seeds: Seeds) -> None:
+    record = read_record(seeds.baseline)
+    other = replace(record, machine={**record.machine, "cpu_model": "line\nbreak"})
+    (note, *_) = judge(record, other, LimitTable(), across_machines=True).findings
+    assert "line break" in note.text
+
+
+def test_results_without_the_primary_metric_are_refused(seeds: Seeds, tmp_path: Path) -> None:
+    results = json.loads((seeds.run / "results.json").read_text())
+    metric = next(iter(results["teacher"]))
+    variant = list(results)[-1]
+    del results[variant][metric]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(InputError, match=f"{variant}: '{metric}' is missing"):
+        read_results(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize(
+    "change", [{"architectures": [[]]}, {"model_type": []}, {"hidden_dropout_prob": np.nan}]
+)
+def test_a_config_with_values_of_other_types(
+    change: dict[str, Any], tiny_teacher: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_teacher, tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(InputError, match=r"config\.json: "):
+        check_classifier(tmp_path)

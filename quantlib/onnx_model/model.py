@@ -68,7 +68,7 @@ class Model:
         with reading_onnx(self.path):
             proto = onnx.load(self.path, load_external_data=False)
         check_external_data(proto, self.path)
-        check_claims(proto.graph, self.path)
+        check_graph(proto.graph, self.path)
         for tensor in proto.graph.initializer:
             if tensor.ByteSize() > _LARGEST_KEPT:
                 _drop_numbers(tensor)
@@ -194,16 +194,23 @@ def check_external_data(model: onnx.ModelProto, onnx_path: Path) -> None:
             raise InputError(f"{what} has {size} bytes; the tensor {tensor.name[:200]!r} is not within them")
 
 
-def check_claims(graph: onnx.GraphProto, onnx_path: Path) -> None:
-    """Check that no node fills a tensor of a constant size that no model of text needs.
+def check_graph(graph: onnx.GraphProto, onnx_path: Path) -> None:
+    """Check that names are text, and that no node fills a tensor of a constant size that no model needs.
 
     An engine makes such a tensor when it loads the file, whatever memory there is.
 
     Raises:
-        InputError: it does.
+        InputError: a name is not UTF-8, or there is such a node.
     """
     from onnx import TensorProto, numpy_helper
 
+    named = itertools.chain(graph.node, graph.initializer, graph.input, graph.output, graph.value_info)
+    names = itertools.chain(
+        (each.name for each in named), *((*n.input, *n.output, n.op_type) for n in graph.node)
+    )
+    for name in names:
+        if not isinstance(name, str):  # protobuf gives bytes that are no text as bytes
+            raise InputError(f"{onnx_path}: damaged, the name {name[:80]!r} is not UTF-8")
     places = {"ConstantOfShape": 0, "Expand": 1}
     wanted = {
         node.input[places[node.op_type]]
