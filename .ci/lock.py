@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write requirements/*.lock: every package of the README's commands and of the site, pinned with its hashes.
 
-    python .ci/lock.py [--upgrade]
+    python .ci/lock.py [--upgrade] [NAME...]
 
 It needs uv and pip. The locks hold for each Python and system that pyproject.toml names. PyTorch's hashes are
 those of the public wheels and of the wheel that pip gets here, which may be a build for CPUs alone; the
@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LOCKS = {
     "test": ["pyproject.toml", "--extra", "demo", "--extra", "test"],
     "demo": ["pyproject.toml", "--extra", "demo"],
+    "tox": [],
     "docs": ["pyproject.toml:docs"],
 }
 # What PyTorch's CUDA build needs and its CPU build does not.
@@ -34,14 +35,15 @@ def compile_lock(name: str, source: list[str], upgrade: bool) -> str:
     command = ["uv", "pip", "compile", *groups, *(each for each in source if ":" not in each)]
     command += ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-annotate", "--no-header"]
     command += ["-c", "constraints.txt", "--quiet"]
-    if name != "test":  # the same versions everywhere
-        command += ["-c", str(ROOT / "requirements" / "test.lock")]
-    elif not upgrade and (ROOT / "requirements" / "test.lock").is_file():
-        command += ["-o", str(ROOT / "requirements" / "test.lock")]
+    earlier = ROOT / "requirements" / "test.lock"  # the same versions in all locks, and no newer ones unasked
+    if earlier.is_file() and not (upgrade and name == "test"):
+        command += ["-c", str(earlier)]
     if name != "docs":  # editable installs without isolation
         command += ["-"]
-    given = "" if name == "docs" else "setuptools\n"
-    text = subprocess.run(command, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, input=given).stdout
+    given = "tox\n" if name == "tox" else "setuptools\n"
+    text = subprocess.run(
+        command, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, input=None if name == "docs" else given
+    ).stdout
     blocks = re.split(r"(?m)^(?=[A-Za-z0-9])", text)
     return HEADER + "".join(block for block in blocks if not CUDA.match(block))
 
@@ -62,9 +64,11 @@ def with_wheel_of_here(lock: str) -> str:
 
 
 def main() -> None:
-    """Write all locks."""
+    """Write the locks that are named, or all."""
     (ROOT / "requirements").mkdir(exist_ok=True)
-    for name, source in LOCKS.items():
+    names = [word for word in sys.argv[1:] if word != "--upgrade"]
+    for name in names or LOCKS:
+        source = LOCKS[name]
         lock = with_wheel_of_here(compile_lock(name, source, "--upgrade" in sys.argv))
         (ROOT / "requirements" / f"{name}.lock").write_text(lock, encoding="utf-8")
 
