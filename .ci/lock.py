@@ -33,7 +33,14 @@ def compile_lock(name: str, source: list[str], upgrade: bool) -> str:
     """The lines of a lock, one block a package: name, version, marker, hashes."""
     groups = [f"--group={each}" for each in source if ":" in each]
     command = ["uv", "pip", "compile", *groups, *(each for each in source if ":" not in each)]
-    command += ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-annotate", "--no-header"]
+    command += [
+        "--universal",
+        "--python-version",
+        "3.11",
+        "--generate-hashes",
+        "--no-annotate",
+        "--no-header",
+    ]
     command += ["-c", "constraints.txt", "--quiet"]
     earlier = ROOT / "requirements" / "test.lock"  # the same versions in all locks, and no newer ones unasked
     if earlier.is_file() and not (upgrade and name == "test"):
@@ -42,7 +49,12 @@ def compile_lock(name: str, source: list[str], upgrade: bool) -> str:
         command += ["-"]
     given = "tox\n" if name == "tox" else "setuptools\n"
     text = subprocess.run(
-        command, cwd=ROOT, check=True, text=True, stdout=subprocess.PIPE, input=None if name == "docs" else given
+        command,
+        cwd=ROOT,
+        check=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        input=None if name == "docs" else given,
     ).stdout
     blocks = re.split(r"(?m)^(?=[A-Za-z0-9])", text)
     return HEADER + "".join(block for block in blocks if not CUDA.match(block))

@@ -108,7 +108,7 @@ def steps() -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("job", steps())
 def test_steps_of_the_example_workflow(job: str, tmp_path: Path, environment: dict[str, str]) -> None:
-    """All but the installation of tox, which needs a network, and the actions (`uses:`), which are GitHub's own."""
+    """All but the installation of tox, which needs a network, and the actions (`uses:`) of GitHub."""
     installed = "pip install --require-hashes -r requirements/tox.lock"
     commands = [command for command in steps()[job] if command != installed]
     assert len(commands) == len(steps()[job]) - 1
