@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bench.hostile.formats import FORMATS, ROOT
-from bench.hostile.trying import GOOD, Outcome, Seeds, try_many, try_one
+from .formats import FORMATS, ROOT
+from .trying import GOOD, Outcome, Seeds, try_many, try_one
 
 _SHOWN_CHARACTERS = 1500
 
@@ -31,8 +31,8 @@ def make_seeds(directory: Path) -> Seeds:
     for name in ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "config.json"):
         (model.parent / name).write_bytes((checkpoint / name).read_bytes())
     options = tiny.run_options(checkpoint, tiny.write_sst2(directory / "glue"))
-    places = {"output_dir": directory / "runs", "cache_dir": directory / "cache"}
-    run(replace(options, no_student=True, recipes=("quant_2", "dynamic_u8s8"), **places))
+    options = replace(options, output_dir=directory / "runs", cache_dir=directory / "cache")
+    run(replace(options, no_student=True, recipes=("quant_2", "dynamic_u8s8")))
     baseline = ROOT / "bench" / "baseline" / "BBC-News.json"
     return Seeds(checkpoint, model, directory / "runs" / "SST-2", baseline)
 

@@ -11,14 +11,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 
-from bench.hostile.commands import run
-from bench.hostile.damage import damaged_bytes, damaged_json, damaged_toml, hostile_cell
-from bench.hostile.graphs import hostile_model
-from bench.hostile.trying import Format, Seeds, WrongResult
 from quantlib.compression.recipes import RECIPES, Recipe, read_recipe, write_recipe
 from quantlib.data.features import convert_examples_to_features, load_tokenizer, pad
 from quantlib.data.tasks import ModelLabels, OwnTask, data_hash, get_task, read_own_task
@@ -41,6 +37,11 @@ from quantlib.sweep.state import Done
 from quantlib.sweep.work import Outcome
 from quantlib.training.checkpoints import check_for_task, load_classifier
 from quantlib.training.student.saved import DamagedError, TrainingState, load_state, save_state
+
+from .commands import run
+from .damage import damaged_bytes, damaged_json, damaged_toml, hostile_cell
+from .graphs import hostile_model
+from .trying import Format, Seeds, WrongResult
 
 ROOT = Path(__file__).resolve().parents[2]
 ROWS = [
@@ -79,7 +80,7 @@ def _make_delimited(delimiter: str, name: str) -> Callable[[Seeds, Path, random.
         rows = _rows(draw)
         columns = list(dict.fromkeys(key for row in rows for key in row))
         text = io.StringIO()
-        quoting = draw.choice((csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+        quoting: Literal[0, 1] = 1 if draw.random() < 0.5 else 0  # csv.QUOTE_ALL, csv.QUOTE_MINIMAL
         writer = csv.DictWriter(text, columns, delimiter=delimiter, quoting=quoting, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -572,8 +573,8 @@ def _read_run(seeds: Seeds, directory: Path, number: int) -> None:
             directory,
         )
         return
-    texts = [(folder / name).read_bytes() for name in ("results.json", "run.json")]
-    recorded = sources.of_results(*texts, "SST-2/results.json", "results.json", _COMMIT)
+    results, facts = ((folder / name).read_bytes() for name in ("results.json", "run.json"))
+    recorded = sources.of_results(results, facts, "SST-2/results.json", "results.json", _COMMIT)
     _check_points(recorded.points.values())
 
 

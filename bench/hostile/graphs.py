@@ -11,7 +11,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
-from bench.hostile.damage import damaged_bytes
+from .damage import damaged_bytes
 
 Change = Callable[[onnx.ModelProto, Path, random.Random], None]
 _SIZES = (0, -1, 1, 2, 2**15, 2**31 - 1, 2**31, 2**40, 2**63 - 1, -(2**63))
@@ -38,12 +38,14 @@ def hostile_model(good: Path, out: Path, draw: random.Random) -> None:
 
 
 def _node(model: onnx.ModelProto, draw: random.Random) -> onnx.NodeProto:
-    return draw.choice(model.graph.node) if model.graph.node else model.graph.node.add()
+    node: onnx.NodeProto = draw.choice(model.graph.node) if model.graph.node else model.graph.node.add()
+    return node
 
 
 def _tensor(model: onnx.ModelProto, draw: random.Random) -> onnx.TensorProto:
     tensors = model.graph.initializer
-    return draw.choice(tensors) if tensors else tensors.add()
+    tensor: onnx.TensorProto = draw.choice(tensors) if tensors else tensors.add()
+    return tensor
 
 
 def _name(model: onnx.ModelProto, draw: random.Random) -> str:
