@@ -25,19 +25,29 @@ def read_bytes(path: Path, limit: int = SMALL_BYTES) -> bytes:
     Raises:
         OSError: it cannot be read, is a pipe or a device, or is larger than `limit` bytes.
     """
-    # Without O_NONBLOCK, opening a pipe waits for its writer.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    descriptor = _open(path)
+    try:
+        _check_file(path, os.fstat(descriptor), limit)
+    except OSError:
+        os.close(descriptor)
+        raise
     with os.fdopen(descriptor, "rb") as stream:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
-        if status.st_size > limit:
-            raise OSError(
-                errno.EFBIG, f"{status.st_size:,} bytes, more than the {limit:,} that are read", str(path)
-            )
         return stream.read()
+
+
+def _check_file(path: Path, status: os.stat_result, limit: int) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "a pipe or a device, not a file", str(path))
+    if status.st_size > limit:
+        words = f"{status.st_size:,} bytes, more than the {limit:,} that are read"
+        raise OSError(errno.EFBIG, words, str(path))
+
+
+def _open(path: Path) -> int:
+    # Without O_NONBLOCK, opening a pipe waits for its writer.
+    return os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
 
 
 def read_utf8(path: Path, limit: int = SMALL_BYTES) -> str:
