@@ -3,18 +3,17 @@
 
     python .ci/lock.py [--upgrade] [NAME...]
 
-It needs uv and pip. The locks hold for each Python and system that pyproject.toml names. PyTorch's hashes are
-those of the public wheels and of the wheel that pip gets here, which may be a build for CPUs alone; the
-packages that a CUDA build needs besides are in constraints.txt, as pip alone knows which build it took.
+It needs uv. The locks hold for each Python and system that pyproject.toml names. PyTorch is not in them: pip
+takes a file whose hash the index names before one beside it, so that a lock with both hashes would bring CUDA's
+gigabytes where a build for CPUs is at hand, and one with a single hash would fail elsewhere. constraints.txt pins
+its version.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,8 +23,8 @@ LOCKS = {
     "tox": [],
     "docs": ["pyproject.toml:docs"],
 }
-# What PyTorch's CUDA build needs and its CPU build does not.
-CUDA = re.compile(r"(nvidia-|cuda-|triton==)")
+# PyTorch, and what its CUDA build needs and its CPU build does not.
+LEFT_OUT = re.compile(r"(torch==|nvidia-|cuda-|triton==)")
 HEADER = "# Written by .ci/lock.py; pip install --no-deps --require-hashes -r of it.\n"
 
 
@@ -57,22 +56,7 @@ def compile_lock(name: str, source: list[str], upgrade: bool) -> str:
         input=None if name == "docs" else given,
     ).stdout
     blocks = re.split(r"(?m)^(?=[A-Za-z0-9])", text)
-    return HEADER + "".join(block for block in blocks if not CUDA.match(block))
-
-
-def with_wheel_of_here(lock: str) -> str:
-    """The lock with the hash of the wheel of PyTorch that pip gets here."""
-    match = re.search(r"(?m)^torch==(\S+)", lock)
-    if match is None:
-        return lock
-    with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", scratch, match[0]]
-        subprocess.run(command, check=True)
-        (wheel,) = Path(scratch).iterdir()
-        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if digest in lock:
-        return lock
-    return lock.replace(match[0], f"{match[0]} \\\n    --hash=sha256:{digest}", 1)
+    return HEADER + "".join(block for block in blocks if not LEFT_OUT.match(block))
 
 
 def main() -> None:
@@ -81,7 +65,7 @@ def main() -> None:
     names = [word for word in sys.argv[1:] if word != "--upgrade"]
     for name in names or LOCKS:
         source = LOCKS[name]
-        lock = with_wheel_of_here(compile_lock(name, source, "--upgrade" in sys.argv))
+        lock = compile_lock(name, source, "--upgrade" in sys.argv)
         (ROOT / "requirements" / f"{name}.lock").write_text(lock, encoding="utf-8")
 
 

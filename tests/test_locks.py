@@ -62,6 +62,9 @@ def test_a_lock_has_what_the_extras_need(lock: str, extras: set[str]) -> None:
     pins = pinned(ROOT / "requirements" / f"{lock}.lock")
     for text in wanted:
         requirement = Requirement(text)
+        if requirement.name == "torch":  # its build is the index's
+            assert "torch" not in pins
+            continue
         for pin, _ in pins[canonicalize_name(requirement.name)]:
             (specifier,) = pin.specifier
             assert requirement.specifier.contains(specifier.version), text
