@@ -4,9 +4,9 @@
     python .ci/lock.py [--upgrade] [NAME...]
 
 It needs uv. The locks hold for each Python and system that pyproject.toml names. PyTorch is not in them: pip
-takes a file whose hash the index names before one beside it, so that a lock with both hashes would bring CUDA's
-gigabytes where a build for CPUs is at hand, and one with a single hash would fail elsewhere. constraints.txt
-pins its version.
+takes a file whose hash the index names before one beside it, so that a lock with both hashes would bring the
+gigabytes of CUDA where a build for CPUs is at hand, and one with a single hash would fail elsewhere.
+constraints.txt pins its version.
 """
 
 from __future__ import annotations
