@@ -234,10 +234,10 @@ def test_other_weight_files_count_too(checkpoint: Path, name: str) -> None:
 
 
 def test_a_file_that_may_not_be_read_is_one_line(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path, **_: Any) -> str:
+    def refuse(path: Path) -> int:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr("quantlib.support.parsing._open", refuse)
     for function in (read_config, check_classifier, load_classifier):
         assert message(function, checkpoint) == f"cannot read {checkpoint / 'config.json'}: Permission denied"
     (checkpoint / "tokenizer.json").unlink()

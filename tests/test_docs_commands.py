@@ -229,7 +229,8 @@ def parse_pip(words: Sequence[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert words[0] == "install", words
     for word in words[1:]:
-        if word in ("-q", "-c", "-e") or (ROOT / word).is_file():
+        known_flags = ("-q", "-c", "-e", "-r", "--no-deps", "--require-hashes", "--no-build-isolation")
+        if word in known_flags or (ROOT / word).is_file():
             continue
         requirement = Requirement(word.replace(".[", "bert-quantlib[", 1))
         known = set(project["optional-dependencies"])

@@ -219,11 +219,11 @@ def test_a_file_that_is_missing_or_a_directory(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> str:
+    def refuse(*_: object, **__: object) -> int:
         raise PermissionError(13, os.strerror(13))
 
     path = write(tmp_path, GOOD)
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr("quantlib.support.parsing._open", refuse)
     with pytest.raises(InputError, match=r"mine\.toml: cannot be read: Permission denied$"):
         read_recipe(path)
 

@@ -735,12 +735,12 @@ def test_quotes_are_a_matter_of_delimited_text(quotes: bool, write: Write, tmp_p
 
 
 def test_a_file_that_cannot_be_read(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path) -> bytes:
+    def refuse(self: Path) -> int:
         raise PermissionError(13, "Permission denied", str(self))
 
     sources = [write(f"a{suffix}", "x") for suffix in (".csv", ".tsv", ".jsonl", ".parquet")]
     folder = save(tmp_path / "saved", pa.table({"a": [1]}))
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("quantlib.support.parsing._open", refuse)
     for source in sources:
         assert refusal(source) == f"cannot read {source}: Permission denied"
     assert refusal(folder) == f"cannot read {folder / 'state.json'}: Permission denied"

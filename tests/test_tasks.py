@@ -363,11 +363,11 @@ def test_the_evaluation_file_is_always_needed(glue_dir: Callable[..., Path]) -> 
 
 
 def test_a_file_that_cannot_be_read(glue_dir: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path) -> bytes:
+    def refuse(self: Path) -> int:
         raise PermissionError(13, "Permission denied", str(self))
 
     folder = glue_dir("RTE")
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("quantlib.support.parsing._open", refuse)
     assert message(TASKS["RTE"], folder) == f"cannot read {folder / 'dev.tsv'}: Permission denied"
 
 

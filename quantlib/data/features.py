@@ -5,7 +5,6 @@ A feature holds real tokens only. Padding belongs to a batch, where it is as sho
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from quantlib.data.metrics import OutputMode
 from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_json
+from quantlib.support.parsing import parse_json_text, read_utf8
 
 if TYPE_CHECKING:
     from quantlib.data.tasks import Task
@@ -72,7 +72,7 @@ def load_tokenizer(model_dir: Path) -> Any:
     tokenizer_json, vocabulary = model_dir / "tokenizer.json", model_dir / "vocab.txt"
     if tokenizer_json.is_file():
         try:
-            return Tokenizer.from_str(tokenizer_json.read_text(encoding="utf-8"))
+            return Tokenizer.from_str(read_utf8(tokenizer_json))
         except Exception as error:  # the Rust side raises bare Exception for a damaged file
             raise InputError(f"{tokenizer_json}: not a tokenizer file: {error}") from error
     if vocabulary.is_file():
@@ -85,7 +85,7 @@ def _wordpiece(vocabulary: Path, config_path: Path) -> Any:
     from tokenizers import BertWordPieceTokenizer
 
     try:
-        config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.is_file() else {}
+        config = parse_json_text(read_utf8(config_path)) if config_path.is_file() else {}
         settings = {
             "lowercase": bool(config.get("do_lower_case", True)),
             "strip_accents": config.get("strip_accents"),
@@ -199,7 +199,19 @@ def _encode(tokenizer: Any, texts: list[tuple[str, str | None]], max_seq_length:
     truncating = Tokenizer.from_str(rust.to_str())  # the caller's tokenizer keeps its own settings
     truncating.enable_truncation(max_seq_length, strategy="longest_first")
     truncating.no_padding()
-    encoded: list[Any] = truncating.encode_batch([a if b is None else (a, b) for a, b in texts])
+    return encode_batch(truncating, texts)
+
+
+def encode_batch(tokenizer: Any, texts: Sequence[tuple[str, str | None]]) -> list[Any]:
+    """An `Encoding` for each text or pair of texts, by a `tokenizers.Tokenizer` with its present settings.
+
+    Raises:
+        InputError: the tokenizer cannot read a text.
+    """
+    try:
+        encoded: list[Any] = tokenizer.encode_batch([a if b is None else (a, b) for a, b in texts])
+    except Exception as error:  # the Rust side raises bare Exception for a vocabulary without [UNK]
+        raise InputError(f"the tokenizer cannot read the rows: {error}") from error
     return encoded
 
 

@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from quantlib.support.errors import InputError
+from quantlib.support.parsing import read_bytes
+
+LARGEST_TABLE = 2**30
+"""Bytes of the largest file of rows that is read: a table takes some times its file in memory."""
 
 
 @contextmanager
@@ -25,7 +29,7 @@ def read_text(path: Path) -> str:
         InputError: the file cannot be read, or is not UTF-8.
     """
     with read_errors(path):
-        data = path.read_bytes()
+        data = read_bytes(path, LARGEST_TABLE)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -19,7 +19,9 @@ from quantlib.data.tables import read_table
 from quantlib.data.tasks import Example
 from quantlib.data.tasks.own import text_columns, unlabelled_rows
 from quantlib.data.tasks.splits import shuffled
+from quantlib.experiment import given_models
 from quantlib.machine.sessions import feed_for, open_session, run_session
+from quantlib.measuring.latency.shapes import Shape
 from quantlib.measuring.neurons import block_sensitivities, first_rows
 from quantlib.onnx_model.compile import compile_onnx, is_compiled, normalize_onnx
 from quantlib.onnx_model.coverage import coverage
@@ -112,6 +114,7 @@ def quantize_file(
     """
     (chosen,) = recipes.get_recipes((recipe,))
     interface_of(model)
+    given_models.try_shape(model, Shape(1, 8))
     reason = _why_rows(chosen)
     needs_rows = bool(reason)
     if needs_rows and calibration is None:

@@ -103,7 +103,7 @@ def _tokens(model: Path, rows: Sequence[tasks.Example]) -> np.ndarray[Any, np.dt
     tokenizer = features.load_tokenizer(model.parent if is_onnx(model) else model)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    encoded = tokenizer.encode_batch([e.text_a if e.text_b is None else (e.text_a, e.text_b) for e in rows])
+    encoded = features.encode_batch(tokenizer, [(e.text_a, e.text_b) for e in rows])
     return np.array([len(row.ids) for row in encoded], dtype=np.int64)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shlex
 import sys
@@ -32,8 +31,10 @@ from quantlib.report.columns import VariantResult
 from quantlib.report.page import report
 from quantlib.support.cache import installed_version
 from quantlib.support.directories import atomic_files
+from quantlib.support.errors import InputError
 from quantlib.support.files import copy_file, make_dir, sha256_files
 from quantlib.support.options import COMMAND, command_line
+from quantlib.support.parsing import parse_json_text, read_utf8
 from quantlib.support.plotting import NO_PLOTS, can_plot
 from quantlib.support.progress import Steps
 
@@ -71,7 +72,7 @@ def run(
         InputError: something that the user gave cannot be used.
     """
     steps = Steps(console)
-    directory = make_dir(make_dir(options.output_dir) / options.task_name)
+    directory = _place_of(options)
     measured: dict[str, Measured] = {}
     for built in stages(options, steps):
         measured = measure(built, options, steps, measured)
@@ -105,6 +106,16 @@ def run(
     return compared
 
 
+def _place_of(options: ExperimentOptions) -> Path:
+    """The directory of the task, made if need be; a link in the output directory cannot move it elsewhere."""
+    directory = make_dir(options.output_dir) / options.task_name
+    if not directory.resolve().is_relative_to(options.output_dir.resolve()):
+        raise InputError(
+            f"{directory}: a link that leads out of {options.output_dir}; remove it or name another place"
+        )
+    return make_dir(directory)
+
+
 def _compared(
     built: Built,
     measured: Mapping[str, Measured],
@@ -118,7 +129,7 @@ def _compared(
 def _earlier_files(directory: Path) -> dict[str, str]:
     """{name: SHA-256} of the files that an earlier run wrote there, as far as its run.json says so."""
     try:
-        files = json.loads((directory / "run.json").read_text(encoding="utf-8"))["files"]
+        files = parse_json_text(read_utf8(directory / "run.json"))["files"]
         return {str(name): str(digest) for name, digest in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # missing, damaged or older: the files that are there are the user's

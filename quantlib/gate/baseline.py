@@ -12,6 +12,7 @@ from quantlib.data.scoring import Scoring
 from quantlib.gate.record import GateRecord, LatencyRecord, Origin, VariantRecord
 from quantlib.support.errors import InputError
 from quantlib.support.files import write_text
+from quantlib.support.parsing import read_bytes
 from quantlib.support.typed import read_json_text
 
 SCHEMA_VERSION = 1
@@ -45,7 +46,7 @@ def read_record(path: Path) -> GateRecord:
     if not path.is_file():
         raise InputError(f"{path}: no such baseline; make one: {_MAKE_ONE}")
     try:
-        return parse_record(path.read_bytes(), str(path))
+        return parse_record(read_bytes(path), str(path))
     except OSError as error:
         raise InputError(f"{path}: not a baseline: {error.strerror}") from error
 

@@ -10,6 +10,7 @@ from quantlib.gate.latency import judge_latency
 from quantlib.gate.limits import LimitTable
 from quantlib.gate.record import GateRecord, check_comparable, machine_differences, settings_differences
 from quantlib.gate.size import judge_size
+from quantlib.support.errors import as_line
 
 _UPDATE = "--gate-update"
 
@@ -148,7 +149,7 @@ def _judge_machine(
     settings = "; ".join(settings_differences(current, baseline))
     if settings:
         texts.append(f"the baseline was made with other settings ({settings})")
-    return [Finding("note", "machine", "", "machine", None, text) for text in texts]
+    return [Finding("note", "machine", "", "machine", None, as_line(text)) for text in texts]
 
 
 def _some(names: list[str], compared: Comparisons) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -21,6 +20,7 @@ from quantlib.compression.variants import (
 from quantlib.data.tasks import TASKS
 from quantlib.machine.engines import DEFAULT_ENGINE
 from quantlib.support.errors import InputError
+from quantlib.support.parsing import parse_toml_text, read_utf8
 from quantlib.support.typed import WrongValue, parse_values
 
 # The least and the largest value of each limit. A max_slowdown of 5 surely means 5 %, so it is refused.
@@ -136,8 +136,7 @@ def read_limits(path: Path, recipes: Sequence[Recipe] = (), task: str | None = N
             the wrong type or out of range.
     """
     try:
-        with path.open("rb") as stream:
-            document = tomllib.load(stream)
+        document = parse_toml_text(read_utf8(path))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: not a limits file: {reason}") from error

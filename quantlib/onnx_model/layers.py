@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from quantlib.onnx_model.model import Model, reading_onnx
+from quantlib.onnx_model.model import Model, check_external_data, check_graph, reading_onnx
 from quantlib.onnx_model.roles import ROLES, group, groups, label, layer_number, role
 from quantlib.support.errors import InputError
 
@@ -95,10 +95,16 @@ def load_ir(onnx_path: Path) -> ir.Model:
     Raises:
         InputError: the file or its external data is missing, or it is not an ONNX model.
     """
+    import onnx
     import onnx_ir as ir
 
     with reading_onnx(onnx_path, ir.serde.SerdeError, OSError):
-        return _with_graph(ir.external_data.load_to_model(ir.load(onnx_path)), onnx_path)
+        proto = onnx.load(onnx_path, load_external_data=False)
+        check_external_data(proto, onnx_path)
+        check_graph(proto.graph, onnx_path)
+        model = ir.from_proto(proto)
+        ir.external_data.set_base_dir(model.graph, onnx_path.parent)
+        return _with_graph(ir.external_data.load_to_model(model), onnx_path)
 
 
 def skeleton_ir(model: Model) -> ir.Model:
@@ -116,7 +122,23 @@ def skeleton_ir(model: Model) -> ir.Model:
 def _with_graph(model: ir.Model, onnx_path: Path) -> ir.Model:
     if not len(model.graph):
         raise InputError(f"{onnx_path}: not an ONNX file: it holds no graph")
+    if not _is_sorted(model.graph):  # ONNX Runtime takes any order, onnx_ir does not
+        try:
+            model.graph.sort()
+        except ValueError as error:
+            raise InputError(f"{onnx_path}: its nodes read each other's outputs in a circle") from error
     return model
+
+
+def _is_sorted(graph: ir.Graph) -> bool:
+    """Whether each node stands behind those whose outputs it reads."""
+    seen: set[ir.Node] = set()
+    for node in graph:
+        producers = (value.producer() for value in node.inputs if value is not None)
+        if any(producer is not None and producer not in seen for producer in producers):
+            return False
+        seen.add(node)
+    return True
 
 
 def find_linears(model: ir.Model) -> list[Linear]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import math
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from quantlib.machine.sessions import shorten
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 PRODUCER = "quantlib"
 # Tensors beyond this are weights; of smaller ones (shapes, zero points) the numbers are needed.
 _LARGEST_KEPT = 1 << 16
+_MOST_ELEMENTS = 1 << 28  # 1 GiB of float32
 
 
 @dataclass(frozen=True)
@@ -57,12 +61,14 @@ class Model:
         Shared by all readers: whoever changes it takes a copy.
 
         Raises:
-            InputError: the file is missing or not ONNX.
+            InputError: the file is missing or not ONNX, or its external data is not in its directory.
         """
         import onnx
 
         with reading_onnx(self.path):
             proto = onnx.load(self.path, load_external_data=False)
+        check_external_data(proto, self.path)
+        check_graph(proto.graph, self.path)
         for tensor in proto.graph.initializer:
             if tensor.ByteSize() > _LARGEST_KEPT:
                 _drop_numbers(tensor)
@@ -91,11 +97,8 @@ class Model:
     @cached_property
     def _external_files(self) -> tuple[Path, ...]:
         """The files of external data that it names."""
-        locations = sorted(set(_external_locations(self.skeleton)))
-        for location in locations:
-            if not (self.path.parent / location).is_file():
-                raise InputError(f"{self.path}: its external data file {location} is missing")
-        return tuple(self.path.parent / location for location in locations)
+        locations = {_entries(tensor)["location"] for tensor in _external_tensors(self.skeleton)}
+        return tuple(self.path.parent / location for location in sorted(locations))
 
     @property
     def op_counts(self) -> Counter[str]:
@@ -121,7 +124,7 @@ def copy_model(onnx_path: Path, out_path: Path) -> None:
     """
     import onnx
 
-    if not any(True for _ in _external_locations(Model(onnx_path).skeleton)):
+    if not any(True for _ in _external_tensors(Model(onnx_path).skeleton)):
         copy_file(onnx_path, out_path)
         return
     with reading_onnx(onnx_path, onnx.checker.ValidationError, OSError):
@@ -153,18 +156,101 @@ def _drop_numbers(tensor: onnx.TensorProto) -> None:
         tensor.ClearField(field)
 
 
-def _external_locations(model: onnx.ModelProto) -> Iterator[str]:
+def check_external_data(model: onnx.ModelProto, onnx_path: Path) -> None:
+    """Check that external data lies in files of the model's own directory, and that these are long enough.
+
+    Whoever gives a model away could else let it read any file of whoever takes it.
+
+    Args:
+        model: the parsed file.
+        onnx_path: the file.
+
+    Raises:
+        InputError: a path that is absolute or leads out of the directory, a link, a file that is missing or
+            too short, or an entry that is no number.
+    """
+    for tensor in _external_tensors(model):
+        entries = _entries(tensor)
+        location = entries.get("location", "")
+        file = onnx_path.parent / location
+        what = f"{onnx_path}: its external data file {location[:200]!r}"
+        parts = PurePath(location).parts
+        if not parts or "\0" in location or PurePath(location).is_absolute() or ".." in parts:
+            raise InputError(f"{what} is not in the model's directory; it must be")
+        try:
+            regular, size = stat.S_ISREG(file.lstat().st_mode), file.lstat().st_size
+        except OSError as error:
+            reason = "is missing" if error.errno == errno.ENOENT else f"cannot be read: {error.strerror}"
+            raise InputError(f"{what} {reason}") from error
+        if not regular:
+            raise InputError(f"{what} is no file, or a link to one; copy the file there")
+        if not file.resolve().is_relative_to(onnx_path.parent.resolve()):
+            raise InputError(f"{what} is not in the model's directory; it must be")
+        try:
+            offset, length = (int(entries.get(key, 0)) for key in ("offset", "length"))
+        except ValueError as error:
+            raise InputError(f"{what}: offset and length must be whole numbers") from error
+        if offset < 0 or length < 0 or offset + length > size:
+            raise InputError(f"{what} has {size} bytes; the tensor {tensor.name[:200]!r} is not within them")
+
+
+def check_graph(graph: onnx.GraphProto, onnx_path: Path) -> None:
+    """Check that names are text, and that no node fills a tensor of a constant size that no model needs.
+
+    An engine makes such a tensor when it loads the file, whatever memory there is.
+
+    Raises:
+        InputError: a name is not UTF-8, or there is such a node.
+    """
+    from onnx import TensorProto, numpy_helper
+
+    named = itertools.chain(graph.node, graph.initializer, graph.input, graph.output, graph.value_info)
+    names = itertools.chain(
+        (each.name for each in named), *((*n.input, *n.output, n.op_type) for n in graph.node)
+    )
+    for name in names:
+        if not isinstance(name, str):  # protobuf gives bytes that are no text as bytes
+            raise InputError(f"{onnx_path}: damaged, the name {name[:80]!r} is not UTF-8")
+    places = {"ConstantOfShape": 0, "Expand": 1}
+    wanted = {
+        node.input[places[node.op_type]]
+        for node in graph.node
+        if len(node.input) > places.get(node.op_type, 9)
+    }
+    for tensor in graph.initializer:
+        sizes_given = tensor.name in wanted and tensor.data_type == TensorProto.INT64
+        if sizes_given and tensor.data_location != TensorProto.EXTERNAL and tensor.ByteSize() < _LARGEST_KEPT:
+            try:
+                sizes = numpy_helper.to_array(tensor).tolist()
+            except ValueError as error:
+                raise InputError(
+                    f"{onnx_path}: the tensor {tensor.name[:200]!r} is damaged: {error}"
+                ) from error
+            if math.prod(map(abs, sizes if isinstance(sizes, list) else [sizes])) > _MOST_ELEMENTS:
+                raise InputError(
+                    f"{onnx_path}: a node fills a tensor of {sizes} numbers; no model of text does"
+                )
+
+
+def _entries(tensor: onnx.TensorProto) -> dict[str, str]:
+    """What a tensor says of its external data."""
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
+def _external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     import onnx
 
     bodies = [_graph_tensors(model.graph)]
     bodies += [_node_tensors(function.node) for function in model.functions]
     for tensor in itertools.chain.from_iterable(bodies):
         if onnx.external_data_helper.uses_external_data(tensor):
-            yield onnx.external_data_helper.ExternalDataInfo(tensor).location
+            yield tensor
 
 
 def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
     yield from _node_tensors(graph.node)
 
 

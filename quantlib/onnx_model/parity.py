@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantlib.data.features import Feed
+from quantlib.support.errors import InputError
 
 Logits = Callable[[Feed], npt.NDArray[Any]]
 """What a model gives for a feed: float32, (rows, labels)."""
@@ -34,10 +35,17 @@ def largest_difference(
 
     Raises:
         ParityError: it is above the tolerance, or a logit is NaN; the message names the first such feed.
+        InputError: a logit of the original is NaN or infinite.
     """
     worst = 0.0
     for feed in feeds:
-        difference = float(np.max(np.abs(want(feed) - got(feed))))
+        wanted = want(feed)
+        if not np.isfinite(wanted).all():
+            rows, tokens = feed["input_ids"].shape
+            raise InputError(
+                f"{what}: the model's own logits are NaN or infinite at batch {rows}, length {tokens}"
+            )
+        difference = float(np.max(np.abs(wanted - got(feed))))
         if not difference <= tolerance:  # also catches NaN
             rows, tokens = feed["input_ids"].shape
             raise ParityError(

@@ -65,7 +65,10 @@ def parse_results(text: bytes, name: str) -> dict[str, dict[str, Value]]:
 def _checked(results: dict[str, dict[str, Value]], name: str) -> dict[str, dict[str, Value]]:
     if TEACHER not in results:
         raise InputError(f"{name}: expected an object of variants, one of them {TEACHER!r}")
+    metric = next(iter(results[TEACHER]), "")  # the primary one stands first
     for variant, values in results.items():
+        if metric not in values:
+            raise InputError(f"{name}: {variant}: {metric!r} is missing")
         _check_columns(name, variant, values)
     return results
 

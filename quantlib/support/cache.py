@@ -8,7 +8,6 @@ size, see `eviction`.
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 import os
 import shutil
@@ -24,6 +23,7 @@ from quantlib.support.directories import atomic_dir
 from quantlib.support.errors import InputError
 from quantlib.support.eviction import begin_run, lock_of, shrink
 from quantlib.support.files import RECORD, make_dir, place_errors, sha256_files, sha256_json, write_json
+from quantlib.support.parsing import parse_json_text, read_utf8
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
@@ -185,7 +185,7 @@ def _limit_bytes() -> float:
 
 def _is_whole(path: Path, key: Mapping[str, Any]) -> bool:
     try:
-        record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+        record = parse_json_text(read_utf8(path / RECORD))
         files = sha256_files(path)
         files.pop(RECORD)
         return bool(sha256_json(record["key"]) == sha256_json(dict(key)) and record["files"] == files)

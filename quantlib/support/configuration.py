@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -12,6 +11,7 @@ from typing import Any
 
 from quantlib.support.errors import InputError
 from quantlib.support.options import Option, options_of
+from quantlib.support.parsing import parse_toml_text, read_utf8
 
 FILE = "quantlib.toml"
 _PROJECT_FILE = "pyproject.toml"
@@ -131,11 +131,11 @@ def read_configuration(path: Path) -> Configuration:
         InputError: it cannot be read, or is no TOML.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        tables = tomllib.loads(text)
+        text = read_utf8(path)
+        tables = parse_toml_text(text)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: not a TOML file: {error}") from error
     if path.name != _PROJECT_FILE:
         return Configuration(path, tables, text=text)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from quantlib.support.errors import InputError
+from quantlib.support.parsing import parse_json_text, read_utf8
 from quantlib.support.scratch import scratch_dir
 
 # The file of a cache entry that lists the others; its time of change says when the entry was used.
@@ -127,12 +128,14 @@ def reading_json(path: Path, version: int, what: str, missing: str = "no such fi
         missing: the words of the error if there is no such file.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json_text(read_utf8(path))
         if value["schema_version"] != version:
             raise ValueError(f"version {value['schema_version']!r}, not {version}")
         yield value
     except FileNotFoundError as error:
         raise InputError(f"{path}: {missing}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not {what}: {error}") from error
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 from quantlib.support.errors import InputError
+from quantlib.support.parsing import read_bytes
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -114,7 +115,7 @@ def read_json(kind: type[T], path: Path, what: str) -> T:
         InputError: it cannot be read, is no JSON, or holds something else.
     """
     try:
-        return read_json_text(kind, path.read_bytes(), str(path), what)
+        return read_json_text(kind, read_bytes(path), str(path), what)
     except OSError as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: not {what}: {reason}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -16,6 +15,7 @@ from quantlib.experiment.options import variant_names
 from quantlib.machine.sessions import default_threads
 from quantlib.support.cache import NotCached, only_looking
 from quantlib.support.errors import InputError
+from quantlib.support.parsing import parse_json_text, read_utf8
 from quantlib.support.progress import Steps
 from quantlib.sweep.cells import Cell
 from quantlib.sweep.graph import Job
@@ -205,7 +205,7 @@ def _step_names(job: Job) -> Iterable[str]:
 def _steps_of_run(path: Path) -> Mapping[str, float]:
     """The durations of the steps that a run did not find in its cache; nothing where there is no run.json."""
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
+        run = parse_json_text(read_utf8(path))
         cached = set(run["cached"])
         return {str(name): float(s) for name, s in run["durations_s"].items() if name not in cached}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -9,6 +9,7 @@ from typing import Any
 
 from quantlib.support.errors import InputError
 from quantlib.support.files import sha256_json, write_json
+from quantlib.support.parsing import parse_json_text, read_utf8
 from quantlib.support.typed import WrongValue, parse_values
 from quantlib.sweep.graph import Job
 from quantlib.sweep.work import Outcome
@@ -26,7 +27,7 @@ class Done:
     def read(self, job: Job) -> Outcome | None:
         """What a job gave; None if it is not done, not for all of its cells, or its file is damaged."""
         try:
-            record = json.loads(self._path(job).read_text(encoding="utf-8"))
+            record = parse_json_text(read_utf8(self._path(job)))
             value = record["outcome"]
             if record["schema_version"] != SCHEMA_VERSION or record["sha256"] != sha256_json(value):
                 return None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from quantlib.support.columns import Column, Value
 from quantlib.support.console import plain_table
+from quantlib.support.errors import InputError
 from quantlib.support.files import write_csv, write_json
 from quantlib.support.typed import read_json
 from quantlib.sweep.cells import Cell
@@ -152,7 +153,12 @@ def read_table(path: Path) -> SweepTable:
     Raises:
         InputError: it is missing, or is none.
     """
-    return read_json(SweepTable, path, "a sweep's table")
+    table = read_json(SweepTable, path, "a sweep's table")
+    for number, row in enumerate(table.rows):
+        for key in ("made_on", "timed_on"):
+            if not isinstance(row.provenance.get(key, {}), Mapping):
+                raise InputError(f"{path}: rows.{number}.provenance.{key} must be an object")
+    return table
 
 
 def _plain(value: Any) -> Any:

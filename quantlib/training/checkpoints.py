@@ -7,9 +7,9 @@ built from it; loading its weights (which needs torch) happens in export and tra
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +20,7 @@ from quantlib.data.metrics import OutputMode
 from quantlib.data.tasks.labels import ModelLabels, check_kind, label_order
 from quantlib.data.text import read_errors
 from quantlib.support.errors import InputError
+from quantlib.support.parsing import parse_json_text, read_utf8
 from quantlib.training.architectures import ARCHITECTURES, Architecture, of_model
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def read_config(model_dir: Path) -> dict[str, Any]:
     """
     path = model_dir / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json_text(read_utf8(path))
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: missing; a checkpoint directory holds config.json, weights and a tokenizer"
@@ -148,6 +149,11 @@ def read_config(model_dir: Path) -> dict[str, Any]:
     for name in sorted(_WHOLE_NUMBERS & config.keys()):
         if type(config[name]) is not int or config[name] < 1:
             raise InputError(f"{path}: {name} must be a whole number above 0, not {config[name]!r}")
+    for name, value in config.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{path}: {name} must be a finite number, not {value!r}")
+    if not isinstance(config.get("model_type", ""), str):
+        raise InputError(f"{path}: model_type must be a string, not {config['model_type']!r}")
     return config
 
 
@@ -159,8 +165,8 @@ def check_classifier(model_dir: Path) -> dict[str, Any]:
     """
     config = read_config(model_dir)
     architectures = config.get("architectures") or ["none"]
-    if not isinstance(architectures, list) or architectures[0] not in _BY_CLASSIFIER:
-        named = architectures[0] if isinstance(architectures, list) else repr(architectures)
+    named = architectures[0] if isinstance(architectures, list) else repr(architectures)
+    if not isinstance(architectures, list) or str(named) not in _BY_CLASSIFIER:
         raise InputError(
             f"{model_dir / 'config.json'}: architecture {named} is not supported; "
             f"supported: {', '.join(_BY_CLASSIFIER)}"
@@ -360,16 +366,27 @@ def _check_finite(model_dir: Path, model: Any) -> None:
             raise InputError(f"{model_dir}: the weight {name} holds NaN or infinite values")
 
 
+# What transformers and torch raise for a config.json that contradicts itself or the weights.
+_LOADING_ERRORS = (
+    OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError,
+    ImportError, AssertionError,
+)  # fmt: skip
+
+
 @contextmanager
 def loading_errors(model_dir: Path) -> Iterator[None]:
     """Turn errors of loading weights that cannot be read into an `InputError` naming the checkpoint."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except _LOADING_ERRORS as error:
         raise InputError(f"{model_dir}: the checkpoint cannot be loaded: {_first_line(error)}") from error
     except Exception as error:
-        if type(error).__module__.startswith(("safetensors", "pickle", "_pickle")):
+        package = type(error).__module__.partition(".")[0]
+        if package in ("safetensors", "pickle", "_pickle"):
             raise InputError(f"{model_dir}: the weights are damaged: {_first_line(error)}") from error
+        if package == "huggingface_hub":  # its checks of the types in config.json
+            reason = " ".join(str(error).split())
+            raise InputError(f"{model_dir / 'config.json'}: {reason}") from error
         raise
 
 
@@ -380,14 +397,16 @@ def _first_line(error: BaseException) -> str:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Within the block, transformers neither logs nor draws progress bars: steps here have their own."""
+    """Within the block, transformers neither logs, nor warns, nor draws bars: steps have their own."""
     from transformers.utils import logging
 
     level, bars_enabled = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(50)
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
     finally:
         logging.set_verbosity(level)
         if bars_enabled:

@@ -6,13 +6,13 @@ What is read here is what sentence-transformers writes; the package itself is no
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from quantlib.data.features import EMBEDDING
 from quantlib.support.errors import InputError
+from quantlib.support.parsing import parse_json_text, read_utf8
 from quantlib.training.architectures import ARCHITECTURES, accepted, of_model
 from quantlib.training.checkpoints import check_parts, load_weights, read_config
 
@@ -199,7 +199,7 @@ def _read_pooling(path: Path) -> Pooling:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json_text(read_utf8(path))
     except FileNotFoundError as error:
         raise InputError(f"{path}: missing; an embedding model has it") from error
     except OSError as error:

@@ -13,7 +13,7 @@ import numpy as np
 from quantlib.data.features import Feature, labels_array
 from quantlib.support.errors import InputError
 from quantlib.training.architectures import accepted
-from quantlib.training.checkpoints import PROBLEM_TYPES, quiet_transformers, read_config
+from quantlib.training.checkpoints import PROBLEM_TYPES, loading_errors, quiet_transformers, read_config
 from quantlib.training.upper import upper_layers, whole_model
 
 if TYPE_CHECKING:
@@ -81,9 +81,13 @@ def fine_tune(
     import transformers
 
     make_repeatable(options.seed, options.threads)
-    with quiet_transformers():
+    with quiet_transformers(), loading_errors(base_dir):
         model = transformers.AutoModelForSequenceClassification.from_pretrained(
-            base_dir, num_labels=task.num_labels, dtype=torch.float32, local_files_only=True
+            base_dir,
+            num_labels=task.num_labels,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
         )
     targets = torch.from_numpy(labels)
     train(model, features, targets, task_loss(task), options, progress)

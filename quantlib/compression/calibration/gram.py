@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,5 +131,5 @@ class GramFile(Mapping[str, Gram]):
         try:
             with np.load(self._path, allow_pickle=False) as arrays:
                 yield arrays
-        except (OSError, KeyError, ValueError) as error:
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise InputError(f"{self._path}: not a file of Gram matrices: {error}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from quantlib.compression.recipes.recipe import CHOICES, PRECISIONS, Recipe
 from quantlib.support.errors import InputError
 from quantlib.support.files import write_text
+from quantlib.support.parsing import parse_toml_text, read_utf8
 from quantlib.support.typed import WrongValue, parse_values
 
 # The fields that are tables of a file.
@@ -64,11 +64,11 @@ def read_recipe(path: Path) -> Recipe:
     if not path.is_file():
         raise InputError(f"{path}: no such recipe file")
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        values: dict[str, Any] = tomllib.loads(text)
+        text = read_utf8(path)
+        values: dict[str, Any] = parse_toml_text(text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: not a TOML file: {error}") from error
     tables = {name: values.pop(name, {}) for name in _TABLES}
     for name, table in tables.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,8 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from quantlib.data.tables.table import Cell, Table, Unusable, check_names, usable
-from quantlib.data.text import quoted, read_errors
+from quantlib.data.text import LARGEST_TABLE, quoted, read_errors
 from quantlib.support.errors import InputError
+from quantlib.support.parsing import parse_json_text, read_bytes
 
 T = TypeVar("T")
 
@@ -193,8 +193,8 @@ def _json_file(path: Path) -> dict[str, Any]:
 
 def _object(data: bytes, where: str) -> dict[str, Any]:
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        value = parse_json_text(data)
+    except ValueError as error:
         raise InputError(f"{where}: damaged, not JSON: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{where}: damaged, not a JSON object: {quoted(value)}")
@@ -203,7 +203,7 @@ def _object(data: bytes, where: str) -> dict[str, Any]:
 
 def _bytes(path: Path) -> bytes:
     with read_errors(path):
-        return path.read_bytes()
+        return read_bytes(path, LARGEST_TABLE)
 
 
 @contextmanager

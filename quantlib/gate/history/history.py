@@ -24,6 +24,7 @@ from quantlib.support.commits import (
     repository_of,
 )
 from quantlib.support.errors import InputError
+from quantlib.support.parsing import read_bytes
 
 # Git's patterns, relative to the root of the repository.
 _BASELINES, _RESULTS = ":(glob)**/baseline/*.json", ":(glob)**/results.json"
@@ -183,7 +184,7 @@ class _Reading:
         runs = []
         for path in sorted(storage.rglob("*.json")):
             try:
-                runs.append((parse_saved_run(path.read_bytes(), str(path)), str(path)))
+                runs.append((parse_saved_run(read_bytes(path), str(path)), str(path)))
             except InputError as error:
                 self.problems.append(str(error))
         elsewhere = 0

@@ -5,7 +5,6 @@ What was timed in earlier runs is kept in a history, so that a run that saw one 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from quantlib.measuring.latency.interleaved import Place
-from quantlib.support.files import write_json
+from quantlib.support.files import sha256_json, write_json
+from quantlib.support.parsing import parse_json_text, read_utf8
 
 # Two levels of the probe are two states if one is a quarter above the other, and the gap between them is
 # four times as wide as the levels themselves. Of normal values Otsu's best cut leaves 2.65 times, of equally
@@ -94,7 +94,10 @@ class History:
 def read_history(path: Path) -> History:
     """The history in a file; an empty one where there is none, or a damaged one, which is only lost."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        record = parse_json_text(read_utf8(path))
+        values = record["history"]
+        if record["sha256"] != sha256_json(values):
+            return History()
         return History(
             _positive(values["probe_ms"]),
             {
@@ -112,7 +115,8 @@ def write_history(path: Path, history: History) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    write_json(path, {"probe_ms": history.probe_ms, "ratios": history.ratios})
+    values = {"probe_ms": history.probe_ms, "ratios": history.ratios}
+    write_json(path, {"sha256": sha256_json(values), "history": values})
 
 
 def _positive(values: Iterable[float]) -> list[float]:

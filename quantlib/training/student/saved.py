@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,7 +78,8 @@ class DamagedError(Exception):
 def load_state(path: Path, job: str) -> TrainingState | None:
     """The state of the training `job`; None if there is no file, or it is of another training.
 
-    Read with `weights_only`: tensors and plain values, no code.
+    Read with `weights_only`: tensors and plain values, no code. PyTorch does not look at the check sums that
+    it writes, and would go on from weights with a wrong bit.
 
     Raises:
         DamagedError: the file cannot be read, or holds something else.
@@ -84,6 +87,9 @@ def load_state(path: Path, job: str) -> TrainingState | None:
     import torch
 
     try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise DamagedError(path.name)
         fields = torch.load(path, map_location="cpu", weights_only=True)
         return TrainingState(**fields) if fields.pop("job") == job else None
     except FileNotFoundError:
@@ -96,6 +102,8 @@ def load_state(path: Path, job: str) -> TrainingState | None:
         KeyError,
         TypeError,
         AttributeError,
+        zlib.error,
+        zipfile.BadZipFile,
         pickle.UnpicklingError,
     ) as error:
         raise DamagedError(path.name) from error

@@ -229,7 +229,12 @@ def _from_checkpoint(directory: Path, classifier: Any, shape: Any, seed: int) ->
     with quiet_transformers(), torch.random.fork_rng(devices=[]), loading_errors(directory):
         torch.manual_seed(seed)
         model, info = classifier.from_pretrained(
-            directory, config=shape, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            directory,
+            config=shape,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     encoder = (f"{architecture.layers}.", f"{shape.model_type}.embeddings.")
     missing = [key for key in info["missing_keys"] if key.startswith(encoder)]
