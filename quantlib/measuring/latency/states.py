@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from quantlib.measuring.latency.interleaved import Place
-from quantlib.support.files import write_json
+from quantlib.support.files import sha256_json, write_json
 
 # Two levels of the probe are two states if one is a quarter above the other, and the gap between them is
 # four times as wide as the levels themselves. Of normal values Otsu's best cut leaves 2.65 times, of equally
@@ -94,7 +94,10 @@ class History:
 def read_history(path: Path) -> History:
     """The history in a file; an empty one where there is none, or a damaged one, which is only lost."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        record = json.loads(path.read_text(encoding="utf-8"))
+        values = record["history"]
+        if record["sha256"] != sha256_json(values):
+            raise ValueError("other values than were written")
         return History(
             _positive(values["probe_ms"]),
             {
@@ -102,17 +105,18 @@ def read_history(path: Path) -> History:
                 for model, pairs in values["ratios"].items()
             },
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return History()
 
 
 def write_history(path: Path, history: History) -> None:
-    """Write a history as JSON.
+    """Write a history as JSON, with the SHA-256 of its values: a changed digit would be read as a time.
 
     Raises:
         InputError: the file cannot be written.
     """
-    write_json(path, {"probe_ms": history.probe_ms, "ratios": history.ratios})
+    values = {"probe_ms": history.probe_ms, "ratios": history.ratios}
+    write_json(path, {"sha256": sha256_json(values), "history": values})
 
 
 def _positive(values: Iterable[float]) -> list[float]:
