@@ -29,7 +29,16 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["preloaded"])
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-_OPERATIONS = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.utime", "shutil.", "subprocess.")
+_OPERATIONS = (
+    "os.rename",
+    "os.remove",
+    "os.rmdir",
+    "os.mkdir",
+    "os.link",
+    "os.utime",
+    "shutil.",
+    "subprocess.",
+)
 _POLL_SECONDS = 0.005
 _ORPHAN_SECONDS = 3.0  # after which a process that its parent left is one that stays behind
 _LIMIT_SECONDS = 300.0
@@ -90,15 +99,17 @@ def run(
     strike: Strike | None = None,
     prepare: Prepare | None = None,
     limit_seconds: float = _LIMIT_SECONDS,
+    logs_name: str = "logs",
 ) -> Ended:
     """Run `main` in a process, a session of its own, in the directory `place`.
 
-    main, prepare: functions that can be pickled; `prepare` is called first.
+    main, prepare: functions that can be pickled; `prepare` is called first. logs_name: of the directory
+    beside `place` for what the process says; processes that run at the same time need one each.
 
     Raises:
         TimeoutError: the process did not end in time; it was killed.
     """
-    logs = place.parent / f"{place.name}.logs"
+    logs = place.parent / f"{place.name}.{logs_name}"
     logs.mkdir(exist_ok=True)
     for file in logs.iterdir():
         file.unlink()

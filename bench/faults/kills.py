@@ -26,7 +26,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from attempts import Ended, Strike, run
-from world import SCENARIOS, Scenario, artifacts, broken, differences, leftovers, main_of, make_world, new_place
+from world import (
+    SCENARIOS,
+    Scenario,
+    artifacts,
+    broken,
+    differences,
+    leftovers,
+    main_of,
+    make_world,
+    new_place,
+)
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 _CODES = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}

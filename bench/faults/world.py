@@ -71,11 +71,6 @@ SCENARIOS = {
         start="run",
         takes=(CACHE,),
     ),
-    "speedup": Scenario(
-        _run("--recipes", "quant_2", "--no-student", "--target-speedup", "1.05", "--no-time-blocks"),
-        start="run",
-        takes=(CACHE,),
-    ),
     "gate": Scenario(
         ("gate", BASELINE, "--gate-update", *_GATED, *_COMMON, *_TINY), start="run", takes=(CACHE,)
     ),
@@ -100,13 +95,19 @@ def new_place(root: Path, name: str, scenario: Scenario) -> Path:
     """A directory in which a scenario is about to run; what was there goes."""
     place = root / name
     shutil.rmtree(place, ignore_errors=True)
-    (place / "tmp").mkdir(parents=True)
+    place.mkdir()
+    fill_place(root, place, scenario)
+    return place
+
+
+def fill_place(root: Path, place: Path, scenario: Scenario) -> None:
+    """Put into an empty directory what a scenario starts with."""
+    (place / "tmp").mkdir()
     if scenario.start is not None:
         for part in scenario.takes:
             shutil.copytree(root / f"good-{scenario.start}" / part, place / part)
     if scenario.start == "run" and RUNS in scenario.takes:
         shutil.copytree(place / RUNS / TASK, place / RUNS / "Other")
-    return place
 
 
 def main_of(root: Path, scenario: Scenario, *, processes: bool = False) -> Callable[[], int]:
@@ -145,7 +146,9 @@ def _pytest(words: Sequence[str]) -> int:
     Path("test_gate.py").write_text("def test_gate(quant_verdict):\n    quant_verdict.check()\n")
     Path("pytest.ini").write_text("[pytest]\nquantlib_bench = .\n")
     ours = [word.startswith("--") and not word.startswith("--gate") for word in words]
-    given = [word.replace("--", "--quant-", 1) if our else word for our, word in zip(ours, words, strict=True)]
+    given = [
+        word.replace("--", "--quant-", 1) if our else word for our, word in zip(ours, words, strict=True)
+    ]
     begin()
     late = "-Wignore::pytest.PytestAssertRewriteWarning"
     return int(pytest.main([late, "-p", "no:cacheprovider", "--basetemp=tmp/pytest", *given]))

@@ -35,8 +35,7 @@ def scratch_dir(parent: Path) -> Iterator[Path]:
         path.mkdir()
         yield path
     finally:
-        _clear(path)
-        release_lock(lock)
+        _end(path, lock)
 
 
 def hold_lock(parent: Path) -> BaseFileLock:
@@ -64,8 +63,16 @@ def remove_stale(parent: Path) -> None:
     """Remove temporary directories in `parent` whose process has ended."""
     for file, lock in locks(parent):
         if lock is not None:
-            _clear(file.with_suffix(""))
-            release_lock(lock)
+            _end(file.with_suffix(""), lock)
+
+
+def _end(scratch: Path, lock: BaseFileLock) -> None:
+    """Remove a temporary directory and its lock; one that cannot be removed keeps its lock file, for later."""
+    _clear(scratch)
+    if scratch.exists():
+        lock.release()
+    else:
+        release_lock(lock)
 
 
 def _clear(scratch: Path) -> None:
