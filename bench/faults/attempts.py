@@ -1,4 +1,4 @@
-"""One command in a process of its own, and what is done to it: a signal at a moment, limits, a patched system.
+"""One command in a process of its own, and what is done to it: a signal, limits, a patched system.
 
 Processes start warm: forked from one that has imported PyTorch and the rest (tests/warm.py). The moment of a
 signal is a time, or the N-th operation on files, which repeats exactly: most of what can be left half done is
@@ -29,16 +29,8 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["preloaded"])
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-_OPERATIONS = (
-    "os.rename",
-    "os.remove",
-    "os.rmdir",
-    "os.mkdir",
-    "os.link",
-    "os.utime",
-    "shutil.",
-    "subprocess.",
-)
+_OPERATIONS = tuple(f"os.{name}" for name in ("rename", "remove", "rmdir", "mkdir", "link", "utime"))
+_OPERATIONS += ("shutil.", "subprocess.")
 _POLL_SECONDS = 0.005
 _ORPHAN_SECONDS = 3.0  # after which a process that its parent left is one that stays behind
 _LIMIT_SECONDS = 300.0
@@ -56,10 +48,7 @@ def begin() -> None:
 
 @dataclass(frozen=True)
 class Strike:
-    """A signal and its moment: before an operation on files, counted from 1, or seconds after the start.
-
-    group: to all processes of the group, as Ctrl-C does.
-    """
+    """A signal and its moment: before an operation on files, counted from 1, or seconds after the start."""
 
     number: int
     operation: int | None = None
@@ -81,7 +70,7 @@ class Ended:
 
     code: the exit code, negative for a signal. seconds: from its start. after: seconds from the signal to the
     end; None if it had ended before. operations: on files, as far as it came. left: its processes that live
-    on. frozen: seconds in which this machine did not let the waiting process run; they are in no other time.
+    on. Seconds in which the machine did not let the waiting process run are in neither time.
     """
 
     code: int
@@ -223,8 +212,8 @@ def _child(
         code = main()
     except SystemExit as error:
         code = int(error.code or 0)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+    except BaseException as error:  # noqa: BLE001: it is shown, as the interpreter would
+        sys.excepthook(type(error), error, error.__traceback__)
     # What the end of an interpreter does; this process is a copy of another one, whose own end it is not.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()

@@ -102,7 +102,8 @@ def again(at: Place, name: str, place: Path) -> list[str]:
 def prepared(at: Place, report: Report, name: str, what: str, prepare: Prepare | None) -> None:
     """A scenario in a process that something is done to first; then again without."""
     place = new_place(at.root, "bad", SCENARIOS[name])
-    ended = run(main_of(at.root, SCENARIOS[name]), place, prepare=prepare)
+    main = main_of(at.root, SCENARIOS[name], processes=True)
+    ended = run(main, place, prepare=prepare)
     report.add(f"{name}, {what}", ended, [*judge(ended), *broken(place), *again(at, name, place)])
 
 
@@ -263,7 +264,7 @@ def remove_at(operation: int, part: str) -> None:
 
 def damage(at: Place) -> Iterator[Report]:
     """A random byte of a file in the cache is another one, or the file is cut; of every kind of entry."""
-    report = Report()
+    report, tried = Report(), set[str]()
     for name in ("run", "distil", "prune", "gate"):
         files: dict[str, list[Path]] = {}
         good = at.root / f"good-{name}"
@@ -272,12 +273,9 @@ def damage(at: Place) -> Iterator[Report]:
                 relative = path.relative_to(good)
                 files.setdefault(f"{relative.parts[1]}/{path.name}", []).append(relative)
         for kind, paths in files.items():
-            if name != "run" and kind in (
-                "export/model.onnx",
-                "checks/checks.json",
-                "predictions/logits.npy",
-            ):
-                continue  # tried with "run"
+            if kind in tried:
+                continue
+            tried.add(kind)
             for how in ("byte", "cut") if name == "run" else ("byte",):
                 place = at.root / "bad"
                 shutil.rmtree(place, ignore_errors=True)
@@ -338,13 +336,13 @@ def at_once(at: Place) -> Iterator[Report]:
             else None
             for index in range(count)
         ]
+        main, names = main_of(at.root, SCENARIOS["run"]), [f"logs{index}" for index in range(count)]
         with ThreadPoolExecutor(count) as pool:
-            main = main_of(at.root, SCENARIOS["run"])
-            all_ended = list(
-                pool.map(
-                    lambda item: run(main, place, item[1], logs_name=f"logs{item[0]}"), enumerate(strikes)
-                )
-            )
+            futures = [
+                pool.submit(run, main, place, strike, logs_name=name)
+                for strike, name in zip(strikes, names, strict=True)
+            ]
+        all_ended = [future.result() for future in futures]
         for ended, strike in zip(all_ended, strikes, strict=True):
             codes = (0,) if strike is None else (-9, 0)
             report.add(f"{count} at once, {killed} killed", ended, judge(ended, codes))
@@ -423,7 +421,7 @@ def limit_files(more: int) -> None:
     """Allow this process so many open files more than it has."""
     import resource
 
-    used = max(map(int, os.listdir("/proc/self/fd"))) + 1
+    used = max(int(each.name) for each in Path("/proc/self/fd").iterdir()) + 1
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + more, used + more))
 
 

@@ -151,7 +151,8 @@ def kill(root: Path, names: Sequence[str], rounds: int, seed: int) -> dict[str, 
         print(
             f"{name}: {tally.rounds} rounds, {len(tally.failures)} failures, slowest end after Ctrl-C or "
             f"SIGTERM {tally.slowest_end:.2f} s; {good[name].operations} operations, undisturbed "
-            f"{good[name].seconds:.1f} s; {dict(sorted(tally.ends.items()))}; {time.monotonic() - started:.0f} s",
+            f"{good[name].seconds:.1f} s; {dict(sorted(tally.ends.items()))}; "
+            f"{time.monotonic() - started:.0f} s",
             flush=True,
         )
     return tallies

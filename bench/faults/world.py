@@ -1,4 +1,4 @@
-"""A tiny world for commands to be disturbed in: a teacher, rows, scenarios, and what they have to end with."""
+"""A tiny world for commands to be disturbed in: a teacher, rows, scenarios, and what they end with."""
 
 from __future__ import annotations
 
@@ -186,9 +186,9 @@ def artifacts(place: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted(place.rglob("*")):
         name = path.relative_to(place).as_posix()
-        if path.is_file() and name.split("/")[0] in (CACHE, RUNS, "baseline"):
-            if not any(name.startswith(f"{CACHE}/{kind}/") for kind in _TIMED_ENTRIES):
-                found[name] = _content(path)
+        timed = name.startswith(tuple(f"{CACHE}/{kind}/" for kind in _TIMED_ENTRIES))
+        if path.is_file() and name.split("/")[0] in (CACHE, RUNS, "baseline") and not timed:
+            found[name] = _content(path)
     return found
 
 
@@ -221,7 +221,7 @@ def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> list[s
 
 
 def broken(place: Path) -> list[str]:
-    """Files that would be read as good, and are not: half an entry of the cache, half a run, half a baseline."""
+    """Files that would be read as good, and are not: half an entry of the cache, a run, a baseline."""
     found: list[str] = []
     for record in place.glob(f"{CACHE}/*/*/entry.json"):
         found += _unlike(record.parent, json.loads(record.read_text(encoding="utf-8"))["files"])
@@ -268,5 +268,5 @@ def leftovers(place: Path) -> list[str]:
 
 
 def _is_expected(path: Path) -> bool:
-    """The directory that holds temporary ones, what pytest keeps of its runs, and ONNX Runtime's session id."""
+    """The directory of temporary ones, what pytest keeps of its runs, and ONNX Runtime's session id."""
     return path.name.endswith("-scratch") or "pytest" in path.parts or path.name == ".ses"

@@ -67,7 +67,7 @@ def remove_stale(parent: Path) -> None:
 
 
 def _end(scratch: Path, lock: BaseFileLock) -> None:
-    """Remove a temporary directory and its lock; one that cannot be removed keeps its lock file, for later."""
+    """Remove a temporary directory and its lock; where that fails, the lock file stays for the next sweep."""
     _clear(scratch)
     if scratch.exists():
         lock.release()
