@@ -212,7 +212,7 @@ def _child(
         code = main()
     except SystemExit as error:
         code = int(error.code or 0)
-    except BaseException as error:  # noqa: BLE001: it is shown, as the interpreter would
+    except BaseException as error:  # noqa: BLE001 (shown, as the interpreter would)
         sys.excepthook(type(error), error, error.__traceback__)
     # What the end of an interpreter does; this process is a copy of another one, whose own end it is not.
     threading._shutdown()  # type: ignore[attr-defined]

@@ -43,6 +43,7 @@ _CODES = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 # Pytest has a way of its own to end: for Ctrl-C code 2, and SIGTERM kills it.
 _PYTEST_CODES = {signal.SIGKILL: -9, signal.SIGTERM: -15, signal.SIGINT: 2}
 _END_SECONDS = 2.0
+_PYTEST_END_SECONDS = 10.0  # it reads sources to show where it was
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _judge(ended: Ended, strike: Strike, scenario: Scenario) -> tuple[str, list[
     if ended.code != expected:
         wrong.append(f"exit code {ended.code}, not {expected}: {ended.err}")
     if strike.number != signal.SIGKILL:
-        if ended.after > _END_SECONDS:
+        if ended.after > (_PYTEST_END_SECONDS if scenario.pytest else _END_SECONDS):
             wrong.append(f"took {ended.after:.1f} s to end")
         lines = ended.err.splitlines()
         if not scenario.pytest and (len(lines) != 1 or "interrupted" not in lines[0]):

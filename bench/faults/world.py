@@ -27,7 +27,7 @@ _PREFIX = ".quantlib-"
 # Of files that hold times, and what follows from times.
 _TIMED_KEYS = re.compile(
     r"(_ms|speedup|speedup_low|speedup_high|others|trusted|_per_s|beaten_by|durations_s|cached|choices|notes|"
-    r"peak_memory_bytes|files|latency|disturbed)$|^throughput_"
+    r"peak_memory_bytes|files|latency|disturbed|commit|changed)$|^throughput_"
 )
 _TIMED_ENTRIES = ("machine", "blocks")  # kinds of the cache whose files hold times
 _SHOWN = (".html", ".csv", ".png")  # made from files that are compared
@@ -110,15 +110,18 @@ def fill_place(root: Path, place: Path, scenario: Scenario) -> None:
         shutil.copytree(place / RUNS / TASK, place / RUNS / "Other")
 
 
-def main_of(root: Path, scenario: Scenario, *, processes: bool = False) -> Callable[[], int]:
+def main_of(
+    root: Path, scenario: Scenario, *, processes: bool = False, signals: bool = True
+) -> Callable[[], int]:
     """The command of a scenario, to be run in a warm process.
 
     processes: whether models are timed in processes of their own, as they are; else in threads, in no time.
+    signals: whether the process is the command's, and its signals too.
     """
-    return partial(command, root, scenario.pytest, processes, scenario.words)
+    return partial(command, root, scenario.pytest, processes, signals, scenario.words)
 
 
-def command(root: Path, in_pytest: bool, processes: bool, words: Sequence[str]) -> int:
+def command(root: Path, in_pytest: bool, processes: bool, signals: bool, words: Sequence[str]) -> int:
     """Run a command of quantlib as its console script does; PyTorch's exporter traces a structure once."""
     import warm
 
@@ -130,7 +133,9 @@ def command(root: Path, in_pytest: bool, processes: bool, words: Sequence[str]) 
         more = (*_COMMON, *_TINY, *_GATED) if in_pytest else ()
         # Not relative to the place: a baseline records where its teacher was.
         words = [word.replace("../", f"{root}/") for word in (*words, *more)]
-        return _pytest(words) if in_pytest else main_process(partial(_quantlib, words))
+        if in_pytest:
+            return _pytest(words)
+        return main_process(partial(_quantlib, words)) if signals else _quantlib(words)
 
 
 def _quantlib(words: Sequence[str]) -> int:
