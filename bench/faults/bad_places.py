@@ -99,10 +99,12 @@ def again(at: Place, name: str, place: Path) -> list[str]:
     return wrong + [f"left: {each}" for each in leftovers(place)]
 
 
-def prepared(at: Place, report: Report, name: str, what: str, prepare: Prepare | None) -> None:
+def prepared(
+    at: Place, report: Report, name: str, what: str, prepare: Prepare | None, *, processes: bool = True
+) -> None:
     """A scenario in a process that something is done to first; then again without."""
     place = new_place(at.root, "bad", SCENARIOS[name])
-    main = main_of(at.root, SCENARIOS[name], processes=True)
+    main = main_of(at.root, SCENARIOS[name], processes=processes)
     ended = run(main, place, prepare=prepare)
     report.add(f"{name}, {what}", ended, [*judge(ended), *broken(place), *again(at, name, place)])
 
@@ -282,7 +284,7 @@ def damage(at: Place) -> Iterator[Report]:
                 shutil.copytree(good, place)
                 shutil.rmtree(place / RUNS, ignore_errors=True)
                 chosen = place / at.draw.choice(paths)
-                _damage(chosen, how, at.draw)
+                damage_file(chosen, how, at.draw)
                 ended = run(main_of(at.root, SCENARIOS[name]), place)
                 wrong = judge(ended, (0,))
                 wrong += broken(place) + differences(at.good[name].artifacts, artifacts(place))
@@ -290,7 +292,8 @@ def damage(at: Place) -> Iterator[Report]:
     yield report
 
 
-def _damage(path: Path, how: str, draw: random.Random) -> None:
+def damage_file(path: Path, how: str, draw: random.Random) -> None:
+    """Change a random bit of a file, or cut it at a random byte."""
     content = bytearray(path.read_bytes())
     position = draw.randrange(len(content))
     if how == "cut":
@@ -315,7 +318,7 @@ def resume_files(at: Place) -> Iterator[Report]:
             run(main_of(at.root, SCENARIOS["distil"]), place, strike)
             states = list(place.glob(f"{CACHE}/student/*.unfinished/*.pt"))
             operation = at.good["distil"].operations
-        _damage(states[0], "cut" if index % 4 == 3 else "byte", at.draw)
+        damage_file(states[0], "cut" if index % 4 == 3 else "byte", at.draw)
         ended = run(main_of(at.root, SCENARIOS["distil"]), place)
         wrong = judge(ended, (0,)) + differences(at.good["distil"].artifacts, artifacts(place))
         report.add("distil, its resume file", ended, [*wrong, *leftovers(place)])

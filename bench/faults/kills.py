@@ -69,15 +69,17 @@ class Tally:
     failures: list[str] = field(default_factory=list)
 
 
-def undisturbed(root: Path, name: str) -> Good:
+def undisturbed(root: Path, name: str, timings: Sequence[bool] = (True, False)) -> Good:
     """Run a scenario to its end, in a place that later ones start from.
+
+    timings: with processes that time models, and without; the first one gives the seconds.
 
     Raises:
         RuntimeError: it failed.
     """
     scenario = SCENARIOS[name]
     seconds: list[float] = []
-    for processes in (True, False):
+    for processes in timings:
         place = new_place(root, f"good-{name}", scenario)
         ended = run(main_of(root, scenario, processes=processes), place)
         if ended.code or leftovers(place) or ended.left:
