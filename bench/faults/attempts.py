@@ -131,9 +131,11 @@ def run(
         struck = float((logs / "struck").read_text())
     left = _left_behind(process.pid)
     assert process.exitcode is not None
+    out, err = ((logs / name).read_text("utf-8", errors="replace") for name in ("stdout", "stderr"))
     return Ended(
         process.exitcode,
-        *((logs / name).read_text(encoding="utf-8", errors="replace") for name in ("stdout", "stderr")),
+        out,
+        err,
         seconds=ended - started - frozen,
         after=None if struck is None else max(0.0, ended - struck - frozen),
         operations=_count(logs),
