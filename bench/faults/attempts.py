@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +105,7 @@ def run(
         file.unlink()
     arguments = (main, place, logs, strike, prepare, dict(os.environ))
     process = _context.Process(target=_child, args=arguments)
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        dict.fromkeys([str(TESTS), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
-    )
-    process.start()
+    _start(process)
     assert process.pid is not None
     started, frozen, struck = time.monotonic(), 0.0, None
     last, began = started, None
@@ -141,6 +139,19 @@ def run(
         operations=_count(logs),
         left=left,
     )
+
+
+def _start(process: BaseProcess) -> None:
+    """Start it; the process that it is forked from finds what it has to import."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(TESTS), *([before] if before else [])])
+    try:
+        process.start()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def _send(strike: Strike, pid: int) -> None:

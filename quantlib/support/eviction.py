@@ -42,7 +42,7 @@ def begin_run(root: Path) -> None:
     for directory in (root, *root.glob("*/"), *root.glob("*/*.unfinished/")):
         remove_stale(directory)
     for file in root.glob("*/*.lock"):
-        lock = left_behind(file)
+        lock = None if file.name.startswith(PREFIX) else left_behind(file)
         if lock is not None:
             release_lock(lock)
     if root not in _run_locks:
@@ -62,8 +62,9 @@ def mark_used(entry: Path, clock: Callable[[], float] = time.time) -> None:
     """
     _used_here.add(entry.absolute())
     began = _run_locks.get(entry.absolute().parent.parent)
-    used = max(clock(), 0.0 if began is None else Path(began.lock_file).stat().st_mtime)
-    os.utime(entry / RECORD, (used, used))
+    # In nanoseconds: a float that is written and read again may be a little less.
+    used_ns = max(int(clock() * 1e9), 0 if began is None else Path(began.lock_file).stat().st_mtime_ns)
+    os.utime(entry / RECORD, ns=(used_ns, used_ns))
 
 
 def lock_of(path: Path) -> Path:

@@ -6,6 +6,7 @@ lock; whoever takes it next removes it.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextmanager
@@ -25,7 +28,7 @@ def locked(path: Path, timeout: float = -1) -> Iterator[None]:
         OSError: the directory cannot be written, or its file system has no locks.
     """
     lock = file_lock(path)
-    lock.acquire(timeout=timeout)
+    acquire(lock, timeout)
     try:
         yield
     finally:
@@ -41,6 +44,21 @@ def file_lock(path: Path) -> BaseFileLock:
     from filelock import FileLock
 
     return FileLock(path, fallback_to_soft=False)
+
+
+def acquire(lock: BaseFileLock, timeout: float = -1) -> None:
+    """Acquire a lock; where the file system has none, its file does not stay.
+
+    Raises:
+        filelock.Timeout: another process holds it for longer than `timeout` seconds; -1 waits for ever.
+        OSError: the directory cannot be written, or its file system has no locks.
+    """
+    try:
+        lock.acquire(timeout=timeout)
+    except OSError as error:
+        if error.errno in _NO_LOCKS:
+            Path(lock.lock_file).unlink(missing_ok=True)
+        raise
 
 
 def release_lock(lock: BaseFileLock) -> None:
@@ -59,7 +77,7 @@ def left_behind(path: Path) -> BaseFileLock | None:
 
     lock = file_lock(path)
     try:
-        lock.acquire(timeout=0)
+        acquire(lock, timeout=0)
     except (Timeout, FileNotFoundError, PermissionError):  # of another user, who may be alive
         return None
     if os.path.lexists(path):

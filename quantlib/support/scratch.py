@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from quantlib.support.locks import file_lock, left_behind, release_lock
+from quantlib.support.locks import acquire, file_lock, left_behind, release_lock
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -45,7 +45,7 @@ def hold_lock(parent: Path) -> BaseFileLock:
     while True:
         lock = file_lock(parent / f"{PREFIX}{secrets.token_hex(6)}.lock")
         with suppress(Timeout):  # another process takes it for stale before it is held
-            lock.acquire(timeout=0)
+            acquire(lock, timeout=0)
             if os.path.lexists(lock.lock_file):
                 return lock
             lock.release()
