@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import sys
 
+from quantlib.support.interruption import main_process
+
 
 def main() -> int:
     """Run the command line; its exit code."""
-    from quantlib.cli.main import quantlib
+    return main_process(_command)
+
+
+def _command() -> int:
+    from quantlib.cli.main import quantlib  # late, so that Ctrl-C while it loads is one line too
 
     return quantlib()
 

@@ -6,11 +6,9 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnx
 import pytest
 import tiny
 import warm
@@ -106,22 +104,8 @@ def traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """
     from quantlib.onnx_model import export
 
-    trace = export._to_onnx
-
-    def traced(model: Any, longest: int, output: str = "logits") -> onnx.ModelProto:
-        def make(directory: Path) -> None:
-            with tiny.same_operators():
-                made = trace(model, longest, output).SerializeToString(deterministic=True)
-            (directory / "trace.onnx").write_bytes(made)
-            weights: dict[str, Any] = tiny.weights_of(model)
-            np.savez(directory / "weights.npz", **weights)
-
-        directory = made_once(tmp_path_factory, f"trace-{tiny.structure(model)}-{longest}", make)
-        with np.load(directory / "weights.npz") as weights:
-            return tiny.with_weights(onnx.load(directory / "trace.onnx"), weights, model)
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export, "_to_onnx", traced)
+        patch.setattr(export, "_to_onnx", tiny.traced(partial(made_once, tmp_path_factory)))
         yield
 
 

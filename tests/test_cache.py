@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -287,3 +288,60 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 def test_versions() -> None:
     versions = versions_key("numpy", "onnx")
     assert versions == {name: importlib.import_module(name).__version__ for name in ("numpy", "onnx")}
+
+
+# The clock
+
+OPEN = """
+from pathlib import Path
+from quantlib.support.cache import open_cache
+open_cache(Path(sys.argv[1]))
+wait()
+"""
+
+
+def test_a_clock_that_is_set_back_does_not_make_what_a_run_uses_look_old(
+    full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.time()
+    monkeypatch.setenv("QUANTLIB_CACHE_GIB", "0")
+    cache = open_cache(full)
+    with monkeypatch.context() as patch:
+        patch.setattr("time.time", lambda: began - 1e8)
+        for entry in (full / "models").iterdir():
+            eviction.mark_used(entry, time.time)
+    assert not cache.get("models", {"name": "d"}, kilobyte).hit
+    assert set(kept(full)) == set("abcd")
+
+
+def test_entries_that_were_used_in_the_future_do_not_stay_for_ever(
+    full: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    future = time.time() + 1e8
+    for name in "ab":
+        path = Cache(full).get("models", {"name": name}, kilobyte).path
+        os.utime(path / "entry.json", (future, future))
+    monkeypatch.setattr(eviction, "_used_here", set())
+    monkeypatch.setenv("QUANTLIB_CACHE_GIB", "0")
+    cache = open_cache(full)
+    assert cache.get("models", {"name": "a"}, kilobyte).hit
+    with other_process(OPEN, full):
+        eviction.shrink(full, 0)
+        assert set(kept(full)) == set("ab"), "another run may have used them before the clock was set back"
+    eviction.shrink(full, 0)
+    assert kept(full) == "a", "this run has used it"
+
+
+def test_lock_files_of_killed_builds_go(tmp_path: Path) -> None:
+    code = """
+from pathlib import Path
+from quantlib.support.cache import Cache
+Cache(Path(sys.argv[1])).get("models", {}, lambda _: wait())
+"""
+    with other_process(code, tmp_path):
+        open_cache(tmp_path)
+        # The lock of the entry; the temporary directory and its lock.
+        assert len(list((tmp_path / "models").iterdir())) == 3, "those of a living process stay"
+    assert len(list((tmp_path / "models").iterdir())) == 3
+    open_cache(tmp_path)
+    assert list((tmp_path / "models").iterdir()) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -287,10 +289,26 @@ def test_no_code_of_a_checkpoint_runs(tmp_path: Path) -> None:
     assert state.epoch == 3
     assert load_state(tmp_path / "good.pt", "another") is None
     assert load_state(tmp_path / "missing.pt", "job") is None
-    torch.save({"job": "job", "epoch": Evil()}, tmp_path / "bad.pt")
+    evil = io.BytesIO()
+    torch.save({"job": "job", "epoch": Evil()}, evil)
+    (tmp_path / "bad.pt").write_bytes(hashlib.sha256(evil.getvalue()).digest() + evil.getvalue())
     with pytest.raises(DamagedError, match=r"^bad\.pt$"):
         load_state(tmp_path / "bad.pt", "job")
     assert not (tmp_path / "touched").exists()
+
+
+def test_a_weight_with_another_bit_is_noticed(tmp_path: Path) -> None:
+    """torch reads it without a word."""
+    import torch
+
+    path = tmp_path / "state.pt"
+    save_state(path, "job", TrainingState(weights={"w": torch.full((1000,), 0.5)}))
+    content = bytearray(path.read_bytes())
+    place = content.index(np.full(10, 0.5, np.float32).tobytes())
+    content[place + 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedError):
+        load_state(path, "job")
 
 
 # A phase

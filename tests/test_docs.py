@@ -138,6 +138,9 @@ def test_files_exist(page: Path) -> None:
         "bench/record_traces.py",
         "bench/calibration_memory.py",
         "bench/sweep_scaling.py",
+        "bench/faults/kills.py",
+        "bench/faults/bad_places.py",
+        "bench/faults/endurance.py",
     ],
 )
 def test_options_exist(script: str) -> None:

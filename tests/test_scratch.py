@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from processes import other_process
 
 from quantlib.support import scratch
 from quantlib.support.cache import open_cache
-from quantlib.support.files import atomic_file
+from quantlib.support.directories import temporary_dir
+from quantlib.support.errors import InputError
+from quantlib.support.files import atomic_file, write_text
+from quantlib.support.locks import locked
 from quantlib.support.scratch import scratch_dir
 
 
@@ -104,3 +110,85 @@ cache.get("student", {}, build)
     open_cache(tmp_path)
     assert [path for path in tmp_path.rglob("states") if path.is_file()] == []
     assert (tmp_path / "student" / "1.unfinished" / "training.pt").exists()
+
+
+def test_a_directory_that_cannot_be_removed_keeps_its_lock_for_the_next_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)  # as with too many open files
+        with scratch_dir(tmp_path) as path:
+            pass
+    assert path.is_dir()
+    scratch.remove_stale(tmp_path)
+    assert names(tmp_path) == []
+
+
+TEMPORARY = """
+from quantlib.support.directories import temporary_dir
+with temporary_dir() as scratch:
+    (scratch / "half").write_text("half")
+    wait()
+"""
+
+
+def test_temporary_directories_of_killed_processes_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with other_process(TEMPORARY):
+        (place,) = tmp_path.iterdir()
+        assert len(names(place)) == 2, "the directory and its lock"
+    with temporary_dir() as path:
+        assert path.parent == place
+        assert len(names(place)) == 2, "its own"
+        assert place.stat().st_mode & 0o077 == 0, "nobody else may look"
+    assert names(place) == []
+
+
+def test_a_temporary_place_of_another_user_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("os.getuid", lambda: 4711)
+    words = r"-scratch belongs to another user; name another place with TMPDIR$"
+    with pytest.raises(InputError, match=words), temporary_dir():
+        pass
+
+
+def test_a_file_system_without_locks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(InputError, match=r"^cannot write .*out: its file system has no locks"):
+        write_text(tmp_path / "out" / "file", "text")
+    assert names(tmp_path / "out") == [], "no file that stands for a lock"
+
+
+def test_a_lock_has_a_file_only_while_it_is_held(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock"
+    with locked(path):
+        assert path.exists()
+        with pytest.raises(Timeout), locked(path, timeout=0):
+            pass
+        assert path.exists()
+    assert names(tmp_path) == []
+
+
+def test_a_lock_whose_file_was_removed_is_taken_anew(tmp_path: Path) -> None:
+    """One waits for a lock, and its file goes with the one who holds it: both must not believe to hold it."""
+    path, order = tmp_path / "x.lock", []
+
+    def wait() -> None:
+        with locked(path):
+            order.append(path.exists())
+
+    with ThreadPoolExecutor() as pool:
+        with locked(path):
+            waiting = [pool.submit(wait) for _ in range(4)]
+        for each in waiting:
+            each.result()
+    assert order == [True] * 4
+    assert names(tmp_path) == []

@@ -121,6 +121,11 @@ def test_a_history_is_what_it_was_when_read_again(tmp_path: Path) -> None:
     history.add(probe, {"a": times.log_ratios})
     write_history(tmp_path / "history.json", history)
     assert read_history(tmp_path / "history.json") == history
+    text = (tmp_path / "history.json").read_text()
+    digit = next(index for index, sign in enumerate(text) if sign == "." and index > text.index("probe_ms"))
+    changed = text[: digit + 1] + str((int(text[digit + 1]) + 1) % 10) + text[digit + 2 :]
+    (tmp_path / "history.json").write_text(changed)
+    assert read_history(tmp_path / "history.json") == History(), "a digit that was changed is no time"
     for _ in range(200):
         history.add(probe, {"a": times.log_ratios})
     assert len(history.probe_ms) == 600

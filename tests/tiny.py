@@ -274,6 +274,31 @@ def with_weights(
     return proto
 
 
+def traced(
+    made_once: Callable[[str, Callable[[Path], object]], Path],
+) -> Callable[..., onnx.ModelProto]:
+    """PyTorch's exporter for models whose structure is traced once; `made_once` keeps directories by name."""
+    import onnx
+
+    from quantlib.onnx_model import export
+
+    trace = export._to_onnx
+
+    def to_onnx(model: Any, longest: int, output: str = "logits") -> onnx.ModelProto:
+        def make(directory: Path) -> None:
+            with same_operators():
+                made = trace(model, longest, output).SerializeToString(deterministic=True)
+            (directory / "trace.onnx").write_bytes(made)
+            weights: dict[str, Any] = weights_of(model)
+            np.savez(directory / "weights.npz", **weights)
+
+        directory = made_once(f"trace-{structure(model)}-{longest}", make)
+        with np.load(directory / "weights.npz") as weights:
+            return with_weights(onnx.load(directory / "trace.onnx"), weights, model)
+
+    return to_onnx
+
+
 @contextmanager
 def same_operators() -> Iterator[None]:
     """Let PyTorch's exporter read its ONNX operators once, which takes half a second, not for each model."""

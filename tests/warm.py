@@ -99,8 +99,8 @@ class _Worker:
     def kill(self) -> None:
         """Nothing is killed: the thread ends with its commands."""
 
-    def wait(self) -> int:
-        self._thread.join()
+    def wait(self, timeout: float | None = None) -> int:
+        self._thread.join(timeout)
         return 0
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from quantlib.support.errors import InputError
+from quantlib.support.eviction import used_caches
+from quantlib.support.exhaustion import reason_for
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,7 +27,7 @@ def new_app() -> typer.Typer:
 
 
 def run_app(app: typer.Typer, arguments: Sequence[str] | None = None, name: str | None = None) -> int:
-    """Run a command; what the user got wrong is one line on stderr and exit code 2.
+    """Run a command; what the user got wrong, or the machine lacks, is one line on stderr and exit code 2.
 
     Args:
         app: of one command or several.
@@ -43,6 +45,12 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None, name: str 
     except (InputError, typer.TyperException) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         print("error:", " ".join(message.splitlines()), file=sys.stderr)
+        return 2
+    except Exception as error:
+        reason = reason_for(error, used_caches())
+        if reason is None:
+            raise
+        print("error:", reason, file=sys.stderr)
         return 2
     return int(code or 0)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from quantlib.cli.app import wide_console
 from quantlib.cli.words import Json, Model, Threads
+from quantlib.support.directories import temporary_dir
 from quantlib.support.progress import Steps
 
 
@@ -49,8 +48,8 @@ def profile(
     with steps.step(f"profile {model.name}"):
         found = profiling.profile_onnx(model, made_up_feeds(model, parsed, 8), peak, session=session)
     if json:
-        with tempfile.TemporaryDirectory() as scratch:
-            profiling.write_profile(Path(scratch), found)
-            print((Path(scratch) / profiling.file_name(found.variant)).read_text(encoding="utf-8"), end="")
+        with temporary_dir() as scratch:
+            profiling.write_profile(scratch, found)
+            print((scratch / profiling.file_name(found.variant)).read_text(encoding="utf-8"), end="")
         return
     profiling.show(found, out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,10 @@ from quantlib.onnx_model.coverage import coverage
 from quantlib.onnx_model.interface import interface_of
 from quantlib.onnx_model.layers import load_ir
 from quantlib.onnx_model.model import Model, copy_model
+from quantlib.support.directories import temporary_dir
 from quantlib.support.errors import InputError
 from quantlib.support.files import atomic_file, make_dir
+from quantlib.support.scratch import scratch_dir
 from quantlib.training import checkpoints, embedding
 
 # What a model needs beside it to be read again.
@@ -67,8 +68,8 @@ def export_checkpoint(
     _check_place(out, source)
     export_bert_to_onnx(source, out, seq_len, opset)
     if compiled:
-        with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
-            plain = Path(scratch) / "model.onnx"
+        with scratch_dir(out.parent) as scratch:
+            plain = scratch / "model.onnx"
             shutil.move(out, plain)
             compile_onnx(plain, out)
     _copy_beside(source, out.parent)
@@ -125,14 +126,14 @@ def quantize_file(
     _check_place(out, model)
     rows = _rows(model, calibration, text, samples, seq_len) if calibration and needs_rows else []
     notes = [f"calibrated on {len(rows)} rows of {calibration}"] if rows else []
-    with tempfile.TemporaryDirectory() as scratch:
-        start = Path(scratch) / "taken.onnx"
+    with temporary_dir() as scratch:
+        start = scratch / "taken.onnx"
         copy_model(model, start)
         if chosen.prunes:
             start = _pruned(start, chosen, rows, threads, notes)
         start = _compiled(start, chosen, notes) if compiled else start
         if chosen.smooth:
-            smoothed = Path(scratch) / "smoothed.onnx"
+            smoothed = scratch / "smoothed.onnx"
             factors = smoothing.search_smoothing(start, _reader(rows), threads=threads)
             smoothing.smooth_onnx(start, smoothed, factors)
             start = smoothed

@@ -13,7 +13,7 @@ from quantlib.experiment.old_models import STORE, OldModels
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.experiment.timing import known_state_spread
 from quantlib.support.cache import open_cache
-from quantlib.support.errors import InputError
+from quantlib.support.errors import InputError, Unavailable
 from quantlib.support.files import write_text
 from quantlib.support.progress import Steps
 from quantlib.support.store import FileStore
@@ -53,9 +53,12 @@ def keep_models(store: FileStore, built: Built, baseline: gate.GateRecord) -> No
     """Put into the store what a baseline names and this run has made."""
     for variant in built.variants:
         record = baseline.variants.get(variant.name)
-        if record is None or record.sha256 != variant.model.sha256 or store.has(record.sha256):
+        if record is None or record.sha256 != variant.model.sha256:
             continue
-        store.put(variant.path, variant.model.sha256)
+        try:
+            store.get(record.sha256)
+        except Unavailable:  # or damaged, which nobody else would notice while the model can be made
+            store.put(variant.path, record.sha256)
 
 
 def judge_run(

@@ -16,7 +16,7 @@ from quantlib.experiment.rebuilding import CHECKOUT, package_of, rebuild
 from quantlib.experiment.runtimes import python_with
 from quantlib.experiment.work import Variant
 from quantlib.machine.engines import DEFAULT_ENGINE, get_engine
-from quantlib.measuring.latency import TimedProcess
+from quantlib.measuring.latency import TimedProcess, orphan
 from quantlib.measuring.latency.process import Feeds
 from quantlib.support.cache import Cache
 from quantlib.support.errors import InputError, Unavailable
@@ -26,10 +26,11 @@ from quantlib.support.store import FileStore
 STORE = "gate-models"
 PACKAGE = Path(quantlib.__file__).resolve().parent
 
-# Loads quantlib from one directory, whatever else the interpreter can see, and serves.
+# Loads quantlib from one directory, whatever else the interpreter can see, and serves until its parent ends.
 _SERVE = """
-import importlib.util, sys
-place = sys.argv[1]
+import importlib.util, runpy, sys
+place, orphan = sys.argv[1:]
+runpy.run_path(orphan)["end_with_parent"]()
 spec = importlib.util.spec_from_file_location(
     "quantlib", place + "/__init__.py", submodule_search_locations=[place]
 )
@@ -42,7 +43,7 @@ main()
 
 def worker_command(python: Path, package: Path) -> tuple[str, ...]:
     """The command of a timing process with this interpreter's packages and the quantlib in a directory."""
-    return (str(python), "-B", "-P", "-c", _SERVE, str(package))
+    return (str(python), "-B", "-P", "-c", _SERVE, str(package), orphan.__file__)
 
 
 @dataclass(frozen=True)

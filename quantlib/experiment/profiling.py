@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from pathlib import Path
 
 from quantlib.data import features
 from quantlib.experiment.build import Built
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.measuring import profile
-from quantlib.support.files import place_errors
 from quantlib.support.progress import Steps
 
 
@@ -20,11 +16,11 @@ def profiles(built: Built, options: ExperimentOptions, steps: Steps) -> Iterator
     named = [variant for variant in built.variants if variant.name in options.profile]
     if not named:
         return
-    with steps.step("measure the machine's peak") as step, _temporary_files():
+    with steps.step("measure the machine's peak") as step:
         peak = profile.measure_peak(options.session)
         step.note = f"{peak.float_gops:.0f} Gop/s in float32, {peak.integer_gops:.0f} Gop/s in 8 bits"
     for variant in named:
-        with steps.step(f"profile {variant.name}") as step, _temporary_files():
+        with steps.step(f"profile {variant.name}") as step:
             shape = options.batch_size, options.seq_len
             found = profile.profile_onnx(
                 variant.path,
@@ -39,8 +35,3 @@ def profiles(built: Built, options: ExperimentOptions, steps: Steps) -> Iterator
             if found.disturbed:
                 step.note += "  noisy: the machine was busy, profile it again"
         yield found
-
-
-def _temporary_files() -> AbstractContextManager[None]:
-    """Feeds and traces pass between processes as files."""
-    return place_errors(Path(tempfile.gettempdir()))

@@ -83,7 +83,7 @@ def run(
     checks = check(built, options, steps)
     compared = _compared(built, measured, options, checks)
     profiled = list(profiles(built, options, steps))
-    with atomic_files(directory, _earlier_files(directory)) as scratch:
+    with atomic_files(directory, _earlier_files) as scratch:
         with steps.step("write models and results") as step:
             for file, path in {variant.file: variant.path for variant in built.variants}.items():
                 copy_file(path, scratch / file)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock
 
 from quantlib.data import features
 from quantlib.experiment.task_options import MeasuringOptions
@@ -35,7 +33,9 @@ from quantlib.measuring.latency.speedup import EQUAL, Speedup, probe_times, spee
 from quantlib.measuring.latency.states import read_history, write_history
 from quantlib.measuring.throughput import Throughput, ThroughputBatches, throughput_batches
 from quantlib.support.cache import Cache, open_cache, versions_key
+from quantlib.support.directories import temporary_dir
 from quantlib.support.files import make_dir, place_errors, sha256_json
+from quantlib.support.locks import locked
 from quantlib.support.progress import Steps
 
 _FEEDS = 8  # different batches, which runs cycle through
@@ -121,14 +121,13 @@ def _take_turns(
     turn_options = turn_options_of(options)
     names = f"{len(variants) - 1} variants" if len(variants) != 2 else variants[1].name
     with (
-        place_errors(Path(tempfile.gettempdir())),  # feeds reach processes as files
-        tempfile.TemporaryDirectory() as scratch,
+        temporary_dir() as scratch,
         steps.step(f"time {names} in turns", total=turn_options.launches * turn_options.turns) as step,
     ):
         starts = {v.name: start(v, shape, options) for v in variants}
         beside = [PROBE] if options.threads > 1 else []  # one thread waits for no other
         if beside:
-            starts[PROBE] = _start_probe(Path(scratch), options)
+            starts[PROBE] = _start_probe(scratch, options)
         turns = take_turns_until_precise(
             variants[0].name, starts, turn_options, beside=beside, then=then, progress=step.advance
         )
@@ -192,7 +191,7 @@ def _speedups(
     probe = probe_times(
         {t.place: t.times_ms[PROBE] for t in turns if t.others <= limit and PROBE in t.times_ms}
     )
-    with FileLock(file.with_suffix(".lock")):
+    with place_errors(file), locked(file.with_suffix(".lock")):
         history = read_history(file)
         speedups = {
             name: EQUAL if name == reference else speedup_of(times[name], probe, history, keys[name])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from quantlib.machine import hardware
 from quantlib.measuring.block_times import time_blocks
 from quantlib.measuring.latency.shapes import Shape
 from quantlib.support.cache import versions_key
+from quantlib.support.directories import temporary_dir
 from quantlib.support.files import write_json
 from quantlib.support.progress import Step
 
@@ -38,14 +38,14 @@ def block_costs(work: Work, fp32: Variant, *, compiled: bool) -> dict[str, pruni
     shape = Shape(options.batch_size, options.seq_len)
 
     def measure(directory: Path, step: Step) -> None:
-        with tempfile.TemporaryDirectory() as scratch:
+        with temporary_dir() as scratch:
             times = time_blocks(
                 different,
                 recipe,
                 shape,
                 options.session,
                 turn_options_of(options),
-                Path(scratch),
+                scratch,
                 progress=step.advance,
             )
         write_json(directory / "times.json", [asdict(times[form]) for form in different])

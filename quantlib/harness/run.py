@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
@@ -18,6 +19,15 @@ from quantlib.harness.session import Session, wrong_use
 from quantlib.machine import hardware
 from quantlib.support.cache import versions_key
 from quantlib.support.errors import InputError
+
+
+@contextmanager
+def _ends_by_ctrl_c() -> Iterator[None]:
+    """Ctrl-C ends pytest as it does in a test; in its hooks it would give a traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        pytest.exit("interrupted: the baseline is as it was", returncode=pytest.ExitCode.INTERRUPTED)
 
 
 class Harness:
@@ -103,7 +113,7 @@ class Harness:
     def pytest_sessionfinish(self, session: pytest.Session) -> Iterator[None]:
         """Fail a gate that gated nothing; do not save what failed as a future baseline."""
         if self.gate is not None and not self.config.option.collectonly:
-            with wrong_use():
+            with wrong_use(), _ends_by_ctrl_c():
                 self.gate.finish(session)
         refuse_to_save(session)
         return (yield)

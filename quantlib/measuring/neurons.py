@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from quantlib.compression import pruning
 from quantlib.compression.calibration import Gram
 from quantlib.data.features import Feature
+from quantlib.support.directories import temporary_dir
 
 Logits = npt.NDArray[np.float32]
 
@@ -37,8 +37,8 @@ def block_sensitivities(
     """
     exact = predict(onnx_path)
     sensitivities = []
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "model.onnx"
+    with temporary_dir() as scratch:
+        path = scratch / "model.onnx"
         for block in (each for each in pruning.blocks_of(onnx_path) if each.name in orders):
             pruning.prune_onnx(onnx_path, path, {block.name: block.half}, grams, orders)
             error = float(np.square(np.subtract(predict(path), exact, dtype=np.float64)).mean())

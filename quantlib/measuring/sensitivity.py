@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from quantlib.data.features import Feature
 from quantlib.data.tasks import Task
 from quantlib.measuring import accuracy
 from quantlib.onnx_model import layers
+from quantlib.support.directories import temporary_dir
 from quantlib.support.errors import InputError
 
 # A budget is met if the drop stays below it with this confidence. The upper end of a two-sided 80 % interval
@@ -234,8 +234,8 @@ def _try(problem: Problem, lifted: int, recipe: Recipe, exact: Logits) -> Trial:
 
 
 def _variant_logits(problem: Problem, recipe: Recipe, rows: Sequence[Feature]) -> Logits:
-    with tempfile.TemporaryDirectory() as scratch:
-        out = Path(scratch) / "model.onnx"
+    with temporary_dir() as scratch:
+        out = scratch / "model.onnx"
         path = quantize_onnx(problem.onnx_path, out, recipe, problem.ranges, problem.grams)
         return _logits(problem, path, rows)
 

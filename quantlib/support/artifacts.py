@@ -14,6 +14,7 @@ from quantlib.support.directories import atomic_dir
 from quantlib.support.errors import InputError, Unavailable
 from quantlib.support.eviction import lock_of, shrink
 from quantlib.support.files import RECORD, make_dir, place_errors, sha256_file, sha256_json
+from quantlib.support.locks import locked
 
 CHUNK_BYTES = 16 * 2**20
 
@@ -148,11 +149,9 @@ def finish(cache: Cache, token: str, artifact: Artifact) -> None:
         InputError: the cache cannot be written.
         Unavailable: a file has other bytes than it should have.
     """
-    from filelock import FileLock
-
     incoming, path = _incoming(cache, token), artifact.path(cache.root)
     make_dir(path.parent)
-    with place_errors(path, scratch=incoming), FileLock(lock_of(path)):
+    with place_errors(path, scratch=incoming), locked(lock_of(path)):
         if not artifact.is_in(cache.root):
             _check(incoming, artifact)
             with atomic_dir(path) as new:

@@ -21,9 +21,10 @@ from typing import Any
 from quantlib.support.code import code_key
 from quantlib.support.directories import atomic_dir
 from quantlib.support.errors import InputError
-from quantlib.support.eviction import begin_run, lock_of, shrink
+from quantlib.support.eviction import begin_run, lock_of, mark_used, shrink
 from quantlib.support.files import RECORD, make_dir, place_errors, sha256_files, sha256_json, write_json
 from quantlib.support.parsing import parse_json_text, read_utf8
+from quantlib.support.locks import locked
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
@@ -125,21 +126,20 @@ class Cache:
         return entry
 
     def _get(self, kind: str, key: Mapping[str, Any], build: Callable[[Path], object]) -> Entry:
-        from filelock import FileLock
-
         path = self._path(kind, key)
         if _looking.get() and not path.is_dir():
             raise NotCached(kind)
         make_dir(path.parent)
-        with place_errors(path, scratch=lock_of(path)), FileLock(lock_of(path)):
+        with place_errors(path, scratch=lock_of(path)), locked(lock_of(path)):
             if _is_whole(path, key):
-                os.utime(path / RECORD)
+                mark_used(path)
                 return Entry(path, hit=True)
             if _looking.get():
                 raise NotCached(kind)
             with atomic_dir(path) as scratch:
                 build(scratch)
                 write_json(scratch / RECORD, {"key": dict(key), "files": sha256_files(scratch)})
+            mark_used(path)
             shutil.rmtree(self.unfinished(kind, key), ignore_errors=True)
         if self.limit_bytes < math.inf:
             shrink(self.root, self.limit_bytes)

@@ -38,6 +38,9 @@ DECIDE_NOTHING = frozenset(
         "support.directories",
         "support.errors",
         "support.eviction",
+        "support.exhaustion",
+        "support.interruption",
+        "support.locks",
         "support.progress",
         "support.scratch",
     }

@@ -13,15 +13,54 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from quantlib.support.errors import InputError
 from quantlib.support.files import make_dir, place_errors, sha256_file
-from quantlib.support.scratch import ASIDE, scratch_dir
+from quantlib.support.locks import locked
+from quantlib.support.scratch import ASIDE, PREFIX, scratch_dir
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
+
+
+@contextmanager
+def temporary_dir() -> Iterator[Path]:
+    """A new directory where the system wants temporary files, removed at the end.
+
+    One that a killed process left is removed when the next one is made; `tempfile` would leave it for ever.
+    Nobody else may read it.
+
+    Raises:
+        InputError: the place cannot be written, or belongs to another user.
+    """
+    system = Path(tempfile.gettempdir())
+    with place_errors(system):
+        place = _own_place(system)
+        with scratch_dir(place) as scratch:
+            yield scratch
+
+
+def _own_place(system: Path) -> Path:
+    """A directory of this user in the system's place for temporary files, which all users share."""
+    place = system / f"bert-quantlib-{os.getuid() if hasattr(os, 'getuid') else 'user'}-scratch"
+    place.mkdir(mode=0o700, exist_ok=True)
+    if hasattr(os, "getuid") and place.lstat().st_uid != os.getuid():
+        raise InputError(f"{place} belongs to another user; name another place with TMPDIR")
+    return place
+
+
+@contextmanager
+def replacing(directory: Path) -> Iterator[None]:
+    """Nobody else replaces the directory, or writes a file into it, in the block.
+
+    Without that, a file that one process writes would go with the directory that another one replaces.
+    """
+    place = directory.resolve()
+    with place_errors(place.parent), locked(place.parent / f"{PREFIX}writes-{place.name}.lock"):
+        yield
 
 
 @contextmanager
@@ -36,29 +75,44 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_files(directory: Path, earlier: Mapping[str, str] | None = None) -> Iterator[Path]:
+def atomic_files(
+    directory: Path, earlier: Callable[[Path], Mapping[str, str]] = lambda _: {}
+) -> Iterator[Path]:
     """Yield a temporary directory; if the block succeeds, its files appear in `directory`, all at once.
 
     Other files in `directory` stay: the new directory has links to them before it takes the old one's place.
+    Of several processes that do this at the same time, the last one wins.
 
     Args:
         directory: made if need be. Its parent must be writable.
-        earlier: {name: SHA-256} of files from an earlier run, which are removed if they are still the same.
+        earlier: {name: SHA-256} of files in a directory that an earlier run wrote, which are removed if they
+            are still the same. Asked when the new directory is ready.
     """
     place = make_dir(directory).resolve()
-    with atomic_dir(place) as new:
+    with (
+        place_errors(place.parent),
+        scratch_dir(place.parent) as scratch,
+        place_errors(place, scratch=scratch),
+    ):
+        new = scratch / "new"
+        new.mkdir()
         try:
             yield new
         except InputError as error:  # name the user's directory, not the temporary one
             raise InputError(str(error).replace(str(new), str(directory))) from error
-        shutil.copymode(place, new)
-        _link_others(place, new, earlier or {})
+        with replacing(place):
+            place.mkdir(exist_ok=True)  # removed in the meantime
+            shutil.copymode(place, new)
+            _link_others(place, new, earlier(place))
+            _replace(place, new, scratch)
 
 
 def _link_others(old: Path, new: Path, earlier: Mapping[str, str]) -> None:
     """Link files of `old` that `new` lacks into `new`, except those of an earlier run."""
     for path in sorted(old.rglob("*")):
         name = path.relative_to(old)
+        if name.parts[0].startswith(PREFIX):
+            continue  # of a process that writes there, or was killed
         target = new / name
         is_dir = path.is_dir() and not path.is_symlink()
         if is_dir and target.is_file():

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import atexit
 import math
+import os
 import shutil
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantlib.support.files import RECORD
-from quantlib.support.scratch import PREFIX, hold_lock, locks, release_lock, remove_stale
+from quantlib.support.locks import left_behind, locked, release_lock
+from quantlib.support.scratch import PREFIX, hold_lock, locks, remove_stale
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 _run_locks: dict[Path, BaseFileLock] = {}  # held until this process ends
+_used_here: set[Path] = set()  # entries that this process has used
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,33 @@ class Stored:
 
 
 def begin_run(root: Path) -> None:
-    """Mark the start of this process's run, and remove temporary directories of killed processes."""
+    """Mark the start of this process's run, and remove what killed processes left: directories and locks."""
     for directory in (root, *root.glob("*/"), *root.glob("*/*.unfinished/")):
         remove_stale(directory)
+    for file in root.glob("*/*.lock"):
+        lock = None if file.name.startswith(PREFIX) else left_behind(file)
+        if lock is not None:
+            release_lock(lock)
     if root not in _run_locks:
         _run_locks[root] = hold_lock(root)
         atexit.register(release_lock, _run_locks[root])
+
+
+def used_caches() -> list[Path]:
+    """The caches that this process has opened."""
+    return list(_run_locks)
+
+
+def mark_used(entry: Path, clock: Callable[[], float] = time.time) -> None:
+    """Note that an entry is used now.
+
+    Never before this process's run began: a clock that is set back must not make what the run uses look old.
+    """
+    _used_here.add(entry.absolute())
+    began = _run_locks.get(entry.absolute().parent.parent)
+    # In nanoseconds: a float that is written and read again may be a little less.
+    used_ns = max(int(clock() * 1e9), 0 if began is None else Path(began.lock_file).stat().st_mtime_ns)
+    os.utime(entry / RECORD, ns=(used_ns, used_ns))
 
 
 def lock_of(path: Path) -> Path:
@@ -64,11 +90,25 @@ def shrink(root: Path, limit_bytes: float) -> int:
     """
     entries = stored(root)
     size = before = sum(entry.size_bytes for entry in entries)
-    oldest_run = _oldest_run(root)
+    free = _free(root)
     for entry in entries:
-        if size > limit_bytes and entry.used < oldest_run and _remove(entry):
+        if size > limit_bytes and free(entry) and _remove(entry):
             size -= entry.size_bytes
     return before - size
+
+
+def _free(root: Path) -> Callable[[Stored], bool]:
+    """Whether no living run used an entry.
+
+    One that was used in the future, by a clock that has been set back since, counts as used by any other run.
+    """
+    began = _living_runs(root)
+    own = _run_locks.get(root.absolute())
+    others = [file for file in began if own is None or file.absolute() != Path(own.lock_file).absolute()]
+    oldest, now = min(began.values(), default=math.inf), time.time()
+    return lambda entry: (
+        entry.used < oldest or (not others and entry.used > now and entry.path.absolute() not in _used_here)
+    )
 
 
 def _used(path: Path) -> float:
@@ -77,24 +117,24 @@ def _used(path: Path) -> float:
     return max(file.stat().st_mtime for file in files)
 
 
-def _oldest_run(root: Path) -> float:
-    """When the oldest living run began, in seconds since 1970; infinity if there is none."""
-    oldest = math.inf
+def _living_runs(root: Path) -> dict[Path, float]:
+    """The locks of living runs, and when each began, in seconds since 1970."""
+    began = {}
     for file, lock in locks(root):
         if lock is not None:
             release_lock(lock)
         else:
             with suppress(FileNotFoundError):
-                oldest = min(oldest, file.stat().st_mtime)
-    return oldest
+                began[file] = file.stat().st_mtime
+    return began
 
 
 def _remove(entry: Stored) -> bool:
     """Remove an entry, unless it is being built or has been used since; whether it was removed."""
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     try:
-        with FileLock(lock_of(entry.path), timeout=0):
+        with locked(lock_of(entry.path), timeout=0):
             if _used(entry.path) > entry.used:
                 return False
             if entry.path.is_dir():

@@ -23,6 +23,7 @@ from quantlib.support.scratch import scratch_dir
 # The file of a cache entry that lists the others; its time of change says when the entry was used.
 RECORD = "entry.json"
 
+_NO_LOCKS = "its file system has no locks (flock), without which two processes would write one file"
 # Errors of the file system that a user can mend, in the user's words.
 _PLACE_ERRORS = {
     errno.ENOSPC: "no space left on the disk",
@@ -36,6 +37,9 @@ _PLACE_ERRORS = {
     errno.EISDIR: "a directory stands where a file is needed",
     errno.ELOOP: "its symbolic links go in a circle",
     errno.ENAMETOOLONG: "the name is too long",
+    errno.ENOLCK: _NO_LOCKS,
+    errno.EOPNOTSUPP: _NO_LOCKS,
+    errno.ENOSYS: _NO_LOCKS,
     errno.EBUSY: "it is in use, as a mount point is; name a directory inside it",
 }
 # Only writing raises these, even if the error of a copy names its source.

@@ -38,7 +38,9 @@ def revision_of(checkout: Path) -> Revision | None:
 
 @contextmanager
 def worktree(checkout: Path, commit: str, parent: Path) -> Iterator[Path]:
-    """A temporary directory in `parent` with the files of a commit, as git's worktree.
+    """A temporary directory in `parent` with the files of a commit.
+
+    It is no worktree of git's: the repository would list one whose process was killed.
 
     Raises:
         Unavailable: there is no git, no repository, or no such commit in it, as in a shallow clone.
@@ -50,32 +52,34 @@ def worktree(checkout: Path, commit: str, parent: Path) -> Iterator[Path]:
             f"revision {commit[:12]} is not in this repository (a shallow clone has the newest one only)"
         ) from error
     with scratch_dir(parent) as scratch:
-        tree = scratch / "tree"
-        run_git(checkout, "worktree", "add", "--detach", "--quiet", str(tree), commit)
-        try:
-            yield tree
-        finally:
-            run_git(checkout, "worktree", "remove", "--force", str(tree))
+        tree, index = scratch / "tree", str((scratch / "index").absolute())
+        top = Path(run_git(checkout, "rev-parse", "--show-toplevel"))
+        run_git(top, "read-tree", commit, index=index)
+        run_git(top, "checkout-index", "--all", "--quiet", f"--prefix={tree.absolute()}/", index=index)
+        yield tree
 
 
-def run_git(directory: Path, *arguments: str, given: str | None = None) -> str:
+def run_git(directory: Path, *arguments: str, given: str | None = None, index: str | None = None) -> str:
     """What git prints, without white space at its ends.
 
     Args:
         directory: in the repository.
         arguments: of git.
         given: its standard input.
+        index: the file to use as git's index; the repository's own by default.
 
     Raises:
         Unavailable: git is not installed, or it failed; the message is its last line.
     """
-    return git_bytes(directory, *arguments, given=given).decode("utf-8", errors="replace").strip()
+    printed = git_bytes(directory, *arguments, given=given, index=index)
+    return printed.decode("utf-8", errors="replace").strip()
 
 
-def git_bytes(directory: Path, *arguments: str, given: str | None = None) -> bytes:
+def git_bytes(directory: Path, *arguments: str, given: str | None = None, index: str | None = None) -> bytes:
     """`run_git`, for output that is no text, or whose ends matter."""
     # Inside a hook git names the repository in variables, which would win over the directory.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment |= {} if index is None else {"GIT_INDEX_FILE": index}
     command = ["git", "-C", str(directory), *arguments]
     try:
         result = subprocess.run(

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantlib.support.locks import acquire, file_lock, left_behind, release_lock
+
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
@@ -33,45 +35,27 @@ def scratch_dir(parent: Path) -> Iterator[Path]:
         path.mkdir()
         yield path
     finally:
-        _clear(path)
-        release_lock(lock)
+        _end(path, lock)
 
 
 def hold_lock(parent: Path) -> BaseFileLock:
     """A lock of a new name in `parent`, held until it is released or this process ends."""
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     while True:
-        lock = FileLock(parent / f"{PREFIX}{secrets.token_hex(6)}.lock")
+        lock = file_lock(parent / f"{PREFIX}{secrets.token_hex(6)}.lock")
         with suppress(Timeout):  # another process takes it for stale before it is held
-            lock.acquire(timeout=0)
+            acquire(lock, timeout=0)
             if os.path.lexists(lock.lock_file):
                 return lock
             lock.release()
 
 
-def release_lock(lock: BaseFileLock) -> None:
-    """Release a lock and remove its file."""
-    with suppress(OSError):  # Windows removes no open file; there `release` does it
-        Path(lock.lock_file).unlink()
-    lock.release()
-
-
 def locks(parent: Path) -> Iterator[tuple[Path, BaseFileLock | None]]:
     """The lock files in `parent`, each with its lock if it could be acquired: then its process has ended."""
-    from filelock import FileLock, Timeout
-
     for file in sorted(parent.glob(f"{PREFIX}*.lock")):
-        lock = FileLock(file)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield file, None
-        except FileNotFoundError:
-            continue
-        except PermissionError:  # of another user, who may be alive
-            yield file, None
-        else:
+        lock = left_behind(file)
+        if lock is not None or os.path.lexists(file):
             yield file, lock
 
 
@@ -79,8 +63,16 @@ def remove_stale(parent: Path) -> None:
     """Remove temporary directories in `parent` whose process has ended."""
     for file, lock in locks(parent):
         if lock is not None:
-            _clear(file.with_suffix(""))
-            release_lock(lock)
+            _end(file.with_suffix(""), lock)
+
+
+def _end(scratch: Path, lock: BaseFileLock) -> None:
+    """Remove a temporary directory and its lock; where that fails, the lock file stays for the next sweep."""
+    _clear(scratch)
+    if scratch.exists():
+        lock.release()
+    else:
+        release_lock(lock)
 
 
 def _clear(scratch: Path) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from filelock import FileLock
 
 from quantlib.support.files import make_dir
-from quantlib.support.scratch import hold_lock, locks, release_lock
+from quantlib.support.locks import release_lock
+from quantlib.support.scratch import hold_lock, locks
 
 _POLL_SECONDS = 0.05
 

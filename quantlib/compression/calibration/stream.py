@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from quantlib.compression.calibration.histogram import BINS, FloatArray
 from quantlib.compression.calibration.statistics import Statistics, TensorStatistics, merge, observe
 from quantlib.data.features import Feed
 from quantlib.machine.sessions import feed_for, open_session, run_session
+from quantlib.support.directories import temporary_dir
 from quantlib.support.errors import InputError
 from quantlib.support.files import place_errors
 
@@ -149,8 +149,8 @@ def session_for(
     model: onnx.ModelProto, names: list[str], threads: int | None
 ) -> onnxruntime.InferenceSession:
     """A session with these tensors as outputs and no node fused; the model is changed in place."""
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "augmented.onnx"
+    with temporary_dir() as scratch:
+        path = scratch / "augmented.onnx"
         with place_errors(path):
             graph.save(graph.with_outputs(model, names), path)
         # Without spinning: waiting threads would occupy the core that folds.

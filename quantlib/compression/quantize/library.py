@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import numpy as np
 
 from quantlib.compression.calibration import Ranges
 from quantlib.compression.recipes.recipe import Recipe
+from quantlib.support.directories import temporary_dir
 
 if TYPE_CHECKING:
     import onnx
@@ -41,8 +41,8 @@ def _static(model: onnx.ModelProto, out_path: Path, recipe: Recipe, ranges: Rang
 
     # Ranges are passed as a finished calibration, so that the library does not calibrate itself.
     data = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.of.items()}
-    with tempfile.TemporaryDirectory() as scratch:
-        table = Path(scratch) / "ranges.json"
+    with temporary_dir() as scratch:
+        table = scratch / "ranges.json"
         save_tensors_data(TensorsData(CalibrationMethod.MinMax, data), table)
         quantize_static(
             model,

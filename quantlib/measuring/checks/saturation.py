@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from quantlib.measuring.checks.check import Check, changed_cell, changed_words
 from quantlib.measuring.checks.logits import Progress, labels_changed, largest_change, need_rows, predict
 from quantlib.onnx_model.coverage import has_integer_products
 from quantlib.support.columns import Column
+from quantlib.support.directories import temporary_dir
 from quantlib.support.errors import InputError
-from quantlib.support.files import place_errors
 
 SATURATION_ROWS = 64
 
@@ -76,9 +75,8 @@ def check_saturation(
     feeds = [feed for _, feed in batches(sample, 32)]
     model = load_model(onnx_path, threads=threads)
     usual = [predict(model, feed, task) for feed in feeds]
-    place = Path(tempfile.gettempdir())
-    with place_errors(place), tempfile.TemporaryDirectory(dir=place) as scratch:
-        copy = _unshared(onnx_path, Path(scratch) / "model.onnx")
+    with temporary_dir() as scratch:
+        copy = _unshared(onnx_path, scratch / "model.onnx")
         try:
             model = load_model(copy, threads=threads, quant_precision=True)
         except InputError:

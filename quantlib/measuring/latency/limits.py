@@ -40,9 +40,11 @@ def at_most(seconds: float, kill: Callable[[], None]) -> Iterator[threading.Even
         kill()
 
     timer = threading.Timer(seconds, end)
-    timer.start()
+    timer.daemon = True  # Ctrl-C may come before it can be cancelled, and a process waits for other threads
     try:
+        timer.start()
         yield overdue
     finally:
         timer.cancel()
-        timer.join()
+        if timer.ident is not None:
+            timer.join()

@@ -23,11 +23,12 @@ from quantlib.machine.engines import DEFAULT_ENGINE, get_engine
 from quantlib.machine.sessions import default_threads
 from quantlib.measuring.latency.limits import TimeLimits, at_most
 from quantlib.measuring.latency.stats import WAKE_SECONDS
+from quantlib.support.directories import temporary_dir
 from quantlib.support.errors import InputError
 
 Feeds = Sequence[Mapping[str, npt.NDArray[Any]]]
 
-_WORKER = (sys.executable, "-P", "-m", "quantlib.measuring.latency.worker")
+_WORKER = (sys.executable, "-P", "-m", "quantlib.measuring.latency.orphan")
 _CLOSE_SECONDS = 10.0
 
 
@@ -122,11 +123,11 @@ class TimedProcess:
         """
         if not feeds:
             raise ValueError(f"no feeds to time {self.onnx_path} on")
-        with tempfile.TemporaryDirectory() as directory:
+        with temporary_dir() as directory:
             for index, feed in enumerate(feeds):
                 arrays: dict[str, Any] = dict(feed)
-                np.savez(Path(directory) / f"{index:06d}.npz", **arrays)
-            self._ask("feeds", directory=directory)
+                np.savez(directory / f"{index:06d}.npz", **arrays)
+            self._ask("feeds", directory=str(directory))
         self._slowest_ms = None
 
     def time(self, runs: int, *, warmup_runs: int = 0, wake_seconds: float = WAKE_SECONDS) -> list[float]:

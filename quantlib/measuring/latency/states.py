@@ -105,12 +105,12 @@ def read_history(path: Path) -> History:
                 for model, pairs in values["ratios"].items()
             },
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return History()
 
 
 def write_history(path: Path, history: History) -> None:
-    """Write a history as JSON.
+    """Write a history as JSON, with the SHA-256 of its values: a changed digit would be read as a time.
 
     Raises:
         InputError: the file cannot be written.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from quantlib.measuring.latency.stats import NUM_RUNS, WAKE_SECONDS, WARMUP_RUNS
 from quantlib.measuring.profile.operations import Operations, Tensor, count
 from quantlib.onnx_model.roles import layer_number
 from quantlib.onnx_model.roles import role as linear_role
+from quantlib.support.directories import temporary_dir
 from quantlib.support.errors import InputError
 
 _KERNEL = "_kernel_time"
@@ -99,8 +99,8 @@ def trace(
         RuntimeError: the model failed while it ran.
     """
     with (
-        tempfile.TemporaryDirectory() as directory,
-        TimedProcess(onnx_path, feeds, config, profile_prefix=Path(directory) / "trace") as process,
+        temporary_dir() as directory,
+        TimedProcess(onnx_path, feeds, config, profile_prefix=directory / "trace") as process,
     ):
         process.time(num_runs, warmup_runs=warmup_runs, wake_seconds=wake_seconds)
         return read_trace(process.end_profiling(), num_runs)

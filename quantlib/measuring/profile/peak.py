@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from quantlib.machine.sessions import SessionConfig
 from quantlib.measuring.latency.process import TimedProcess
 from quantlib.measuring.profile.operations import Operations
+from quantlib.support.directories import temporary_dir
 
 if TYPE_CHECKING:
     import onnx
@@ -62,8 +62,8 @@ def measure_peak(config: SessionConfig, seconds: float = _SECONDS) -> Peak:
     """
     gops = {}
     for kind in ("float", "integer"):
-        with tempfile.TemporaryDirectory() as directory:
-            path = Path(directory) / "product.onnx"
+        with temporary_dir() as directory:
+            path = directory / "product.onnx"
             path.write_bytes(_model(kind).SerializeToString())
             gops[kind] = max(_measured(path, kind, config, seconds))
     return Peak(gops["float"], gops["integer"], config.threads)

@@ -95,6 +95,24 @@ def read_task(directory: Path, name: str | None = None, run: Mapping[str, Any] |
     Raises:
         InputError: results.json or run.json is missing, or a file is damaged.
     """
+    while True:
+        before = _identity(directory)
+        try:
+            read = _read_task(directory, name, run)
+        except InputError:
+            if _identity(directory) == before:
+                raise
+        else:
+            if _identity(directory) == before:
+                return read
+        # Another run has replaced the directory meanwhile: its files are not to be mixed with older ones.
+
+
+def _identity(directory: Path) -> int | None:
+    return directory.stat().st_ino if directory.is_dir() else None
+
+
+def _read_task(directory: Path, name: str | None, run: Mapping[str, Any] | None) -> TaskRun:
     values, place = results.read_results(directory / RESULTS), directory / RUN
     try:
         facts = (

@@ -11,6 +11,7 @@ from quantlib.report.page.files import TaskRun, read_task, task_directories
 from quantlib.report.page.html import render
 from quantlib.report.page.view import TaskView, explanations
 from quantlib.support.cache import installed_version
+from quantlib.support.directories import replacing
 from quantlib.support.files import write_text
 from quantlib.support.plotting import NO_PLOTS, can_plot
 
@@ -44,10 +45,11 @@ def write_reports(output_dir: Path) -> list[Path]:
         InputError: no results, a file is missing or damaged, or the directory cannot be written.
     """
     directories = task_directories(output_dir)
-    views = [view_of(read_task(directory), number) for number, directory in enumerate(directories)]
-    pages = [directory / FILE for directory in directories]
-    for path, view in zip(pages, views, strict=True):
-        write_text(path, page([view]))
+    views, pages = [], [directory / FILE for directory in directories]
+    for number, directory in enumerate(directories):
+        with replacing(directory):
+            views.append(view_of(read_task(directory), number))
+            write_text(pages[number], page(views[-1:]))
     if len(views) > 1:
         pages.append(output_dir / FILE)
         write_text(pages[-1], page(views))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from quantlib.support.cache import Cache
 
 STATE_FILE = "training.pt"
-CHECKPOINT_VERSION = 3  # 3: with the teacher's known logits
+CHECKPOINT_VERSION = 4  # 4: behind the SHA-256 of its bytes
 MAX_HELD_OUT = 1000
 
 

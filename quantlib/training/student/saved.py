@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import pickle
 import zipfile
 import zlib
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from quantlib.support.files import atomic_file
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 Score = tuple[float, float]
 """A score on held-out rows, higher is better; the second value decides between equal first ones."""
@@ -59,7 +63,7 @@ def restore_random_state(state: list[Any]) -> None:
 
 
 def save_state(path: Path, job: str, state: TrainingState) -> None:
-    """Write the state of the training `job`, whole or not at all.
+    """Write the state of the training `job`, whole or not at all, behind the SHA-256 of its bytes.
 
     Raises:
         InputError: the place cannot be written.
@@ -67,8 +71,11 @@ def save_state(path: Path, job: str, state: TrainingState) -> None:
     import torch
 
     fields = {name: getattr(state, name) for name in TrainingState.__dataclass_fields__}
+    written = io.BytesIO()
+    torch.save({"job": job, **fields}, written)
     with atomic_file(path) as scratch, scratch.open("wb") as file:
-        torch.save({"job": job, **fields}, file)
+        file.write(hashlib.sha256(written.getbuffer()).digest())
+        file.write(written.getbuffer())
 
 
 class DamagedError(Exception):
@@ -78,8 +85,8 @@ class DamagedError(Exception):
 def load_state(path: Path, job: str) -> TrainingState | None:
     """The state of the training `job`; None if there is no file, or it is of another training.
 
-    Read with `weights_only`: tensors and plain values, no code. PyTorch does not look at the check sums that
-    it writes, and would go on from weights with a wrong bit.
+    Read with `weights_only`: tensors and plain values, no code. torch does not notice a weight whose bytes
+    have changed, so their hash is checked first.
 
     Raises:
         DamagedError: the file cannot be read, or holds something else.
@@ -87,10 +94,11 @@ def load_state(path: Path, job: str) -> TrainingState | None:
     import torch
 
     try:
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                raise DamagedError(path.name)
-        fields = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            digest, written = file.read(_DIGEST_BYTES), file.read()
+        if hashlib.sha256(written).digest() != digest:
+            raise ValueError("other bytes than were written")
+        fields = torch.load(io.BytesIO(written), map_location="cpu", weights_only=True)
         return TrainingState(**fields) if fields.pop("job") == job else None
     except FileNotFoundError:
         return None

@@ -1,0 +1,494 @@
+"""Run commands where a machine is hostile: full disks, damaged caches, many at once, limits, no locks.
+
+    python bench/faults/bad_places.py --seed 1 [--cases full_disk,damage] [--world DIR]
+
+What has to hold: exit code 0, or 2 with one line that says what is wrong; nothing that a later command would
+read as good is broken; and in a good place the same command ends with the artifacts of an undisturbed run.
+Full and read-only disks are tmpfs, which takes root; without it those cases are left out, and it is said.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from attempts import Ended, Prepare, Strike, run
+from kills import Good, undisturbed
+from world import (
+    CACHE,
+    RUNS,
+    SCENARIOS,
+    artifacts,
+    broken,
+    differences,
+    fill_place,
+    leftovers,
+    main_of,
+    make_world,
+    new_place,
+)
+
+_MB = 2**20
+
+
+@dataclass
+class Report:
+    """What became of the cases of a kind. ends: how the commands ended. failures: in words."""
+
+    tried: int = 0
+    ends: Counter[str] = field(default_factory=Counter)
+    failures: list[str] = field(default_factory=list)
+
+    def add(self, what: str, ended: Ended, wrong: Sequence[str]) -> None:
+        """Count a case, and show what is wrong with it."""
+        self.tried += 1
+        said = ended.err.strip().splitlines()
+        self.ends[f"code {ended.code}" + (f": {_general(said[-1])}" if said else "")] += 1
+        self.failures += [f"{what}: {each}" for each in wrong]
+        for each in wrong:
+            print(f"  FAILED {what}: {each}", flush=True)
+
+
+def _general(line: str) -> str:
+    """The reason in an error, without the file."""
+    return line.rsplit(": ", 1)[-1][:100]
+
+
+@dataclass(frozen=True)
+class Place:
+    """The world, its undisturbed runs by scenario, and what draws."""
+
+    root: Path
+    good: dict[str, Good]
+    draw: random.Random
+
+
+def judge(ended: Ended, codes: Sequence[int] = (0, 2)) -> list[str]:
+    """What is wrong with how a command ended."""
+    wrong = [f"lives on: {each}" for each in ended.left]
+    if ended.code not in codes:
+        wrong.append(f"exit code {ended.code}: {ended.err[-3000:]}")
+    elif ended.code == 2:
+        lines = ended.err.strip().splitlines()
+        if len(lines) != 1 or not lines[0].startswith("error: "):
+            wrong.append(f"said {ended.err!r}")
+    return wrong
+
+
+def again(at: Place, name: str, place: Path) -> list[str]:
+    """What is wrong after the command has run once more, in peace."""
+    ended = run(main_of(at.root, SCENARIOS[name]), place)
+    wrong = [] if ended.code == 0 else [f"the second run: {ended}"]
+    wrong += differences(at.good[name].artifacts, artifacts(place))
+    return wrong + [f"left: {each}" for each in leftovers(place)]
+
+
+def prepared(
+    at: Place, report: Report, name: str, what: str, prepare: Prepare | None, *, processes: bool = True
+) -> None:
+    """A scenario in a process that something is done to first; then again without."""
+    place = new_place(at.root, "bad", SCENARIOS[name])
+    main = main_of(at.root, SCENARIOS[name], processes=processes)
+    ended = run(main, place, prepare=prepare)
+    report.add(f"{name}, {what}", ended, [*judge(ended), *broken(place), *again(at, name, place)])
+
+
+# A disk that is full
+
+
+def full_disk(at: Place) -> Iterator[Report]:
+    """A tmpfs that fills at any moment: the cache, the results, or both are on it."""
+    report = Report()
+    for index in range(30):
+        name = ("run", "prune", "gate")[index % 3]
+        part = ("", CACHE, RUNS if name != "gate" else "baseline")[index // 3 % 3]
+        place = at.root / "bad"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        good = at.root / f"good-{name}" / part
+        needed = sum(-(-path.lstat().st_size // 4096) * 4096 + 4096 for path in good.rglob("*"))
+        started = _started_bytes(at.root, name, part)
+        size = int(started + at.draw.random() * 1.2 * max(65536, needed - started))
+        with tmpfs(place, part, size, at.root, name):
+            ended = run(main_of(at.root, SCENARIOS[name]), place)
+            wrong = [*judge(ended), *broken(place)]
+            _mount("-o", "remount,size=1g", str(place / part))
+            wrong += again(at, name, place)
+        report.add(f"{name}, {part or 'all'} on a disk of {size} bytes", ended, wrong)
+    yield report
+
+
+def _started_bytes(root: Path, name: str, part: str) -> int:
+    scenario = SCENARIOS[name]
+    taken = [root / f"good-{scenario.start}" / each for each in scenario.takes if part in ("", each)]
+    return 65536 + sum(8192 + path.lstat().st_size for each in taken for path in each.rglob("*"))
+
+
+@contextmanager
+def tmpfs(place: Path, part: str, size: int, root: Path, name: str) -> Iterator[None]:
+    """The place of a scenario, or a part of it, on a file system of its own."""
+    mounted = place / part
+    mounted.mkdir(exist_ok=True)
+    start = root / "start"
+    shutil.rmtree(start, ignore_errors=True)
+    start.mkdir()
+    fill_place(root, start, SCENARIOS[name])
+    _mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(mounted))
+    try:
+        shutil.copytree(start, place, dirs_exist_ok=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(mounted)], check=True)
+
+
+def _mount(*words: str) -> None:
+    subprocess.run(["mount", *words], check=True)
+
+
+def can_mount(root: Path) -> bool:
+    """Whether this user may mount file systems."""
+    place = root / "mount"
+    place.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(place)], capture_output=True)
+    if done.returncode == 0:
+        subprocess.run(["umount", str(place)], check=True)
+    return done.returncode == 0
+
+
+def write_errors(at: Place) -> Iterator[Report]:
+    """Writing fails from the N-th operation on: no space, no quota, an I/O error."""
+    report = Report()
+    for index in range(30):
+        name = ("run", "prune", "gate", "report", "distil")[index % 5]
+        number = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)[index % 3]
+        operation = at.draw.randint(1, max(1, at.good[name].operations))
+        what = f"{errno.errorcode[number]} from operation {operation}"
+        prepared(at, report, name, what, partial(fail_from, operation, number))
+    yield report
+
+
+def fail_from(operation: int, number: int) -> None:
+    """From the N-th operation on files, let everything that needs space fail."""
+    count = 0
+
+    def fail(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if event == "open":
+            path, mode, flags = arguments
+            writes = isinstance(flags, int) and flags & (os.O_CREAT | os.O_WRONLY)
+            if not (writes or set(mode or "") & set("wax")) or "/dev/" in str(path) or ".logs" in str(path):
+                return
+        elif event not in ("os.mkdir", "os.rename", "os.link"):
+            return
+        count += 1
+        if count >= operation:
+            raise OSError(number, os.strerror(number), str(arguments[0]))
+
+    sys.addaudithook(fail)
+
+
+def read_only(at: Place) -> Iterator[Report]:
+    """The cache, the results, or the place for temporary files cannot be written."""
+    report = Report()
+    for name in ("run", "gate", "report"):
+        for part in (CACHE, RUNS, "baseline", "tmp"):
+            place = new_place(at.root, "bad", SCENARIOS[name])
+            (place / part).mkdir(exist_ok=True)
+            _mount("--bind", str(place / part), str(place / part))
+            _mount("-o", "remount,bind,ro", str(place / part))
+            try:
+                ended = run(main_of(at.root, SCENARIOS[name]), place)
+                wrong = [*judge(ended), *broken(place)]
+            finally:
+                subprocess.run(["umount", str(place / part)], check=True)
+            for each in (RUNS, "baseline", CACHE):  # not there in an undisturbed run
+                if (place / each).is_dir() and not any((place / each).iterdir()):
+                    (place / each).rmdir()
+            wrong += again(at, name, place)
+            report.add(f"{name}, {part} read-only", ended, wrong)
+    yield report
+
+
+# A cache that goes, or is damaged
+
+
+def vanish(at: Place) -> Iterator[Report]:
+    """The cache, or the directory of results, is removed while a command runs."""
+    report = Report()
+    for index in range(30):
+        name = ("run", "gate", "prune", "report")[index % 4]
+        part = CACHE if index % 3 and name != "report" else RUNS
+        operation = at.draw.randint(1, max(1, at.good[name].operations))
+        place = new_place(at.root, "bad", SCENARIOS[name])
+        prepare = partial(remove_at, operation, part)
+        ended = run(main_of(at.root, SCENARIOS[name]), place, prepare=prepare)
+        wrong = [*judge(ended), *broken(place)]
+        if name == "report":  # its results are gone, as they should be
+            place = new_place(at.root, "bad", SCENARIOS[name])
+        report.add(
+            f"{name}, {part} removed at operation {operation}", ended, [*wrong, *again(at, name, place)]
+        )
+    yield report
+
+
+def remove_at(operation: int, part: str) -> None:
+    """Remove a directory at the N-th operation on files."""
+    count, busy = 0, False
+
+    def remove(event: str, _: tuple[Any, ...]) -> None:
+        nonlocal count, busy
+        if busy or not event.startswith(("os.rename", "os.mkdir", "os.remove", "os.utime", "os.rmdir")):
+            return
+        count += 1
+        if count == operation:
+            busy = True
+            shutil.rmtree(part, ignore_errors=True)
+            busy = False
+
+    sys.addaudithook(remove)
+
+
+def damage(at: Place) -> Iterator[Report]:
+    """A random byte of a file in the cache is another one, or the file is cut; of every kind of entry."""
+    report, tried = Report(), set[str]()
+    for name in ("run", "distil", "prune", "gate"):
+        files: dict[str, list[Path]] = {}
+        good = at.root / f"good-{name}"
+        for path in sorted((good / CACHE).rglob("*")):
+            if path.is_file() and path.stat().st_size:
+                relative = path.relative_to(good)
+                files.setdefault(f"{relative.parts[1]}/{path.name}", []).append(relative)
+        for kind, paths in files.items():
+            if kind in tried:
+                continue
+            tried.add(kind)
+            for how in ("byte", "cut") if name == "run" else ("byte",):
+                place = at.root / "bad"
+                shutil.rmtree(place, ignore_errors=True)
+                shutil.copytree(good, place)
+                shutil.rmtree(place / RUNS, ignore_errors=True)
+                chosen = place / at.draw.choice(paths)
+                damage_file(chosen, how, at.draw)
+                ended = run(main_of(at.root, SCENARIOS[name]), place)
+                wrong = judge(ended, (0,))
+                wrong += broken(place) + differences(at.good[name].artifacts, artifacts(place))
+                report.add(f"{name}, {kind}, {how}", ended, wrong)
+    yield report
+
+
+def damage_file(path: Path, how: str, draw: random.Random) -> None:
+    """Change a random bit of a file, or cut it at a random byte."""
+    content = bytearray(path.read_bytes())
+    position = draw.randrange(len(content))
+    if how == "cut":
+        del content[position:]
+    else:
+        content[position] ^= 1 << draw.randrange(8)
+    path.write_bytes(content)
+
+
+def resume_files(at: Place) -> Iterator[Report]:
+    """The file from which a training goes on has a random byte changed."""
+    report = Report()
+    for index in range(12):
+        place = new_place(at.root, "bad", SCENARIOS["distil"])
+        operation = at.good["distil"].operations
+        states: list[Path] = []
+        while not states:
+            operation = at.draw.randint(operation // 4, operation)
+            shutil.rmtree(place)
+            place = new_place(at.root, "bad", SCENARIOS["distil"])
+            strike = Strike(signal.SIGKILL, operation=operation)
+            run(main_of(at.root, SCENARIOS["distil"]), place, strike)
+            states = list(place.glob(f"{CACHE}/student/*.unfinished/*.pt"))
+            operation = at.good["distil"].operations
+        damage_file(states[0], "cut" if index % 4 == 3 else "byte", at.draw)
+        ended = run(main_of(at.root, SCENARIOS["distil"]), place)
+        wrong = judge(ended, (0,)) + differences(at.good["distil"].artifacts, artifacts(place))
+        report.add("distil, its resume file", ended, [*wrong, *leftovers(place)])
+    yield report
+
+
+# Several at once
+
+
+def at_once(at: Place) -> Iterator[Report]:
+    """Two and eight runs on one cache and one output directory, some of them killed."""
+    report = Report()
+    for count, killed in ((2, 0), (2, 0), (2, 1), (8, 0), (8, 3)):
+        place = new_place(at.root, "bad", SCENARIOS["run"])
+        strikes: list[Strike | None] = [
+            Strike(signal.SIGKILL, operation=at.draw.randint(1, at.good["run"].operations))
+            if index < killed
+            else None
+            for index in range(count)
+        ]
+        main, names = main_of(at.root, SCENARIOS["run"]), [f"logs{index}" for index in range(count)]
+        with ThreadPoolExecutor(count) as pool:
+            futures = [
+                pool.submit(run, main, place, strike, logs_name=name)
+                for strike, name in zip(strikes, names, strict=True)
+            ]
+        all_ended = [future.result() for future in futures]
+        for ended, strike in zip(all_ended, strikes, strict=True):
+            codes = (0,) if strike is None else (-9, 0)
+            report.add(f"{count} at once, {killed} killed", ended, judge(ended, codes))
+        wrong = [*broken(place), *differences(at.good["run"].artifacts, artifacts(place))]
+        report.add(
+            f"after {count} at once, {killed} killed", all_ended[-1], [*wrong, *again(at, "run", place)]
+        )
+    yield report
+
+
+# Limits and systems
+
+
+def clock(at: Place) -> Iterator[Report]:
+    """The clock jumps by ten years in a run, in a cache that is too small for anything."""
+    report = Report()
+    for index in range(10):
+        years = 10 if index % 2 else -10
+        operation = at.draw.randint(1, at.good["run"].operations)
+        place = new_place(at.root, "bad", SCENARIOS["run"])
+        ended = run(main_of(at.root, SCENARIOS["run"]), place, prepare=partial(jump_at, operation, years))
+        wrong = [
+            *judge(ended, (0,)),
+            *broken(place),
+            *differences(at.good["run"].artifacts, artifacts(place)),
+        ]
+        report.add(f"run, {years} years at operation {operation}", ended, [*wrong, *again(at, "run", place)])
+    yield report
+
+
+def jump_at(operation: int, years: float) -> None:
+    """Let the clock jump at the N-th operation on files; the cache has no room."""
+    os.environ["QUANTLIB_CACHE_GIB"] = "0"
+    count, now = 0, time.time
+
+    def jump(event: str, _: tuple[Any, ...]) -> None:
+        nonlocal count
+        count += event.startswith(("os.", "open", "shutil."))
+        if count == operation:
+            time.time = lambda: now() + years * 365 * 86400
+
+    sys.addaudithook(jump)
+
+
+def memory(at: Place) -> Iterator[Report]:
+    """`ulimit -v`, so much more than a process has when it starts."""
+    report = Report()
+    for index in range(20):
+        name = ("run", "distil", "gate")[index % 3]
+        more = int(2 ** at.draw.uniform(0, 10))
+        prepared(at, report, name, f"{more} MB more memory", partial(limit_memory, more))
+    yield report
+
+
+def limit_memory(more_mb: int) -> None:
+    """Allow this process, and those that it starts, so many MB more than it has."""
+    import resource
+
+    import psutil
+
+    limit = psutil.Process().memory_info().vms + more_mb * _MB
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def open_files(at: Place) -> Iterator[Report]:
+    """`ulimit -n`."""
+    report = Report()
+    for index in range(20):
+        name = ("run", "distil", "gate", "report")[index % 4]
+        more = 1 + index * 2
+        prepared(at, report, name, f"{more} more open files", partial(limit_files, more))
+    yield report
+
+
+def limit_files(more: int) -> None:
+    """Allow this process so many open files more than it has."""
+    import resource
+
+    used = max(int(each.name) for each in Path("/proc/self/fd").iterdir()) + 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + more, used + more))
+
+
+def no_locks(at: Place) -> Iterator[Report]:
+    """A file system that knows no flock."""
+    report = Report()
+    for name in ("run", "gate", "report"):
+        for number in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            prepared(at, report, name, f"flock gives {errno.errorcode[number]}", partial(no_flock, number))
+    yield report
+
+
+def no_flock(number: int) -> None:
+    """Let every flock fail."""
+    import fcntl
+
+    def fail(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    fcntl.flock = fail
+
+
+CASES: dict[str, Callable[[Place], Iterator[Report]]] = {
+    "full_disk": full_disk,
+    "write_errors": write_errors,
+    "read_only": read_only,
+    "vanish": vanish,
+    "damage": damage,
+    "resume_files": resume_files,
+    "at_once": at_once,
+    "clock": clock,
+    "memory": memory,
+    "open_files": open_files,
+    "no_locks": no_locks,
+}
+_NEED_ROOT = ("full_disk", "read_only")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--world", type=Path, help="where it all happens; default: a temporary directory")
+    args = parser.parse_args()
+    failures = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        root = make_world((args.world or Path(scratch)).absolute())
+        good = {name: undisturbed(root, name) for name in ("run", "distil", "prune", "gate", "report")}
+        for name in args.cases.split(","):
+            if name in _NEED_ROOT and not can_mount(root):
+                print(f"{name}: left out, this user may not mount a tmpfs")
+                continue
+            started = time.monotonic()
+            for report in CASES[name](Place(root, good, random.Random(f"{args.seed} {name}"))):
+                failures += len(report.failures)
+                print(
+                    f"{name}: {report.tried} tried, {len(report.failures)} failures, "
+                    f"{time.monotonic() - started:.0f} s; {dict(report.ends.most_common())}",
+                    flush=True,
+                )
+    return int(failures > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Errors that say that this process got too little: memory, open files, threads; or lost its files.
+
+Libraries in C++ tell it in words only, and a timing process in its last words.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+_MEMORY, _FILES, _THREADS = "memory", "open files", "threads or processes"
+_ERRNOS = {errno.ENOMEM: _MEMORY, errno.EMFILE: _FILES, errno.ENFILE: _FILES}
+_WORDS = {
+    "bad_alloc": _MEMORY,
+    "bad allocation": _MEMORY,
+    "memoryerror": _MEMORY,
+    "unable to allocate": _MEMORY,
+    "allocate memory": _MEMORY,  # "cannot", "can't" and "failed to"
+    "not enough memory": _MEMORY,
+    "failed to map segment": _MEMORY,  # of a shared library
+    "too many open files": _FILES,
+    "can't start new thread": _THREADS,
+    "pthread_create failed": _THREADS,
+}
+# The command of the shell that shows and raises the limit, and the limit's name in `resource`.
+_LIMITS = {_MEMORY: ("-v", "RLIMIT_AS"), _FILES: ("-n", "RLIMIT_NOFILE"), _THREADS: ("-u", "RLIMIT_NPROC")}
+
+
+def reason_for(error: BaseException, used: Iterable[Path] = ()) -> str | None:
+    """What ended a command, in one line, if the machine or another process did; None for any other error.
+
+    Args:
+        error: with all that led to it.
+        used: directories that the command relies on. A file that was there and is missing now is a reason.
+    """
+    for each in _chain(error):
+        lacking = _lacking(each)
+        if lacking is not None:
+            return f"too little {lacking}{_limit(lacking)}"
+        gone = each.filename if isinstance(each, FileNotFoundError) else None
+        if isinstance(gone, str | Path) and any(Path(gone).absolute().is_relative_to(d) for d in used):
+            return f"{gone} is gone: it was removed while this command used it; run the command again"
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error, what it was raised from, and what it was raised beside."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        each = waiting.pop(0)
+        if id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [other for other in (each.__cause__, each.__context__) if other is not None]
+
+
+def _lacking(error: BaseException) -> str | None:
+    if isinstance(error, MemoryError):
+        return _MEMORY
+    if isinstance(error, OSError) and error.errno in _ERRNOS:
+        return _ERRNOS[error.errno]
+    text = str(error).lower()
+    return next((what for words, what in _WORDS.items() if words in text), None)
+
+
+def _limit(lacking: str) -> str:
+    """What the limit of this process is, where it has one."""
+    if sys.platform == "win32":
+        return ""
+    import resource
+
+    flag, name = _LIMITS[lacking]
+    limit = resource.getrlimit(getattr(resource, name))[0]
+    if limit == resource.RLIM_INFINITY:
+        return ""
+    return f": `ulimit {flag}` allows {f'{limit / 2**20:.0f} MB' if lacking == _MEMORY else limit}"

@@ -1,0 +1,96 @@
+"""A sample of bench/faults, whose scripts do more of it: kills, disks that fail, caches that are damaged."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "bench" / "faults"))
+import bad_places
+import kills
+from attempts import Strike, run
+from world import (
+    CACHE,
+    RUNS,
+    SCENARIOS,
+    artifacts,
+    broken,
+    differences,
+    leftovers,
+    main_of,
+    make_world,
+    new_place,
+)
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and sessions")
+
+# In threads, not in processes, and so as quick as can be.
+_QUICK = (False,)
+
+
+@pytest.fixture(scope="module")
+def at(tmp_path_factory: pytest.TempPathFactory) -> bad_places.Place:
+    root = make_world(tmp_path_factory.mktemp("world"))
+    good = {name: kills.undisturbed(root, name, _QUICK) for name in ("run", "report")}
+    return bad_places.Place(root, good, random.Random(7))
+
+
+@pytest.mark.parametrize("name", ["run", "report"])
+@pytest.mark.parametrize("number", kills.SIGNALS, ids=lambda number: signal.Signals(number).name)
+def test_a_command_that_was_killed_ends_as_if_it_had_not_been(
+    at: bad_places.Place, name: str, number: signal.Signals
+) -> None:
+    strike = Strike(number, operation=at.draw.randint(1, 9 * at.good[name].operations // 10))
+    end, wrong, _ = kills.one_round(at.root, name, at.good[name], strike)
+    assert wrong == []
+    assert end != "had ended"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS], ids=lambda number: errno.errorcode[number])
+def test_a_disk_that_fails_is_one_line(at: bad_places.Place, number: int) -> None:
+    report = bad_places.Report()
+    prepare = partial(bad_places.fail_from, at.draw.randint(1, 60), number)
+    bad_places.prepared(at, report, "run", errno.errorcode[number], prepare, processes=False)
+    assert report.failures == []
+    assert [end[:6] for end in report.ends] == ["code 2"]
+
+
+def test_a_cache_that_vanishes(at: bad_places.Place) -> None:
+    report = bad_places.Report()
+    prepare = partial(bad_places.remove_at, at.draw.randint(20, 60), CACHE)
+    bad_places.prepared(at, report, "run", "its cache is gone", prepare, processes=False)
+    assert report.failures == []
+
+
+@pytest.mark.parametrize("kind", ["quantized", "statistics", "predictions"])
+def test_a_damaged_byte_is_never_read_as_good(at: bad_places.Place, kind: str, tmp_path: Path) -> None:
+    good = at.root / "good-run"
+    place = shutil.copytree(good, at.root / "bad", dirs_exist_ok=True)
+    shutil.rmtree(place / RUNS)
+    for file in sorted((place / CACHE / kind).glob("*/*")):
+        if file.name != "entry.json":
+            bad_places.damage_file(file, "byte", at.draw)
+    assert broken(place)
+    ended = run(main_of(at.root, SCENARIOS["run"]), place)
+    assert ended.code == 0
+    assert differences(at.good["run"].artifacts, artifacts(place)) + broken(place) == []
+    shutil.rmtree(place)
+
+
+def test_two_runs_at_once_one_of_them_killed(at: bad_places.Place) -> None:
+    place, main = new_place(at.root, "bad", SCENARIOS["run"]), main_of(at.root, SCENARIOS["run"])
+    strike = Strike(signal.SIGKILL, operation=at.draw.randint(1, 60))  # early: it may wait for the other
+    with ThreadPoolExecutor() as pool:
+        killed = pool.submit(run, main, place, strike, logs_name="killed")
+        ended = pool.submit(run, main, place, logs_name="other").result()
+    assert (killed.result().code, ended.code) == (-signal.SIGKILL, 0)
+    assert bad_places.again(at, "run", place) + leftovers(place) == []
