@@ -23,8 +23,8 @@ from quantlib.support.directories import atomic_dir
 from quantlib.support.errors import InputError
 from quantlib.support.eviction import begin_run, lock_of, mark_used, shrink
 from quantlib.support.files import RECORD, make_dir, place_errors, sha256_files, sha256_json, write_json
-from quantlib.support.parsing import parse_json_text, read_utf8
 from quantlib.support.locks import locked
+from quantlib.support.parsing import parse_json_text, read_utf8
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
