@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from processes import default_signals
 
 from quantlib.support import interruption
 
@@ -59,7 +60,11 @@ sys.exit(main_process(globals()[sys.argv[1]]))
 def interrupt(what: str, number: int) -> tuple[int, str, str, float]:
     """The exit code, what it says, and the seconds to its end, of a command that is interrupted."""
     with subprocess.Popen(
-        [sys.executable, "-c", COMMAND, what], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", COMMAND, what],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=default_signals,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "there\n"
@@ -113,7 +118,12 @@ def test_ctrl_c_while_a_command_loads(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])}
     command = [sys.executable, "-m", "quantlib", "run"]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=default_signals,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "there\n"

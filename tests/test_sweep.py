@@ -22,6 +22,7 @@ import psutil
 import pytest
 import sweep_work
 import tiny
+from processes import default_signals
 from rich.console import Console
 
 from quantlib.cli.main import quantlib
@@ -659,6 +660,7 @@ def test_a_sweep_that_is_stopped_leaves_no_process(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=default_signals,
     )
     assert process.stdout is not None
     first = process.stdout.readline()  # a job has ended, and others run

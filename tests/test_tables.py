@@ -706,11 +706,8 @@ def test_a_name_in_arrow_that_is_not_utf8(write: Write, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a", "a.xyz", "x" * 300 + ".csv", "a\0.csv"])
 def test_a_missing_file(name: str, tmp_path: Path) -> None:
-    text = refusal(tmp_path / name)
-    assert text in (
-        f"{tmp_path / name}: no such file or directory",
-        f"cannot read {tmp_path / name}: File name too long",
-    )
+    text, shown = refusal(tmp_path / name), str(tmp_path / name).replace("\0", "\\x00")
+    assert text in (f"{shown}: no such file or directory", f"cannot read {shown}: File name too long")
 
 
 @pytest.mark.parametrize("name", ["a.doc", "a", "a.csv.gz", ".csv"])

@@ -64,7 +64,11 @@ def mark_used(entry: Path, clock: Callable[[], float] = time.time) -> None:
     began = _run_locks.get(entry.absolute().parent.parent)
     # In nanoseconds: a float that is written and read again may be a little less.
     used_ns = max(int(clock() * 1e9), 0 if began is None else Path(began.lock_file).stat().st_mtime_ns)
-    os.utime(entry / RECORD, ns=(used_ns, used_ns))
+    path = entry / RECORD
+    try:
+        os.utime(path, ns=(used_ns, used_ns))
+    except FileNotFoundError as error:  # os.utime does not name the file
+        raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
 
 
 def lock_of(path: Path) -> Path:
