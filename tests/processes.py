@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def default_signals() -> None:
-    """For `preexec_fn`: a process heeds Ctrl-C, also where the tests run in the background, which ignores it."""
+    """For `preexec_fn`: heed Ctrl-C, also where the tests run in the background, which ignores it."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

@@ -70,7 +70,11 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     with place_errors(path.parent), scratch_dir(path.parent) as scratch, place_errors(path, scratch=scratch):
         new = scratch / "new"
         new.mkdir()
+        begun = scratch / "begun"
+        begun.touch()
         yield new
+        # Removed with all that was written so far, the directory may have been made anew for what came then.
+        begun.stat()
         _replace(path, new, scratch)
 
 
