@@ -24,8 +24,9 @@ from quantlib.measuring.latency.shapes import Shape
 from quantlib.measuring.neurons import block_sensitivities, first_rows
 from quantlib.onnx_model.compile import compile_onnx, is_compiled, normalize_onnx
 from quantlib.onnx_model.coverage import coverage
-from quantlib.onnx_model.interface import interface_of
+from quantlib.onnx_model.interface import interface_of, logits_name
 from quantlib.onnx_model.layers import load_ir
+from quantlib.onnx_model.mapped import mapped
 from quantlib.onnx_model.model import Model, copy_model
 from quantlib.support.directories import temporary_dir
 from quantlib.support.errors import InputError
@@ -179,8 +180,13 @@ def _pruned(
     kinds = pruning.KINDS if recipe.heads else (pruning.FFN,)
     normal = model.with_name("normal.onnx")
     model = normal if normalize_onnx(model, normal, threads=threads) else model
-    grams = pruning.collect_block_grams(model, _reader(rows), kinds, threads=threads)
-    orders = pruning.eliminations(model, grams, threads=threads)
+    collected = pruning.collect_block_grams(model, _reader(rows), kinds, threads=threads)
+    with mapped(model) as copy:
+        orders = pruning.eliminations(copy, collected, threads=threads)
+    file = model.with_name("grams.npz")
+    calibrating.write_grams(file, collected)
+    del collected
+    grams = calibrating.GramFile(file)  # of a wide model they take more memory than its weights
     blocks = pruning.blocks_of(model, kinds)
     widths = recipe.kept
     if not widths:
@@ -197,7 +203,7 @@ def _pruned(
 
 def _logits(path: Path, rows: Sequence[features.Feature], threads: int | None) -> npt.NDArray[np.float32]:
     session = open_session(path, threads=threads)
-    name = interface_of(path).output
+    name = logits_name(path, {output.name: output.shape for output in session.get_outputs()})
     outputs = [run_session(session, path, feed_for(session, feed), [name])[0] for feed in _reader(rows)]
     return np.concatenate(outputs)
 
