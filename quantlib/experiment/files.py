@@ -180,14 +180,14 @@ def _pruned(
     kinds = pruning.KINDS if recipe.heads else (pruning.FFN,)
     normal = model.with_name("normal.onnx")
     model = normal if normalize_onnx(model, normal, threads=threads) else model
-    collected = pruning.collect_block_grams(model, _reader(rows), kinds, threads=threads)
-    with mapped(model) as copy:
-        orders = pruning.eliminations(copy, collected, threads=threads)
     file = model.with_name("grams.npz")
+    with mapped(model) as copy:
+        blocks = pruning.blocks_of(copy, kinds)
+        collected = pruning.collect_block_grams(copy, _reader(rows), kinds, threads=threads)
+        orders = pruning.eliminations(copy, collected, threads=threads)
     calibrating.write_grams(file, collected)
     del collected
     grams = calibrating.GramFile(file)  # of a wide model they take more memory than its weights
-    blocks = pruning.blocks_of(model, kinds)
     widths = recipe.kept
     if not widths:
         few = first_rows(rows)
