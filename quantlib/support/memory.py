@@ -17,16 +17,17 @@ _MUCH = 1 << 27
 def giving_back() -> Iterator[None]:
     """At the end of the block, give freed memory back to the system if the process has grown much in it.
 
-    Graphs of onnx_ir refer to themselves, so they stay until Python looks for garbage; and glibc keeps what is
-    freed between blocks that are in use. After the export of a BERT-base, that is 1 GB. Where there is no
-    glibc on Linux, nothing is done.
+    Graphs of onnx_ir refer to themselves, so they stay until Python looks for garbage; glibc keeps what is
+    freed between blocks that are in use. After the export of a BERT-base, that is 1 GB. Where the system does
+    not say how much a process takes, nothing is done; without glibc, only garbage is freed.
     """
     before = resident_bytes()
     yield
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if _STATM.exists() else None
-    if trim is not None and resident_bytes() - before > _MUCH:
+    if resident_bytes() - before > _MUCH:
         gc.collect()
-        trim(0)
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def resident_bytes() -> int:
