@@ -137,6 +137,7 @@ def test_files_exist(page: Path) -> None:
         "bench/load.py",
         "bench/record_traces.py",
         "bench/calibration_memory.py",
+        "bench/step_memory.py",
         "bench/sweep_scaling.py",
         "bench/faults/kills.py",
         "bench/faults/bad_places.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from collections import Counter
@@ -121,18 +122,27 @@ def test_its_neurons_and_heads_can_be_pruned(
     assert not (tmp_path / "again.onnx").exists()
 
 
-def test_a_run_prunes_a_file_of_another_exporter(
-    tiny_options: ExperimentOptions, tiny_teacher: Path, tmp_path: Path
+@pytest.mark.parametrize("own", [False, True], ids=["another exporter's", "quantlib's own"])
+def test_a_run_prunes_a_file(
+    own: bool, tiny_options: ExperimentOptions, tiny_teacher: Path, tiny_onnx: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(tiny_teacher, tmp_path / "model")
-    path = export(tiny_teacher, folder / "model.onnx", "eager", 14)
+    path = folder / "model.onnx"
+    if own:
+        shutil.copy(tiny_onnx, path)
+    else:
+        export(tiny_teacher, path, "eager", 14)
+    cache = tmp_path / "cache"
     options = replace(
-        tiny_options, teacher=str(path), no_student=True, recipes=("prune50_quant_2",), output_dir=tmp_path
+        tiny_options, teacher=str(path), no_student=True, recipes=("prune50_quant_2",), cache_dir=cache
     )
     made = {variant.name: variant for variant in build(options).variants}
     assert made["teacher"].model.sha256 == sha256_file(path)
     assert made["prune50_quant_2"].model.size_bytes < made["teacher"].model.size_bytes
     assert coverage(made["prune50_quant_2"].model).share == 1.0
+    (entry,) = cache.glob("compiled/*/graph.json")
+    assert json.loads(entry.read_text()) == {"changed": not own}
+    assert (entry.parent / "model.onnx").exists() != own, "what has the form already is not copied"
 
 
 @pytest.mark.parametrize("form", FORMS, ids=IDS)

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from quantlib.compression.quantize import quantize_onnx
 from quantlib.compression.recipes import RECIPES
 from quantlib.data.features import Feature
+from quantlib.machine import unsigned
 from quantlib.machine.sessions import open_session
 from quantlib.machine.unsigned import count_signed, to_unsigned, unsigned_model
 from quantlib.support.errors import InputError
@@ -282,6 +283,16 @@ def test_the_file_is_left_alone(tmp_path: Path) -> None:
     open_session(path, threads=1)
     assert path.read_bytes() == before
     assert [other.name for other in tmp_path.iterdir()] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("part", range(16, 48))
+def test_a_quantized_model_is_known_wherever_its_file_is_cut(
+    part: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is searched part by part; the operator's name may lie across two of them."""
+    monkeypatch.setattr(unsigned, "_PART", part)
+    saved(tmp_path)
+    assert count_signed(tmp_path / "model.onnx") == 1
 
 
 @pytest.fixture

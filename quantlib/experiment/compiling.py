@@ -7,10 +7,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from quantlib.compression.variants import COMPILED, TEACHER, VariantName
-from quantlib.experiment.work import Variant, Work, cached_model
+from quantlib.experiment.work import Variant, Work, cached, cached_model, file_hash
 from quantlib.machine.engines import DEFAULT_ENGINE, get_engine
 from quantlib.onnx_model import compile
-from quantlib.onnx_model.model import Model, copy_model
+from quantlib.onnx_model.model import Model
 from quantlib.onnx_model.parity import ParityError
 from quantlib.support.cache import versions_key
 from quantlib.support.errors import InputError
@@ -36,22 +36,27 @@ def compiled(work: Work, fp32: Variant, engine: str = DEFAULT_ENGINE) -> tuple[V
 def normalized(work: Work, fp32: Variant) -> Variant:
     """A float model in the form of quantlib's own export, which a graph of another exporter is brought into.
 
+    Returns:
+        The model itself where it has that form, or cannot be brought into it.
+
     Raises:
         InputError: its logits are others then.
     """
 
     def make(directory: Path, _: Step) -> None:
-        out = directory / "model.onnx"
         try:
-            if not compile.normalize_onnx(fp32.path, out, threads=work.options.threads):
-                copy_model(fp32.path, out)
+            changed = compile.normalize_onnx(
+                fp32.path, directory / "model.onnx", threads=work.options.threads
+            )
         except ParityError as error:
             raise InputError(f"{error}; it cannot be pruned") from error
+        write_json(directory / "graph.json", {"changed": changed})
 
     if not (fp32.name == TEACHER and work.options.teacher_is_onnx):
         return fp32
     key = {"model": fp32.model.sha256, "versions": versions_key("onnx", "onnxruntime", "onnx-ir", "numpy")}
-    return replace(fp32, model=cached_model(work, f"read the graph of {fp32.name}", "compiled", key, make))
+    path = cached(work, f"read the graph of {fp32.name}", "compiled", key, make) / "model.onnx"
+    return replace(fp32, model=Model(path, known_sha256=file_hash(path))) if path.exists() else fp32
 
 
 def compiled_model(

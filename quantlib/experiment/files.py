@@ -24,8 +24,9 @@ from quantlib.measuring.latency.shapes import Shape
 from quantlib.measuring.neurons import block_sensitivities, first_rows
 from quantlib.onnx_model.compile import compile_onnx, is_compiled, normalize_onnx
 from quantlib.onnx_model.coverage import coverage
-from quantlib.onnx_model.interface import interface_of
+from quantlib.onnx_model.interface import interface_of, logits_name
 from quantlib.onnx_model.layers import load_ir
+from quantlib.onnx_model.mapped import mapped
 from quantlib.onnx_model.model import Model, copy_model
 from quantlib.support.directories import temporary_dir
 from quantlib.support.errors import InputError
@@ -179,9 +180,14 @@ def _pruned(
     kinds = pruning.KINDS if recipe.heads else (pruning.FFN,)
     normal = model.with_name("normal.onnx")
     model = normal if normalize_onnx(model, normal, threads=threads) else model
-    grams = pruning.collect_block_grams(model, _reader(rows), kinds, threads=threads)
-    orders = pruning.eliminations(model, grams, threads=threads)
-    blocks = pruning.blocks_of(model, kinds)
+    file = model.with_name("grams.npz")
+    with mapped(model) as copy:
+        blocks = pruning.blocks_of(copy, kinds)
+        collected = pruning.collect_block_grams(copy, _reader(rows), kinds, threads=threads)
+        orders = pruning.eliminations(copy, collected, threads=threads)
+    calibrating.write_grams(file, collected)
+    del collected
+    grams = calibrating.GramFile(file)  # of a wide model they take more memory than its weights
     widths = recipe.kept
     if not widths:
         few = first_rows(rows)
@@ -197,7 +203,7 @@ def _pruned(
 
 def _logits(path: Path, rows: Sequence[features.Feature], threads: int | None) -> npt.NDArray[np.float32]:
     session = open_session(path, threads=threads)
-    name = interface_of(path).output
+    name = logits_name(path, {output.name: output.shape for output in session.get_outputs()})
     outputs = [run_session(session, path, feed_for(session, feed), [name])[0] for feed in _reader(rows)]
     return np.concatenate(outputs)
 

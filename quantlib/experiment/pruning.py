@@ -18,6 +18,7 @@ from quantlib.experiment.work import Variant, Work, cached, cached_model, file_h
 from quantlib.machine.engines import Operators
 from quantlib.measuring.accuracy import predict_onnx
 from quantlib.measuring.neurons import block_sensitivities, first_rows
+from quantlib.onnx_model.mapped import mapped
 from quantlib.onnx_model.model import Model
 from quantlib.support.cache import versions_key
 from quantlib.support.files import write_json
@@ -106,10 +107,12 @@ def study_of(work: Work, fp32: Variant, rows: Sequence[features.Feature]) -> Stu
 
     def make(directory: Path, step: Step) -> None:
         reader = features.CalibrationReader(rows, batch_size=4)
-        grams = pruning.collect_block_grams(fp32.path, reader, threads=threads, progress=step.advance)
-        orders = pruning.eliminations(fp32.path, grams, threads=threads)
+        with mapped(fp32.path) as copy:
+            blocks = pruning.blocks_of(copy)
+            grams = pruning.collect_block_grams(copy, reader, threads=threads, progress=step.advance)
+            orders = pruning.eliminations(copy, grams, threads=threads)
         write_json(directory / "counts.json", {name: gram.count for name, gram in grams.items()})
-        write_json(directory / "blocks.json", [asdict(block) for block in pruning.blocks_of(fp32.path)])
+        write_json(directory / "blocks.json", [asdict(block) for block in blocks])
         write_grams(directory / "grams.npz", grams)
         _write_orders(directory / "orders.npz", orders)
 

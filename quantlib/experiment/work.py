@@ -15,6 +15,7 @@ from quantlib.experiment.options import ExperimentOptions
 from quantlib.machine.engines import DEFAULT_ENGINE
 from quantlib.onnx_model.model import Model
 from quantlib.support.cache import Cache, code_key
+from quantlib.support.memory import giving_back
 from quantlib.support.progress import Step, Steps
 
 
@@ -71,7 +72,7 @@ def cached(
 
     The code of `make` is part of the key; what its closure holds has to be in `key`.
     """
-    with work.steps.step(name, total) as step:
+    with work.steps.step(name, total) as step, giving_back():
         whole_key = {"code": code_key(make), **key}
         entry = work.cache.get(kind, whole_key, lambda directory: make(directory, step))
         step.cached = entry.hit

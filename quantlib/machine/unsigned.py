@@ -19,6 +19,7 @@ _SHIFT = 128
 # A node's op_type as protobuf writes it: field 4, 14 bytes. DynamicQuantizeLinear has another length.
 _OP_TYPE_BYTES = b'"\x0eQuantizeLinear'
 _UINT8, _INT8 = 2, 3  # onnx.TensorProto.DataType
+_PART = 1 << 20  # bytes of a file that are searched at once
 
 
 def unsigned_model(onnx_path: Path) -> onnx.ModelProto | None:
@@ -41,12 +42,23 @@ def _quantized_model(onnx_path: Path) -> onnx.ModelProto | None:
     import onnx
     from google.protobuf.message import DecodeError
 
-    if _OP_TYPE_BYTES not in onnx_path.read_bytes():
+    if not _contains(onnx_path, _OP_TYPE_BYTES):
         return None
     try:
         return onnx.load(onnx_path)
     except (DecodeError, onnx.checker.ValidationError, OSError, ValueError):
         return None
+
+
+def _contains(path: Path, words: bytes) -> bool:
+    """Whether a file has these bytes in it; a part of it is in memory at a time."""
+    before = b""
+    with path.open("rb") as file:
+        while part := file.read(_PART):
+            if words in before + part:
+                return True
+            before = part[1 - len(words) :]
+    return False
 
 
 def to_unsigned(model: onnx.ModelProto) -> int:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from quantlib.compression import pruning
 from quantlib.compression.calibration import Gram
 from quantlib.data.features import Feature
-from quantlib.support.directories import temporary_dir
+from quantlib.onnx_model.mapped import mapped
 
 Logits = npt.NDArray[np.float32]
 
@@ -35,12 +35,11 @@ def block_sensitivities(
         grams, orders: from `quantlib.compression.pruning`, of this model.
         progress: called after each block with 1.
     """
-    exact = predict(onnx_path)
     sensitivities = []
-    with temporary_dir() as scratch:
-        path = scratch / "model.onnx"
-        for block in (each for each in pruning.blocks_of(onnx_path) if each.name in orders):
-            pruning.prune_onnx(onnx_path, path, {block.name: block.half}, grams, orders)
+    with mapped(onnx_path) as copy:
+        exact, path = predict(copy), copy.with_name("pruned.onnx")
+        for block in (each for each in pruning.blocks_of(copy) if each.name in orders):
+            pruning.prune_onnx(copy, path, {block.name: block.half}, grams, orders, beside=True)
             error = float(np.square(np.subtract(predict(path), exact, dtype=np.float64)).mean())
             sensitivities.append(pruning.Sensitivity(block.name, block.half, error))
             if progress:

@@ -89,8 +89,13 @@ class Embedding:
         return table
 
 
-def load_ir(onnx_path: Path) -> ir.Model:
+def load_ir(onnx_path: Path, *, mapped: bool = False) -> ir.Model:
     """A model as onnx_ir reads it, with its weights in memory.
+
+    Args:
+        onnx_path: the file.
+        mapped: whether external data stays in its files, which are mapped when its numbers are asked for. The
+            model can then be saved in its own directory alone.
 
     Raises:
         InputError: the file or its external data is missing, or it is not an ONNX model.
@@ -104,7 +109,7 @@ def load_ir(onnx_path: Path) -> ir.Model:
         check_graph(proto.graph, onnx_path)
         model = ir.from_proto(proto)
         ir.external_data.set_base_dir(model.graph, onnx_path.parent)
-        return _with_graph(ir.external_data.load_to_model(model), onnx_path)
+        return _with_graph(model if mapped else ir.external_data.load_to_model(model), onnx_path)
 
 
 def skeleton_ir(model: Model) -> ir.Model:

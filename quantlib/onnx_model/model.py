@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 # Who wrote a file, as files by quantlib say it.
 PRODUCER = "quantlib"
-# Tensors beyond this are weights; of smaller ones (shapes, zero points) the numbers are needed.
-_LARGEST_KEPT = 1 << 16
+LARGEST_KEPT = 1 << 16
+"""Tensors of more bytes are weights; of smaller ones (shapes, zero points) the numbers are needed."""
 _MOST_ELEMENTS = 1 << 28  # 1 GiB of float32
 
 
@@ -70,7 +70,7 @@ class Model:
         check_external_data(proto, self.path)
         check_graph(proto.graph, self.path)
         for tensor in proto.graph.initializer:
-            if tensor.ByteSize() > _LARGEST_KEPT:
+            if tensor.ByteSize() > LARGEST_KEPT:
                 _drop_numbers(tensor)
         kept = onnx.ModelProto()  # the parsed file's memory is freed as a whole
         kept.CopyFrom(proto)
@@ -219,7 +219,7 @@ def check_graph(graph: onnx.GraphProto, onnx_path: Path) -> None:
     }
     for tensor in graph.initializer:
         sizes_given = tensor.name in wanted and tensor.data_type == TensorProto.INT64
-        if sizes_given and tensor.data_location != TensorProto.EXTERNAL and tensor.ByteSize() < _LARGEST_KEPT:
+        if sizes_given and tensor.data_location != TensorProto.EXTERNAL and tensor.ByteSize() < LARGEST_KEPT:
             try:
                 sizes = numpy_helper.to_array(tensor).tolist()
             except ValueError as error:

@@ -12,6 +12,8 @@ from quantlib.compression.calibration import graph
 from quantlib.compression.calibration.histogram import FloatArray
 from quantlib.compression.calibration.stream import Mask, known, run_batches, session_for
 from quantlib.data.features import Feed
+from quantlib.onnx_model.mapped import mapped
+from quantlib.onnx_model.model import Model
 from quantlib.support.errors import InputError
 
 # Positions kept of each activation: at 512 a layer's squared error is known to a few percent.
@@ -66,10 +68,10 @@ def collect_channels(
     Raises:
         InputError: as `quantlib.compression.calibration.collect` does.
     """
-    model = graph.load_with_shapes(onnx_path)
-    names = known(model, tensors, onnx_path)
-    session = session_for(model, names, threads)
-    del model
+    with mapped(onnx_path) as copy:
+        model = graph.with_shapes(Model(copy))
+        names = known(model, tensors, onnx_path)
+        session = session_for(copy, model, names, threads)
     rng = np.random.default_rng(seed)
     channels: dict[str, Channels] = {}
     keys: dict[str, FloatArray] = {}

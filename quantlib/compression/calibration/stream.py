@@ -17,7 +17,8 @@ from quantlib.compression.calibration.histogram import BINS, FloatArray
 from quantlib.compression.calibration.statistics import Statistics, TensorStatistics, merge, observe
 from quantlib.data.features import Feed
 from quantlib.machine.sessions import feed_for, open_session, run_session
-from quantlib.support.directories import temporary_dir
+from quantlib.onnx_model.mapped import mapped
+from quantlib.onnx_model.model import Model
 from quantlib.support.errors import InputError
 from quantlib.support.files import place_errors
 
@@ -62,12 +63,12 @@ def collect(
         InputError: there is no feed, the model has no such activation or cannot run a feed, a row is all
             padding, or an activation is NaN or infinite (which tensor, which row; rows are counted from 0).
     """
-    model = graph.load_with_shapes(onnx_path)
-    names = known(model, tensors, onnx_path)
-    source = graph.sources(model, names)
-    axes = graph.axes(model, dict.fromkeys(source.values()))
-    session = session_for(model, list(axes), threads)
-    del model
+    with mapped(onnx_path) as copy:
+        model = graph.with_shapes(Model(copy))
+        names = known(model, tensors, onnx_path)
+        source = graph.sources(model, names)
+        axes = graph.axes(model, dict.fromkeys(source.values()))
+        session = session_for(copy, model, list(axes), threads)
     fold = _Fold(onnx_path, axes, BINS if histograms else None)
     folding: Future[None] | None = None
     batches = run_batches(session, onnx_path, list(axes), feeds, skip_padding=skip_padding, progress=progress)
@@ -146,15 +147,19 @@ class _Fold:
 
 
 def session_for(
-    model: onnx.ModelProto, names: list[str], threads: int | None
+    copy: Path, model: onnx.ModelProto, names: list[str], threads: int | None
 ) -> onnxruntime.InferenceSession:
-    """A session with these tensors as outputs and no node fused; the model is changed in place."""
-    with temporary_dir() as scratch:
-        path = scratch / "augmented.onnx"
-        with place_errors(path):
-            graph.save(graph.with_outputs(model, names), path)
-        # Without spinning: waiting threads would occupy the core that folds.
-        return open_session(path, threads=threads, spinning=False, optimize=False)
+    """A session with these tensors as outputs and no node fused.
+
+    Args:
+        copy: from `mapped`; a graph with these outputs is written beside it, to the same weights. model: its
+            graph, which is changed in place. names, threads: as of `run_batches` and `collect`.
+    """
+    path = copy.with_name("augmented.onnx")
+    with place_errors(path):
+        graph.save(graph.with_outputs(model, names), path)
+    # Without spinning: waiting threads would occupy the core that folds.
+    return open_session(path, threads=threads, spinning=False, optimize=False)
 
 
 def known(model: onnx.ModelProto, tensors: Sequence[str] | None, onnx_path: Path) -> list[str]:

@@ -11,7 +11,8 @@ import numpy as np
 from quantlib.compression.pruning.parts import ATTENTION, Part, rows_of
 from quantlib.compression.pruning.prune import KINDS, Block, block_of, find_groups
 from quantlib.onnx_model.compile.row import products_of_one_row
-from quantlib.onnx_model.layers import load_ir
+from quantlib.onnx_model.layers import load_ir, skeleton_ir
+from quantlib.onnx_model.model import Model
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def forms_of(
         InputError: as `quantlib.compression.pruning.blocks_of`.
     """
     alone = products_of_one_row(load_ir(onnx_path)) if compiled else frozenset[str]()
-    groups = find_groups(load_ir(onnx_path), onnx_path, kinds)
+    groups = find_groups(skeleton_ir(Model(onnx_path)), onnx_path, kinds)
     return {
         group.name: [_form(part, block_of(group), part.output.name in alone) for part in group.parts]
         for group in groups

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from quantlib.compression.pruning.parts import FFN, Part, Width, rows_of
 from quantlib.onnx_model.layers import Linear, constant, find_linears, integer, layer_number, role
 from quantlib.support.errors import InputError
@@ -108,8 +106,8 @@ def _between(starts: set[ir.Value], out_of: Linear, what: str) -> list[ir.Value]
         value = waiting.pop()
         if value in starts:
             continue
-        node, number = value.producer(), constant(value)
-        if node is None and number is not None and np.size(number) == 1:
+        node, tensor = value.producer(), value.const_value
+        if node is None and tensor is not None and tensor.size == 1:
             continue
         if node is None or node.op_type not in _ELEMENTWISE:
             between = "a tensor" if node is None else node.op_type

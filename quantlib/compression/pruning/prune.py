@@ -17,7 +17,8 @@ from quantlib.compression.pruning.heads import find_attentions
 from quantlib.compression.pruning.parts import ATTENTION, FFN, UNITS, Group, grouped
 from quantlib.compression.pruning.surgeon import DAMPING, Elimination, eliminate, refit
 from quantlib.data.features import Feed
-from quantlib.onnx_model.layers import load_ir
+from quantlib.onnx_model.layers import load_ir, skeleton_ir
+from quantlib.onnx_model.model import Model
 from quantlib.support.errors import InputError
 from quantlib.support.files import atomic_file
 from quantlib.support.widths import NEURONS_MULTIPLE, rounded
@@ -60,7 +61,8 @@ def blocks_of(onnx_path: Path, kinds: Collection[str] = KINDS) -> list[Block]:
     Raises:
         InputError: it has no feed-forward blocks that can be pruned.
     """
-    return [block_of(group) for group in find_groups(load_ir(onnx_path), onnx_path, kinds)]
+    graph = skeleton_ir(Model(onnx_path))
+    return [block_of(group) for group in find_groups(graph, onnx_path, kinds)]
 
 
 def block_of(group: Group) -> Block:
@@ -94,7 +96,7 @@ def collect_block_grams(
     Raises:
         InputError: as `blocks_of` and `collect_grams`.
     """
-    groups = find_groups(load_ir(onnx_path), onnx_path, kinds)
+    groups = find_groups(skeleton_ir(Model(onnx_path)), onnx_path, kinds)
     tensors = [part.activation for group in groups for part in group.parts]
     grams = collect_grams(onnx_path, feeds, tensors, threads=threads, progress=progress)
     return {group.name: add_grams([grams[part.activation] for part in group.parts]) for group in groups}
@@ -110,7 +112,8 @@ def eliminations(
     """The order in which the units of each block go, by the block's name.
 
     Args:
-        onnx_path: the float model. grams: from `collect_block_grams` of it.
+        onnx_path: the float model; of one that is `mapped`, weights are read one at a time. grams: from
+            `collect_block_grams` of it.
         threads: of the linear algebra. progress: called after each block with 1.
 
     Raises:
@@ -119,7 +122,7 @@ def eliminations(
     from threadpoolctl import threadpool_limits
 
     orders: dict[str, Elimination] = {}
-    groups = find_groups(load_ir(onnx_path), onnx_path)
+    groups = find_groups(load_ir(onnx_path, mapped=True), onnx_path)
     unknown = grams.keys() - {group.name for group in groups}
     if unknown:
         raise InputError(f"{onnx_path}: Gram matrices of {min(unknown)}: they are those of another model")
@@ -142,6 +145,7 @@ def prune_onnx(
     orders: Mapping[str, Elimination],
     *,
     damping: float = DAMPING,
+    beside: bool = False,
 ) -> Path:
     """Write a float model whose blocks keep `widths` units; the model itself is left alone.
 
@@ -151,6 +155,8 @@ def prune_onnx(
         widths: units to keep, by block; blocks that are not named, or keep all of theirs, stay as they are.
         grams: from `collect_block_grams`. orders: from `eliminations`.
         damping: of the refit.
+        beside: whether out_path lies in the directory of a model that is `mapped`, and may share its weights:
+            then only those that change are written.
 
     Returns:
         out_path.
@@ -161,7 +167,7 @@ def prune_onnx(
     """
     import onnx_ir as ir
 
-    model = load_ir(onnx_path)
+    model = load_ir(onnx_path, mapped=beside)
     groups = find_groups(model, onnx_path)
     _check_widths(model, groups, widths, onnx_path)
     changed = False

@@ -8,6 +8,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,8 @@ def _whole_graph(model: Any, longest: int, output: str = LOGITS) -> onnx.ModelPr
     stack = find_stack(model)
     if stack is not None:
         with shortened(model, stack) as sample:
-            proto = fold_transposes(strip_notes(name_nodes(_to_onnx(model, longest, output))))
+            # torch keeps traced weights for good, and with one of them all of the checkpoint's file mapped.
+            proto = fold_transposes(strip_notes(name_nodes(_to_onnx(deepcopy(model), longest, output))))
         if repeat_layer(proto, stack, sample):
             return proto
     proto = fold_transposes(strip_notes(name_nodes(_to_onnx(model, longest, output))))
