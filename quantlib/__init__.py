@@ -7,6 +7,7 @@ ONNX files never brings in torch.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
     from quantlib.support.errors import InputError
 
 __version__ = "0.1.0"
+
+# Usage data that packages would send. ONNX Runtime reads its variable when it is first imported, so it is set
+# before anything else of this package is; workers inherit it. Who has set one has decided.
+for _variable in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY"):
+    os.environ.setdefault(_variable, "1")
 
 _MODULE_OF = {
     "CalibrationReader": "data.features",

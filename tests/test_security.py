@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -255,3 +258,32 @@ def test_links_in_the_output_directory_are_not_followed(
     with pytest.raises(InputError, match="a link that leads out of"):
         run(options)
     assert [path.name for path in kept.iterdir()] == ["mine"]
+
+
+_OPEN_A_SESSION = """
+import sys
+from pathlib import Path
+from quantlib import open_session
+open_session(Path(sys.argv[1]))
+"""
+
+
+def test_no_usage_data_is_kept_or_sent_by_onnx_runtime(tiny_onnx: Path, tmp_path: Path) -> None:
+    """Its Linux builds write an identifier below the home directory, and events until they can be sent."""
+    home = tmp_path / "home"
+    home.mkdir()
+    # It keeps quiet by itself in CI, and where its variable is inherited from this process.
+    told = {"ORT_DISABLE_TELEMETRY", "CI", "GITHUB_ACTIONS", "TF_BUILD", "GITLAB_CI"}
+    environment = {name: value for name, value in os.environ.items() if name not in told}
+    environment |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")}
+    environment["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
+    subprocess.run([sys.executable, "-c", _OPEN_A_SESSION, str(tiny_onnx)], check=True, env=environment)
+    assert not list(home.rglob("*.onnxruntime*")), "an identifier and events of ONNX Runtime"
+
+
+def test_who_wants_usage_data_sent_has_said_so() -> None:
+    code = "import os, quantlib; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment = os.environ | {"ORT_DISABLE_TELEMETRY": "0"}
+    environment["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "0", done.stderr
