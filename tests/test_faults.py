@@ -11,6 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from world import (
     CACHE,
     RUNS,
     SCENARIOS,
+    TASK,
     artifacts,
     broken,
     differences,
@@ -64,11 +66,49 @@ def test_a_disk_that_fails_is_one_line(at: bad_places.Place, number: int) -> Non
     assert [end[:6] for end in report.ends] == ["code 2"]
 
 
-def test_a_cache_that_vanishes(at: bad_places.Place) -> None:
-    report = bad_places.Report()
-    prepare = partial(bad_places.remove_at, at.draw.randint(20, 60), CACHE)
-    bad_places.prepared(at, report, "run", "its cache is gone", prepare, processes=False)
-    assert report.failures == []
+@pytest.mark.parametrize(
+    ("name", "part", "event", "file"),
+    [
+        ("report", RUNS, "os.rename", f"{TASK}/report.html"),
+        ("report", RUNS, "open", f"{TASK}/run.json"),
+        ("run", RUNS, "os.rename", "new/results.csv"),
+        ("run", CACHE, "open", "quantized/"),
+    ],
+    ids=lambda value: value.replace("/", "-"),
+)
+def test_a_directory_that_is_removed_while_it_is_used(
+    at: bad_places.Place, name: str, part: str, event: str, file: str
+) -> None:
+    place = new_place(at.root, "bad", SCENARIOS[name])
+    ended = run(main_of(at.root, SCENARIOS[name]), place, prepare=partial(remove_before, event, file, part))
+    assert bad_places.judge(ended, (2,)) + broken(place) == []
+    assert " is gone: it was removed while this command used it; run the command again\n" in ended.err
+    if name == "run":
+        assert bad_places.again(at, name, place, entries_may_lack=True) == []
+
+
+def remove_before(event: str, file: str, part: str) -> None:
+    """Remove a directory before the first such operation on a file of it."""
+    directory = Path(part).absolute()
+
+    def remove(happens: str, arguments: tuple[Any, ...]) -> None:
+        if happens == event and any(file in str(path) for path in arguments[:2]):
+            shutil.rmtree(directory, ignore_errors=True)
+
+    sys.addaudithook(remove)
+
+
+def test_what_may_lack_of_a_cache_and_what_may_not() -> None:
+    good = {f"{CACHE}/a/1/x": "x", f"{CACHE}/a/1/y": "y", f"{CACHE}/b/2/z": "z", f"{RUNS}/r.json": "r"}
+    compared = partial(differences, good, entries_may_lack=True)
+    entry = {name: good[name] for name in good if "/a/" not in name}
+    assert differences(good, entry) != []
+    assert compared(entry) == []
+    assert compared({**entry, f"{CACHE}/a/1/x": "x"}) == [f"{CACHE}/a/1/y: y, found nothing"], "half of it"
+    assert compared({**good, f"{CACHE}/b/2/z": "?"}) == [f"{CACHE}/b/2/z: z, found ?"]
+    assert compared({**good, f"{RUNS}/r.json": "?"}) == [f"{RUNS}/r.json: r, found ?"]
+    assert compared({f"{CACHE}/a/1/x": "x", f"{CACHE}/a/1/y": "y"}) == [f"{RUNS}/r.json: r, found nothing"]
+    assert compared({**good, f"{CACHE}/c/3/x": "x"}) == [f"{CACHE}/c/3/x: not expected, found x"]
 
 
 @pytest.mark.parametrize("kind", ["quantized", "statistics", "predictions"])

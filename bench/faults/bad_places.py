@@ -10,6 +10,7 @@ Full and read-only disks are tmpfs, which takes root; without it those cases are
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
 import os
 import random
@@ -28,7 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from attempts import Ended, Prepare, Strike, run
+from attempts import Ended, Prepare, Strike, is_operation, run
 from kills import Good, undisturbed
 from world import (
     CACHE,
@@ -42,9 +43,11 @@ from world import (
     main_of,
     make_world,
     new_place,
+    outputs,
 )
 
 _MB = 2**20
+_TEMPORARY = "tmp"  # where the system wants temporary files, in a place
 
 
 @dataclass
@@ -91,11 +94,12 @@ def judge(ended: Ended, codes: Sequence[int] = (0, 2)) -> list[str]:
     return wrong
 
 
-def again(at: Place, name: str, place: Path) -> list[str]:
+def again(at: Place, name: str, place: Path, *, entries_may_lack: bool = False) -> list[str]:
     """What is wrong after the command has run once more, in peace."""
     ended = run(main_of(at.root, SCENARIOS[name]), place)
     wrong = [] if ended.code == 0 else [f"the second run: {ended}"]
-    wrong += differences(at.good[name].artifacts, artifacts(place))
+    wrong += broken(place)
+    wrong += differences(at.good[name].artifacts, artifacts(place), entries_may_lack=entries_may_lack)
     return wrong + [f"left: {each}" for each in leftovers(place)]
 
 
@@ -207,7 +211,7 @@ def read_only(at: Place) -> Iterator[Report]:
     """The cache, the results, or the place for temporary files cannot be written."""
     report = Report()
     for name in ("run", "gate", "report"):
-        for part in (CACHE, RUNS, "baseline", "tmp"):
+        for part in (CACHE, RUNS, "baseline", _TEMPORARY):
             place = new_place(at.root, "bad", SCENARIOS[name])
             (place / part).mkdir(exist_ok=True)
             _mount("--bind", str(place / part), str(place / part))
@@ -228,40 +232,99 @@ def read_only(at: Place) -> Iterator[Report]:
 # A cache that goes, or is damaged
 
 
+_VANISHING = (
+    ("run", CACHE),
+    ("run", RUNS),
+    ("run", _TEMPORARY),
+    ("distil", CACHE),
+    ("distil", RUNS),
+    ("prune", CACHE),
+    ("gate", CACHE),
+    ("gate", "baseline"),
+    ("report", RUNS),
+    ("report", _TEMPORARY),
+)
+
+
 def vanish(at: Place) -> Iterator[Report]:
-    """The cache, or the directory of results, is removed while a command runs."""
+    """The cache, the directory of results, or that of temporary files, is removed while a command uses it."""
     report = Report()
-    for index in range(30):
-        name = ("run", "gate", "prune", "report")[index % 4]
-        part = CACHE if index % 3 and name != "report" else RUNS
-        operation = at.draw.randint(1, max(1, at.good[name].operations))
+    counts = {case: moments(at, *case) for case in _VANISHING}
+    for index in range(50):
+        name, part = case = _VANISHING[index % len(_VANISHING)]
+        moment = at.draw.randint(1, counts[case])
         place = new_place(at.root, "bad", SCENARIOS[name])
-        prepare = partial(remove_at, operation, part)
-        ended = run(main_of(at.root, SCENARIOS[name]), place, prepare=prepare)
-        wrong = [*judge(ended), *broken(place)]
+        main = main_of(at.root, SCENARIOS[name], processes=index % 3 == 0)
+        ended = run(main, place, prepare=partial(remove_at, moment, part))
+        if (at.root / _MOMENT).read_text() != "removed":
+            report.ends["had ended before"] += 1
+            continue
+        wrong = [*judge(ended), *broken(place), *_after_removal(at, name, part, place, ended)]
         if name == "report":  # its results are gone, as they should be
             place = new_place(at.root, "bad", SCENARIOS[name])
-        report.add(
-            f"{name}, {part} removed at operation {operation}", ended, [*wrong, *again(at, name, place)]
-        )
+        (place / _TEMPORARY).mkdir(exist_ok=True)
+        wrong += again(at, name, place, entries_may_lack=True)
+        report.add(f"{name}, {part} removed at moment {moment} of {counts[case]}", ended, wrong)
     yield report
 
 
-def remove_at(operation: int, part: str) -> None:
-    """Remove a directory at the N-th operation on files."""
+def _after_removal(at: Place, name: str, part: str, place: Path, ended: Ended) -> list[str]:
+    """What is wrong with what a command said, or called done, while a directory was removed."""
+    if ended.code == 2:
+        return [] if "is gone: it was removed" in ended.err else [f"does not say it: {ended.err}"]
+    if name == "report" and part == RUNS:
+        return []
+    made = outputs(artifacts(place))
+    # Removed behind the last file that was written, all of them are gone.
+    return differences(outputs(at.good[name].artifacts), made) if made or part in (CACHE, _TEMPORARY) else []
+
+
+_MOMENT = "moment"
+
+
+def moments(at: Place, name: str, part: str) -> int:
+    """How many moments an undisturbed run has at which a directory of it can be removed."""
+    place = new_place(at.root, "bad", SCENARIOS[name])
+    ended = run(main_of(at.root, SCENARIOS[name]), place, prepare=partial(remove_at, None, part))
+    if ended.code:
+        raise RuntimeError(f"{name}: {ended}")
+    return int((at.root / _MOMENT).read_text())
+
+
+def remove_at(moment: int | None, part: str) -> None:
+    """Remove a directory before the N-th operation on files, of it or elsewhere, reading its files included.
+
+    The file `moment` beside the place says that it was removed, or how many moments there were.
+    """
+    directory, told = Path(part).absolute(), Path("..").absolute() / _MOMENT
     count, busy = 0, False
 
-    def remove(event: str, _: tuple[Any, ...]) -> None:
+    def remove(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal count, busy
-        if busy or not event.startswith(("os.rename", "os.mkdir", "os.remove", "os.utime", "os.rmdir")):
+        if busy or not (is_operation(event, arguments) or _reads(event, arguments, directory)):
             return
         count += 1
-        if count == operation:
+        if count == moment:
             busy = True
-            shutil.rmtree(part, ignore_errors=True)
-            busy = False
+            shutil.rmtree(directory, ignore_errors=True)
+            told.write_text("removed")
 
+    def tell() -> None:
+        nonlocal busy
+        if not busy:
+            busy = True
+            told.write_text(str(count))
+
+    told.unlink(missing_ok=True)
+    atexit.register(tell)
     sys.addaudithook(remove)
+
+
+def _reads(event: str, arguments: tuple[Any, ...], directory: Path) -> bool:
+    """Whether an event opens a file of a directory, or lists it."""
+    if event not in ("open", "os.listdir", "os.scandir") or not isinstance(arguments[0], str | os.PathLike):
+        return False
+    return Path(os.fsdecode(arguments[0])).absolute().is_relative_to(directory)
 
 
 def damage(at: Place) -> Iterator[Report]:

@@ -215,14 +215,37 @@ def _untimed(value: Any) -> Any:
     return [_untimed(each) for each in value] if isinstance(value, list) else value
 
 
-def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """The names whose content differs, each with what is wrong with it."""
+def outputs(found: Mapping[str, str]) -> dict[str, str]:
+    """Of artifacts, those that a user asked for: results, models, pages, baselines; not the cache."""
+    return {name: content for name, content in found.items() if name.split("/")[0] != CACHE}
+
+
+def differences(
+    expected: Mapping[str, str], found: Mapping[str, str], *, entries_may_lack: bool = False
+) -> list[str]:
+    """The names whose content differs, each with what is wrong with it.
+
+    entries_may_lack: whether whole entries of the cache may be missing, as after a cache was removed while a
+    command ran: what the command made later is enough for the next one, which needs nothing below it then.
+    """
+    if entries_may_lack:
+        there = {_entry_of(name) for name in found}
+        expected = {
+            name: content
+            for name, content in expected.items()
+            if name.split("/")[0] != CACHE or _entry_of(name) in there
+        }
     names = sorted(expected.keys() | found.keys())
     return [
         f"{name}: {expected.get(name, 'not expected')}, found {found.get(name, 'nothing')}"
         for name in names
         if expected.get(name) != found.get(name)
     ]
+
+
+def _entry_of(name: str) -> str:
+    """The directory, or the file, that is an entry of the cache: CACHE/kind/name."""
+    return "/".join(name.split("/")[:3])
 
 
 def broken(place: Path) -> list[str]:

@@ -50,11 +50,6 @@ def begin_run(root: Path) -> None:
         atexit.register(release_lock, _run_locks[root])
 
 
-def used_caches() -> list[Path]:
-    """The caches that this process has opened."""
-    return list(_run_locks)
-
-
 def mark_used(entry: Path, clock: Callable[[], float] = time.time) -> None:
     """Note that an entry is used now.
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+
+from quantlib.support.presence import removed_error, removed_path
 
 _MEMORY, _FILES, _THREADS = "memory", "open files", "threads or processes"
 _ERRNOS = {errno.ENOMEM: _MEMORY, errno.EMFILE: _FILES, errno.ENFILE: _FILES}
@@ -28,21 +29,23 @@ _WORDS = {
 _LIMITS = {_MEMORY: ("-v", "RLIMIT_AS"), _FILES: ("-n", "RLIMIT_NOFILE"), _THREADS: ("-u", "RLIMIT_NPROC")}
 
 
-def reason_for(error: BaseException, used: Iterable[Path] = ()) -> str | None:
+def reason_for(error: BaseException) -> str | None:
     """What ended a command, in one line, if the machine or another process did; None for any other error.
 
     Args:
         error: with all that led to it.
-        used: directories that the command relies on. A file that was there and is missing now is a reason.
     """
     for each in _chain(error):
         lacking = _lacking(each)
         if lacking is not None:
             return f"too little {lacking}{_limit(lacking)}"
-        gone = each.filename if isinstance(each, FileNotFoundError) else None
-        if isinstance(gone, str | Path) and any(Path(gone).absolute().is_relative_to(d) for d in used):
-            return f"{gone} is gone: it was removed while this command used it; run the command again"
-    return None
+    return removal(error)
+
+
+def removal(error: BaseException) -> str | None:
+    """In one line, that a file which the command used was removed, if that led to the error; else None."""
+    path = removed_path(_chain(error))
+    return None if path is None else str(removed_error(path))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
