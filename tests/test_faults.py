@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -69,10 +70,11 @@ def test_a_disk_that_fails_is_one_line(at: bad_places.Place, number: int) -> Non
 @pytest.mark.parametrize(
     ("name", "part", "event", "file"),
     [
-        ("report", RUNS, "os.rename", f"{TASK}/report.html"),
-        ("report", RUNS, "open", f"{TASK}/run.json"),
-        ("run", RUNS, "os.rename", "new/results.csv"),
-        ("run", CACHE, "open", "quantized/"),
+        ("report", RUNS, "os.rename", f"{TASK}/report.html$"),
+        ("report", RUNS, "open", f"{TASK}/run.json$"),
+        ("run", RUNS, "os.rename", "new/results.csv$"),
+        ("run", CACHE, "open", "/quantized/"),
+        ("run", CACHE, "open", "/tmp$"),
     ],
     ids=lambda value: value.replace("/", "-"),
 )
@@ -88,11 +90,11 @@ def test_a_directory_that_is_removed_while_it_is_used(
 
 
 def remove_before(event: str, file: str, part: str) -> None:
-    """Remove a directory before the first such operation on a file of it."""
+    """Remove a directory before each such operation on a file whose path matches."""
     directory = Path(part).absolute()
 
     def remove(happens: str, arguments: tuple[Any, ...]) -> None:
-        if happens == event and any(file in str(path) for path in arguments[:2]):
+        if happens == event and any(re.search(file, str(path)) for path in arguments[:2]):
             shutil.rmtree(directory, ignore_errors=True)
 
     sys.addaudithook(remove)
