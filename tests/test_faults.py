@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench" / "faults"))
 import bad_places
 import kills
-from attempts import Strike, run
+from attempts import Ended, Strike, run
 from world import (
     CACHE,
     RUNS,
@@ -33,6 +34,8 @@ from world import (
     make_world,
     new_place,
 )
+
+import quantlib
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals and sessions")
 
@@ -56,6 +59,16 @@ def test_a_command_that_was_killed_ends_as_if_it_had_not_been(
     end, wrong, _ = kills.one_round(at.root, name, at.good[name], strike)
     assert wrong == []
     assert end != "had ended"
+
+
+@pytest.mark.parametrize("file", [pytest.__file__, kills.__file__, quantlib.__file__])
+def test_ctrl_c_while_pytest_closes_is_pytest_s_own(file: str) -> None:
+    lines = ["Traceback (most recent call last):", f'  File "{file}", line 1, in close', "KeyboardInterrupt"]
+    closing = [*lines[:1], '  File "config.py", line 1382, in _ensure_unconfigure', *lines[1:]]
+    ended = Ended(1, "", "\n".join(closing), seconds=1.0, after=0.1, operations=1, left=())
+    assert kills._closing(ended) == (file != quantlib.__file__)
+    assert not kills._closing(replace(ended, err="\n".join(lines)))
+    assert not kills._closing(replace(ended, code=2))
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS], ids=lambda number: errno.errorcode[number])

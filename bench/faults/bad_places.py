@@ -292,16 +292,20 @@ def moments(at: Place, name: str, part: str) -> int:
 
 
 def remove_at(moment: int | None, part: str) -> None:
-    """Remove a directory before the N-th operation on files, of it or elsewhere, reading its files included.
+    """Remove a directory before the N-th operation on files since its first use, in it or elsewhere.
 
-    The file `moment` beside the place says that it was removed, or how many moments there were.
+    Reading its files is an operation too. The file `moment` beside the place says that it was removed, or
+    how many moments there were.
     """
     directory, told = Path(part).absolute(), Path("..").absolute() / _MOMENT
-    count, busy = 0, False
+    count, in_use, busy = 0, False, False
 
     def remove(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal count, busy
+        nonlocal count, in_use, busy
         if busy or not (is_operation(event, arguments) or _reads(event, arguments, directory)):
+            return
+        if not in_use:
+            in_use = _is_in(directory, arguments)
             return
         count += 1
         if count == moment:
@@ -322,9 +326,15 @@ def remove_at(moment: int | None, part: str) -> None:
 
 def _reads(event: str, arguments: tuple[Any, ...], directory: Path) -> bool:
     """Whether an event opens a file of a directory, or lists it."""
-    if event not in ("open", "os.listdir", "os.scandir") or not isinstance(arguments[0], str | os.PathLike):
+    return event in ("open", "os.listdir", "os.scandir") and _is_in(directory, arguments)
+
+
+def _is_in(directory: Path, arguments: tuple[Any, ...]) -> bool:
+    """Whether the first argument of an event is a path of a directory."""
+    path = arguments[0] if arguments else None
+    if not isinstance(path, str | os.PathLike):
         return False
-    return Path(os.fsdecode(arguments[0])).absolute().is_relative_to(directory)
+    return Path(os.fsdecode(path)).absolute().is_relative_to(directory)
 
 
 def damage(at: Place) -> Iterator[Report]:
