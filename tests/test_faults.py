@@ -85,6 +85,7 @@ def test_a_disk_that_fails_is_one_line(at: bad_places.Place, number: int) -> Non
     [
         ("report", RUNS, "os.rename", f"{TASK}/report.html$"),
         ("report", RUNS, "open", f"{TASK}/run.json$"),
+        ("report", RUNS, "open", r"/\.quantlib-\w+\.lock$"),
         ("run", RUNS, "os.rename", "new/results.csv$"),
         ("run", CACHE, "open", "/quantized/"),
         ("run", CACHE, "open", "/tmp$"),
