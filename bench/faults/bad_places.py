@@ -64,6 +64,7 @@ class Report:
         said = ended.err.strip().splitlines()
         self.ends[f"code {ended.code}" + (f": {_general(said[-1])}" if said else "")] += 1
         self.failures += [f"{what}: {each}" for each in wrong]
+        print(f"  {what}: code {ended.code}", flush=True)
         for each in wrong:
             print(f"  FAILED {what}: {each}", flush=True)
 
