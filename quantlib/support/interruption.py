@@ -36,8 +36,8 @@ def main_process(command: Callable[[], int]) -> int:
     """Run the command of this process, from here to its end; what it returns is the exit code.
 
     A signal that the caller ignores (nohup) stays ignored. On Windows, Ctrl-C raises a KeyboardInterrupt as
-    usual, and nothing else changes. Where no thread or pipe is left to watch signals with, the command does not
-    begin: that is one line and exit code 2.
+    usual, and nothing else changes. Where no thread or pipe is left to watch signals with, that is one line
+    and exit code 2, and the command does not begin.
     """
     if sys.platform != "win32":
         try:
