@@ -43,6 +43,21 @@ def test_a_bug_has_no_reason(error: Exception) -> None:
     assert reason_for(error) is None
 
 
+@pytest.mark.skipif(os.name == "nt", reason="limits of processes")
+def test_a_thread_needs_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    import resource
+
+    limits = {resource.RLIMIT_NPROC: 100, resource.RLIMIT_AS: 2**30}
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (limits[which], limits[which]))
+    error = RuntimeError("can't start new thread")
+    said = "too little threads or processes: `ulimit -u` allows 100, `ulimit -v` allows 1024 MB"
+    assert reason_for(error) == said
+    limits[resource.RLIMIT_AS] = resource.RLIM_INFINITY
+    assert reason_for(error) == "too little threads or processes: `ulimit -u` allows 100"
+    limits[resource.RLIMIT_NPROC] = resource.RLIM_INFINITY
+    assert reason_for(error) == "too little threads or processes"
+
+
 @pytest.fixture
 def entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An entry of a cache, by a path relative to the working directory, that a command uses."""

@@ -25,8 +25,14 @@ _WORDS = {
     "can't start new thread": _THREADS,
     "pthread_create failed": _THREADS,
 }
-# The command of the shell that shows and raises the limit, and the limit's name in `resource`.
-_LIMITS = {_MEMORY: ("-v", "RLIMIT_AS"), _FILES: ("-n", "RLIMIT_NOFILE"), _THREADS: ("-u", "RLIMIT_NPROC")}
+# The command of the shell that shows and raises a limit, and the limit's name in `resource`. A thread needs
+# memory for its stack too.
+_OF_MEMORY = ("-v", "RLIMIT_AS")
+_LIMITS = {
+    _MEMORY: (_OF_MEMORY,),
+    _FILES: (("-n", "RLIMIT_NOFILE"),),
+    _THREADS: (("-u", "RLIMIT_NPROC"), _OF_MEMORY),
+}
 
 
 def reason_for(error: BaseException) -> str | None:
@@ -69,13 +75,14 @@ def _lacking(error: BaseException) -> str | None:
 
 
 def _limit(lacking: str) -> str:
-    """What the limit of this process is, where it has one."""
+    """What the limits of this process are, where it has any."""
     if sys.platform == "win32":
         return ""
     import resource
 
-    flag, name = _LIMITS[lacking]
-    limit = resource.getrlimit(getattr(resource, name))[0]
-    if limit == resource.RLIM_INFINITY:
-        return ""
-    return f": `ulimit {flag}` allows {f'{limit / 2**20:.0f} MB' if lacking == _MEMORY else limit}"
+    limits = [
+        f"`ulimit {flag}` allows {f'{limit / 2**20:.0f} MB' if (flag, name) == _OF_MEMORY else limit}"
+        for flag, name in _LIMITS[lacking]
+        if (limit := resource.getrlimit(getattr(resource, name))[0]) != resource.RLIM_INFINITY
+    ]
+    return ": " + ", ".join(limits) if limits else ""
