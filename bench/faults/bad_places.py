@@ -387,25 +387,37 @@ def damage_file(path: Path, how: str, draw: random.Random) -> None:
 
 
 def resume_files(at: Place) -> Iterator[Report]:
-    """The file from which a training goes on has a random byte changed."""
-    report = Report()
+    """The file from which a training goes on has a random byte changed, or is cut."""
+    report, main = Report(), main_of(at.root, SCENARIOS["distil"])
     for index in range(12):
-        place = new_place(at.root, "bad", SCENARIOS["distil"])
-        operation = at.good["distil"].operations
         states: list[Path] = []
-        while not states:
-            operation = at.draw.randint(operation // 4, operation)
-            shutil.rmtree(place)
-            place = new_place(at.root, "bad", SCENARIOS["distil"])
-            strike = Strike(signal.SIGKILL, operation=operation)
-            run(main_of(at.root, SCENARIOS["distil"]), place, strike)
-            states = list(place.glob(f"{CACHE}/student/*.unfinished/*.pt"))
-            operation = at.good["distil"].operations
-        damage_file(states[0], "cut" if index % 4 == 3 else "byte", at.draw)
-        ended = run(main_of(at.root, SCENARIOS["distil"]), place)
+        for number in (at.draw.randint(2, 4), 1):  # there is one, and perhaps more
+            if not states:
+                place = new_place(at.root, "bad", SCENARIOS["distil"])
+                run(main, place, prepare=partial(kill_after_state, number))
+                states = sorted(place.glob(f"{CACHE}/student/*.unfinished/*{_STATE}"))
+        how = "cut" if index % 4 == 3 else "byte"
+        damage_file(states[0], how, at.draw)
+        ended = run(main, place)
         wrong = judge(ended, (0,)) + differences(at.good["distil"].artifacts, artifacts(place))
-        report.add("distil, its resume file", ended, [*wrong, *leftovers(place)])
+        report.add(f"distil, resume file {states[0].name}, {how}", ended, [*wrong, *leftovers(place)])
     yield report
+
+
+_STATE = ".pt"
+
+
+def kill_after_state(number: int) -> None:
+    """Kill this process with SIGKILL when it has written the state of a training so often."""
+    count = 0
+
+    def kill(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if count >= number and is_operation(event, arguments):
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += event == "os.rename" and str(arguments[1]).endswith(_STATE)
+
+    sys.addaudithook(kill)
 
 
 # Several at once
