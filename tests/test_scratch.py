@@ -59,6 +59,16 @@ def test_a_scratch_directory_that_is_removed_is_the_error(tmp_path: Path) -> Non
         (path / "x").read_text()  # never written: a bug
 
 
+def test_a_directory_that_is_removed_while_it_is_listed_has_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def removed(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "removed", str(tmp_path))
+
+    monkeypatch.setattr(Path, "glob", removed)
+    assert list(scratch.locks(tmp_path)) == []
+
+
 def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path: Path) -> None:
     with other_process(HALF_WRITTEN, tmp_path / "entry"):
         pass

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -128,6 +129,7 @@ def command(root: Path, in_pytest: bool, processes: bool, signals: bool, words: 
     from quantlib.support.interruption import main_process
 
     os.environ["TMPDIR"] = str(Path("tmp").absolute())
+    tempfile.tempdir = None  # the process that this one was forked from has chosen another one
     os.environ["OMP_NUM_THREADS"] = "1"
     with traced_once(root), contextlib.nullcontext() if processes else warm.timed_here():
         more = (*_COMMON, *_TINY, *_GATED) if in_pytest else ()

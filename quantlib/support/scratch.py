@@ -74,7 +74,11 @@ def hold_lock(parent: Path) -> BaseFileLock:
 
 def locks(parent: Path) -> Iterator[tuple[Path, BaseFileLock | None]]:
     """The lock files in `parent`, each with its lock if it could be acquired: then its process has ended."""
-    for file in sorted(parent.glob(f"{PREFIX}*.lock")):
+    try:
+        files = sorted(parent.glob(f"{PREFIX}*.lock"))
+    except FileNotFoundError:  # removed while it was listed
+        files = []
+    for file in files:
         lock = left_behind(file)
         if lock is not None or os.path.lexists(file):
             yield file, lock
