@@ -35,7 +35,7 @@ from quantlib.sweep.table import JSON, Row, read_table
 WAYS = ("Ctrl-C", "SIGTERM", "SIGKILL", "SIGKILL to a worker")
 TIMED = ("_ms", "per_s", "speedup", "throughput_", "others", "trusted")
 # Processes see that their parent has gone within seconds.
-_GRACE_SECONDS, _END_SECONDS = 3.0, 120.0
+_GRACE_SECONDS, _END_SECONDS = 3.0, 600.0
 
 
 @dataclass(frozen=True)

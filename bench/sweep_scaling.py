@@ -7,9 +7,10 @@
 `empty` runs cells that do nothing, through the processes of this machine and through a Dask cluster of two
 worker processes. `cluster` scores variants of a BERT of MiniLM's shape with random weights on news articles,
 on clusters of worker processes with a cache each and none in common; with --kill-seconds one worker after the
-other is killed so often. It writes how long each job took, in CPU time too: where other programs use the
-machine, elapsed time says little. `simulate` replays such jobs on clusters of other sizes, with the client's
-time for each job and its link for each byte, and says what limits them.
+other is killed so often, but for the first cluster, whose rows the others' are compared with. It writes how
+long each job took, in CPU time too: where other programs use the machine, elapsed time says little.
+`simulate` replays such jobs on clusters of other sizes, with the client's time for each job and its link for
+each byte, and says what limits them.
 """
 
 from __future__ import annotations
@@ -242,7 +243,7 @@ def measure_cluster(counts: Sequence[int], kill_seconds: float, rows: int) -> di
             ):
                 pool._client.wait_for_workers(count, timeout=600)
                 started = time.perf_counter()
-                with killing(workers, kill_seconds) as killed:
+                with killing(workers, 0.0 if first is None else kill_seconds) as killed:
                     table = running.run(sweep, pool=pool)
                 seconds = time.perf_counter() - started
             done = running.plan(file, sweep.options).done

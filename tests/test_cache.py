@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -330,6 +331,18 @@ def test_entries_that_were_used_in_the_future_do_not_stay_for_ever(
         assert set(kept(full)) == set("ab"), "another run may have used them before the clock was set back"
     eviction.shrink(full, 0)
     assert kept(full) == "a", "this run has used it"
+
+
+def test_a_cache_that_is_removed_while_it_is_open_is_made_anew(tmp_path: Path) -> None:
+    cache = open_cache(tmp_path / "cache")
+    cache.get("models", {"name": "a"}, kilobyte)
+    shutil.rmtree(cache.root)
+    assert not cache.get("models", {"name": "a"}, kilobyte).hit
+    open_cache(cache.root)
+    assert cache.get("models", {"name": "a"}, kilobyte).hit
+    with other_process(OPEN, cache.root):
+        eviction.shrink(cache.root, 0)
+    assert cache.get("models", {"name": "a"}, kilobyte).hit, "this run holds a lock there again"
 
 
 def test_lock_files_of_killed_builds_go(tmp_path: Path) -> None:

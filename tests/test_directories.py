@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from quantlib.support import directories
 from quantlib.support.directories import atomic_dir, atomic_files
 from quantlib.support.errors import InputError
-from quantlib.support.files import sha256_files
+from quantlib.support.files import sha256_files, write_text
 
 KILLED = """
 import os, shutil, signal, sys
@@ -97,6 +99,37 @@ def test_a_run_is_whole_wherever_it_is_killed(tmp_path: Path, exchange: str) -> 
     assert int(count) > 20, "moments"
     can_exchange = exchange == "yes" and sys.platform == "linux"
     assert states == (["after", "before"] if can_exchange else ["after", "before", "gone"])
+
+
+@pytest.mark.parametrize("removed", ["all", "part"])
+@pytest.mark.parametrize("write", [atomic_dir, atomic_files], ids=["atomic_dir", "atomic_files"])
+def test_what_is_removed_while_it_is_written_is_never_taken_for_finished(
+    tmp_path: Path, write: Any, removed: str
+) -> None:
+    place = tmp_path / "runs" / "SST-2"
+    with pytest.raises(InputError, match=r"runs is gone: it was removed"), write(place) as new:
+        (new / "model_1.onnx").write_text("1")
+        shutil.rmtree(place.parent if removed == "all" else new.parent)
+        write_text(new / "results.json", "1")  # which makes the directory again
+    assert not place.exists() or texts(place) == {}
+
+
+def test_other_files_may_go_while_a_directory_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "SST-2"
+    place.mkdir()
+    (place / "notes.txt").touch()
+    link = os.link
+
+    def removed(path: Path, target: Path, **words: Any) -> None:
+        path.unlink()
+        link(path, target, **words)
+
+    monkeypatch.setattr(os, "link", removed)
+    with atomic_files(place) as new:
+        (new / "results.json").write_text("1")
+    assert texts(place) == {"results.json": "1"}
 
 
 def texts(directory: Path) -> dict[str, str]:

@@ -57,6 +57,23 @@ sys.exit(main_process(globals()[sys.argv[1]]))
 """
 
 
+def test_a_machine_without_threads_is_one_line() -> None:
+    code = """
+import sys, threading
+from quantlib.support.interruption import main_process
+
+def lacks(_):
+    raise RuntimeError("can't start new thread")
+
+threading.Thread.start = lacks
+sys.exit(main_process(lambda: print("began") or 0))
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert process.stderr.startswith("error: too little threads or processes")
+    assert process.stderr.count("\n") == 1
+
+
 def interrupt(what: str, number: int) -> tuple[int, str, str, float]:
     """The exit code, what it says, and the seconds to its end, of a command that is interrupted."""
     with subprocess.Popen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -40,6 +41,32 @@ def test_a_scratch_directory_goes_with_its_block(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), scratch_dir(tmp_path) as path:
         raise ZeroDivisionError
     assert names(tmp_path) == []
+
+
+def test_a_scratch_directory_that_is_removed_is_the_error(tmp_path: Path) -> None:
+    place = tmp_path / "runs"
+    place.mkdir()
+    with pytest.raises(InputError, match=f"{place} is gone: it was removed"), scratch_dir(place) as path:
+        shutil.rmtree(place)
+        (path / "x").write_text("x")
+    place.mkdir()
+    with pytest.raises(InputError, match=f"{place} is gone: it was removed"), scratch_dir(place) as path:
+        shutil.rmtree(place)
+        path.mkdir(parents=True)  # by who writes there
+        raise RuntimeError("cannot read what was written")
+    place.mkdir(exist_ok=True)
+    with pytest.raises(FileNotFoundError), scratch_dir(place) as path:
+        (path / "x").read_text()  # never written: a bug
+
+
+def test_a_directory_that_is_removed_while_it_is_listed_has_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def removed(*_: object) -> None:
+        raise FileNotFoundError(errno.ENOENT, "removed", str(tmp_path))
+
+    monkeypatch.setattr(Path, "glob", removed)
+    assert list(scratch.locks(tmp_path)) == []
 
 
 def test_what_a_killed_process_left_is_removed_by_the_next_write(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench.hostile.damage import TEXT_PIECES
 from quantlib.data.tables import Table, read_table
 from quantlib.data.text import read_lines
 from quantlib.support.errors import InputError
@@ -960,27 +961,7 @@ def damaged(data: bytes, draw: random.Random) -> bytes:
 
 
 def hostile_text(draw: random.Random) -> bytes:
-    pieces = [
-        "a",
-        "b,c",
-        '"',
-        '""',
-        "\t",
-        ",",
-        ";",
-        "\n",
-        "\r",
-        "\r\n",
-        "\0",
-        "{",
-        "}",
-        '{"a": 1}\n',
-        "[",
-        "é",
-        ":",
-        "\u2028",
-    ]
-    return "".join(draw.choices(pieces, k=draw.randint(1, 60))).encode(
+    return "".join(draw.choices(TEXT_PIECES, k=draw.randint(1, 60))).encode(
         draw.choice(["utf-8", "utf-16", "utf-16-le"])
     )
 

@@ -245,7 +245,7 @@ class _Counter:
         self.count = 0
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if self._busy or not _is_operation(event, arguments):
+        if self._busy or not is_operation(event, arguments):
             return
         if not self._began:
             self._began = str(arguments[0]) == os.environ[_BEGAN]
@@ -266,7 +266,8 @@ class _Counter:
         (self._logs / "operations").write_text(json.dumps(self.count))
 
 
-def _is_operation(event: str, arguments: Sequence[Any]) -> bool:
+def is_operation(event: str, arguments: Sequence[Any]) -> bool:
+    """Whether an event of Python's audit hooks changes files, or starts a process."""
     if event == "open":
         path, mode, flags = arguments
         written = flags & _WRITES if isinstance(flags, int) else False

@@ -10,6 +10,7 @@ Full and read-only disks are tmpfs, which takes root; without it those cases are
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
 import os
 import random
@@ -28,7 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from attempts import Ended, Prepare, Strike, run
+from attempts import Ended, Prepare, Strike, is_operation, run
 from kills import Good, undisturbed
 from world import (
     CACHE,
@@ -42,9 +43,13 @@ from world import (
     main_of,
     make_world,
     new_place,
+    outputs,
 )
 
 _MB = 2**20
+# How a native library ends a process that has no memory left; docs/faults.md says that it may.
+_NATIVE_ENDS = (-signal.SIGABRT, -signal.SIGSEGV)
+_TEMPORARY = "tmp"  # where the system wants temporary files, in a place
 
 
 @dataclass
@@ -61,6 +66,7 @@ class Report:
         said = ended.err.strip().splitlines()
         self.ends[f"code {ended.code}" + (f": {_general(said[-1])}" if said else "")] += 1
         self.failures += [f"{what}: {each}" for each in wrong]
+        print(f"  {what}: code {ended.code}", flush=True)
         for each in wrong:
             print(f"  FAILED {what}: {each}", flush=True)
 
@@ -91,22 +97,30 @@ def judge(ended: Ended, codes: Sequence[int] = (0, 2)) -> list[str]:
     return wrong
 
 
-def again(at: Place, name: str, place: Path) -> list[str]:
+def again(at: Place, name: str, place: Path, *, entries_may_lack: bool = False) -> list[str]:
     """What is wrong after the command has run once more, in peace."""
     ended = run(main_of(at.root, SCENARIOS[name]), place)
     wrong = [] if ended.code == 0 else [f"the second run: {ended}"]
-    wrong += differences(at.good[name].artifacts, artifacts(place))
+    wrong += broken(place)
+    wrong += differences(at.good[name].artifacts, artifacts(place), entries_may_lack=entries_may_lack)
     return wrong + [f"left: {each}" for each in leftovers(place)]
 
 
 def prepared(
-    at: Place, report: Report, name: str, what: str, prepare: Prepare | None, *, processes: bool = True
+    at: Place,
+    report: Report,
+    name: str,
+    what: str,
+    prepare: Prepare | None,
+    *,
+    processes: bool = True,
+    codes: Sequence[int] = (0, 2),
 ) -> None:
-    """A scenario in a process that something is done to first; then again without."""
+    """A scenario in a process that something is done to first; then again without. codes: how it may end."""
     place = new_place(at.root, "bad", SCENARIOS[name])
     main = main_of(at.root, SCENARIOS[name], processes=processes)
     ended = run(main, place, prepare=prepare)
-    report.add(f"{name}, {what}", ended, [*judge(ended), *broken(place), *again(at, name, place)])
+    report.add(f"{name}, {what}", ended, [*judge(ended, codes), *broken(place), *again(at, name, place)])
 
 
 # A disk that is full
@@ -207,7 +221,7 @@ def read_only(at: Place) -> Iterator[Report]:
     """The cache, the results, or the place for temporary files cannot be written."""
     report = Report()
     for name in ("run", "gate", "report"):
-        for part in (CACHE, RUNS, "baseline", "tmp"):
+        for part in (CACHE, RUNS, "baseline", _TEMPORARY):
             place = new_place(at.root, "bad", SCENARIOS[name])
             (place / part).mkdir(exist_ok=True)
             _mount("--bind", str(place / part), str(place / part))
@@ -228,40 +242,113 @@ def read_only(at: Place) -> Iterator[Report]:
 # A cache that goes, or is damaged
 
 
+_VANISHING = (
+    ("run", CACHE),
+    ("run", RUNS),
+    ("run", _TEMPORARY),
+    ("distil", CACHE),
+    ("distil", RUNS),
+    ("prune", CACHE),
+    ("gate", CACHE),
+    ("gate", "baseline"),
+    ("report", RUNS),
+    ("report", _TEMPORARY),
+)
+
+
 def vanish(at: Place) -> Iterator[Report]:
-    """The cache, or the directory of results, is removed while a command runs."""
+    """The cache, the directory of results, or that of temporary files, is removed while a command uses it."""
     report = Report()
-    for index in range(30):
-        name = ("run", "gate", "prune", "report")[index % 4]
-        part = CACHE if index % 3 and name != "report" else RUNS
-        operation = at.draw.randint(1, max(1, at.good[name].operations))
+    counts = {case: moments(at, *case) for case in _VANISHING}
+    cases = [case for case in _VANISHING if counts[case]]
+    print(
+        "  left out, not used for long enough:", [case for case in _VANISHING if not counts[case]], flush=True
+    )
+    for index in range(50):
+        name, part = case = cases[index % len(cases)]
+        moment = at.draw.randint(1, counts[case])
         place = new_place(at.root, "bad", SCENARIOS[name])
-        prepare = partial(remove_at, operation, part)
-        ended = run(main_of(at.root, SCENARIOS[name]), place, prepare=prepare)
-        wrong = [*judge(ended), *broken(place)]
+        main = main_of(at.root, SCENARIOS[name], processes=index % 3 == 0)
+        ended = run(main, place, prepare=partial(remove_at, moment, part))
+        if (at.root / _MOMENT).read_text() != "removed":
+            report.ends["had ended before"] += 1
+            continue
+        wrong = [*judge(ended), *broken(place), *_after_removal(at, name, part, place, ended)]
         if name == "report":  # its results are gone, as they should be
             place = new_place(at.root, "bad", SCENARIOS[name])
-        report.add(
-            f"{name}, {part} removed at operation {operation}", ended, [*wrong, *again(at, name, place)]
-        )
+        (place / _TEMPORARY).mkdir(exist_ok=True)
+        wrong += again(at, name, place, entries_may_lack=True)
+        report.add(f"{name}, {part} removed at moment {moment} of {counts[case]}", ended, wrong)
     yield report
 
 
-def remove_at(operation: int, part: str) -> None:
-    """Remove a directory at the N-th operation on files."""
-    count, busy = 0, False
+def _after_removal(at: Place, name: str, part: str, place: Path, ended: Ended) -> list[str]:
+    """What is wrong with what a command said, or called done, while a directory was removed."""
+    if ended.code == 2:
+        return [] if "is gone: it was removed" in ended.err else [f"does not say it: {ended.err}"]
+    if name == "report" and part == RUNS:
+        return []
+    made = outputs(artifacts(place))
+    # Removed behind the last file that was written, all of them are gone.
+    return differences(outputs(at.good[name].artifacts), made) if made or part in (CACHE, _TEMPORARY) else []
 
-    def remove(event: str, _: tuple[Any, ...]) -> None:
-        nonlocal count, busy
-        if busy or not event.startswith(("os.rename", "os.mkdir", "os.remove", "os.utime", "os.rmdir")):
+
+_MOMENT = "moment"
+
+
+def moments(at: Place, name: str, part: str) -> int:
+    """How many moments an undisturbed run has at which a directory of it can be removed."""
+    place = new_place(at.root, "bad", SCENARIOS[name])
+    ended = run(main_of(at.root, SCENARIOS[name]), place, prepare=partial(remove_at, None, part))
+    if ended.code:
+        raise RuntimeError(f"{name}: {ended}")
+    return int((at.root / _MOMENT).read_text())
+
+
+def remove_at(moment: int | None, part: str) -> None:
+    """Remove a directory before the N-th operation on files since its first use, in it or elsewhere.
+
+    Reading its files is an operation too. The file `moment` beside the place says that it was removed, or
+    how many moments there were.
+    """
+    directory, told = Path(part).absolute(), Path("..").absolute() / _MOMENT
+    count, in_use, busy = 0, False, False
+
+    def remove(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count, in_use, busy
+        if busy or not (is_operation(event, arguments) or _reads(event, arguments, directory)):
+            return
+        if not in_use:
+            in_use = _is_in(directory, arguments)
             return
         count += 1
-        if count == operation:
+        if count == moment:
             busy = True
-            shutil.rmtree(part, ignore_errors=True)
-            busy = False
+            shutil.rmtree(directory, ignore_errors=True)
+            told.write_text("removed")
 
+    def tell() -> None:
+        nonlocal busy
+        if not busy:
+            busy = True
+            told.write_text(str(count))
+
+    told.unlink(missing_ok=True)
+    atexit.register(tell)
     sys.addaudithook(remove)
+
+
+def _reads(event: str, arguments: tuple[Any, ...], directory: Path) -> bool:
+    """Whether an event opens a file of a directory, or lists it."""
+    return event in ("open", "os.listdir", "os.scandir") and _is_in(directory, arguments)
+
+
+def _is_in(directory: Path, arguments: tuple[Any, ...]) -> bool:
+    """Whether the first argument of an event is a path of a directory."""
+    path = arguments[0] if arguments else None
+    if not isinstance(path, str | os.PathLike):
+        return False
+    return Path(os.fsdecode(path)).absolute().is_relative_to(directory)
 
 
 def damage(at: Place) -> Iterator[Report]:
@@ -304,25 +391,37 @@ def damage_file(path: Path, how: str, draw: random.Random) -> None:
 
 
 def resume_files(at: Place) -> Iterator[Report]:
-    """The file from which a training goes on has a random byte changed."""
-    report = Report()
+    """The file from which a training goes on has a random byte changed, or is cut."""
+    report, main = Report(), main_of(at.root, SCENARIOS["distil"])
     for index in range(12):
-        place = new_place(at.root, "bad", SCENARIOS["distil"])
-        operation = at.good["distil"].operations
         states: list[Path] = []
-        while not states:
-            operation = at.draw.randint(operation // 4, operation)
-            shutil.rmtree(place)
-            place = new_place(at.root, "bad", SCENARIOS["distil"])
-            strike = Strike(signal.SIGKILL, operation=operation)
-            run(main_of(at.root, SCENARIOS["distil"]), place, strike)
-            states = list(place.glob(f"{CACHE}/student/*.unfinished/*.pt"))
-            operation = at.good["distil"].operations
-        damage_file(states[0], "cut" if index % 4 == 3 else "byte", at.draw)
-        ended = run(main_of(at.root, SCENARIOS["distil"]), place)
+        for number in (at.draw.randint(2, 4), 1):  # there is one, and perhaps more
+            if not states:
+                place = new_place(at.root, "bad", SCENARIOS["distil"])
+                run(main, place, prepare=partial(kill_after_state, number))
+                states = sorted(place.glob(f"{CACHE}/student/*.unfinished/*{_STATE}"))
+        how = "cut" if index % 4 == 3 else "byte"
+        damage_file(states[0], how, at.draw)
+        ended = run(main, place)
         wrong = judge(ended, (0,)) + differences(at.good["distil"].artifacts, artifacts(place))
-        report.add("distil, its resume file", ended, [*wrong, *leftovers(place)])
+        report.add(f"distil, resume file {states[0].name}, {how}", ended, [*wrong, *leftovers(place)])
     yield report
+
+
+_STATE = ".pt"
+
+
+def kill_after_state(number: int) -> None:
+    """Kill this process with SIGKILL when it has written the state of a training so often."""
+    count = 0
+
+    def kill(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if count >= number and is_operation(event, arguments):
+            os.kill(os.getpid(), signal.SIGKILL)
+        count += event == "os.rename" and str(arguments[1]).endswith(_STATE)
+
+    sys.addaudithook(kill)
 
 
 # Several at once
@@ -396,7 +495,8 @@ def memory(at: Place) -> Iterator[Report]:
     for index in range(20):
         name = ("run", "distil", "gate")[index % 3]
         more = int(2 ** at.draw.uniform(0, 10))
-        prepared(at, report, name, f"{more} MB more memory", partial(limit_memory, more))
+        limit = partial(limit_memory, more)
+        prepared(at, report, name, f"{more} MB more memory", limit, codes=(0, 2, *_NATIVE_ENDS))
     yield report
 
 

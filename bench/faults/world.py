@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -128,6 +129,7 @@ def command(root: Path, in_pytest: bool, processes: bool, signals: bool, words: 
     from quantlib.support.interruption import main_process
 
     os.environ["TMPDIR"] = str(Path("tmp").absolute())
+    tempfile.tempdir = None  # the process that this one was forked from has chosen another one
     os.environ["OMP_NUM_THREADS"] = "1"
     with traced_once(root), contextlib.nullcontext() if processes else warm.timed_here():
         more = (*_COMMON, *_TINY, *_GATED) if in_pytest else ()
@@ -215,14 +217,37 @@ def _untimed(value: Any) -> Any:
     return [_untimed(each) for each in value] if isinstance(value, list) else value
 
 
-def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """The names whose content differs, each with what is wrong with it."""
+def outputs(found: Mapping[str, str]) -> dict[str, str]:
+    """Of artifacts, those that a user asked for: results, models, pages, baselines; not the cache."""
+    return {name: content for name, content in found.items() if name.split("/")[0] != CACHE}
+
+
+def differences(
+    expected: Mapping[str, str], found: Mapping[str, str], *, entries_may_lack: bool = False
+) -> list[str]:
+    """The names whose content differs, each with what is wrong with it.
+
+    entries_may_lack: whether whole entries of the cache may be missing, as after a cache was removed while a
+    command ran: what the command made later is enough for the next one, which needs nothing below it then.
+    """
+    if entries_may_lack:
+        there = {_entry_of(name) for name in found}
+        expected = {
+            name: content
+            for name, content in expected.items()
+            if name.split("/")[0] != CACHE or _entry_of(name) in there
+        }
     names = sorted(expected.keys() | found.keys())
     return [
         f"{name}: {expected.get(name, 'not expected')}, found {found.get(name, 'nothing')}"
         for name in names
         if expected.get(name) != found.get(name)
     ]
+
+
+def _entry_of(name: str) -> str:
+    """The directory, or the file, that is an entry of the cache: CACHE/kind/name."""
+    return "/".join(name.split("/")[:3])
 
 
 def broken(place: Path) -> list[str]:

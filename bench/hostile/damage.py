@@ -22,6 +22,13 @@ _VALUES: tuple[Any, ...] = (
 )  # fmt: skip
 
 
+TEXT_PIECES = (
+    "a", "1", "-", " ", "b,c", ",", ";", ":", '"', '""', "\t", "\n", "\r", "\r\n", "\0", "{", "}", "[",
+    '{"a": 1}\n', "é", "\u2028", "\ufeff",
+)  # fmt: skip
+"""What a text is made of that looks like a table, or nearly."""
+
+
 def damaged_bytes(data: bytes, draw: random.Random) -> bytes:
     """The bytes cut off, or with some of them changed, moved, doubled, taken out or set to zero."""
     if not data or draw.random() < 0.05:
@@ -172,24 +179,4 @@ def hostile_cell(draw: random.Random) -> Any:
     """A value of a table's cell."""
     if draw.random() < 0.3:
         return draw.choice(_VALUES)
-    pieces = (
-        "a",
-        " ",
-        '"',
-        '""',
-        "\t",
-        ",",
-        ";",
-        "\n",
-        "\r",
-        "\0",
-        "{",
-        "[",
-        "é",
-        ":",
-        "\u2028",
-        "\ufeff",
-        "1",
-        "-",
-    )
-    return "".join(draw.choices(pieces, k=draw.randint(0, 30)))
+    return "".join(draw.choices(TEXT_PIECES, k=draw.randint(0, 30)))

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from quantlib.support.errors import InputError
-from quantlib.support.eviction import used_caches
-from quantlib.support.exhaustion import reason_for
+from quantlib.support.exhaustion import reason_for, removal
+from quantlib.support.presence import forget_used
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,19 +40,25 @@ def run_app(app: typer.Typer, arguments: Sequence[str] | None = None, name: str 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a place that knows no ✓ must not end a run
+    forget_used()
     try:
         code = app(arguments, standalone_mode=False, prog_name=name)
-    except (InputError, typer.TyperException) as error:
-        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        print("error:", " ".join(message.splitlines()), file=sys.stderr)
-        return 2
     except Exception as error:
-        reason = reason_for(error, used_caches())
+        reason = _reason(error)
         if reason is None:
             raise
         print("error:", reason, file=sys.stderr)
         return 2
     return int(code or 0)
+
+
+def _reason(error: Exception) -> str | None:
+    """What to say of an error, in one line; None for a bug."""
+    if isinstance(error, typer.TyperException):
+        return " ".join(error.format_message().splitlines())
+    if isinstance(error, InputError):  # what was there, and was found missing, is nothing that the user gave
+        return removal(error) or str(error)
+    return reason_for(error)
 
 
 def wide_console() -> Console:

@@ -36,6 +36,7 @@ from quantlib.support.files import copy_file, make_dir, sha256_files
 from quantlib.support.options import COMMAND, command_line
 from quantlib.support.parsing import parse_json_text, read_utf8
 from quantlib.support.plotting import NO_PLOTS, can_plot
+from quantlib.support.presence import note_used
 from quantlib.support.progress import Steps
 
 if TYPE_CHECKING:
@@ -113,7 +114,8 @@ def _place_of(options: ExperimentOptions) -> Path:
         raise InputError(
             f"{directory}: a link that leads out of {options.output_dir}; remove it or name another place"
         )
-    return make_dir(directory)
+    note_used(options.output_dir, make_dir(directory))
+    return directory
 
 
 def _compared(

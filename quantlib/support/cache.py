@@ -25,6 +25,7 @@ from quantlib.support.eviction import begin_run, lock_of, mark_used, shrink
 from quantlib.support.files import RECORD, make_dir, place_errors, sha256_files, sha256_json, write_json
 from quantlib.support.locks import locked
 from quantlib.support.parsing import parse_json_text, read_utf8
+from quantlib.support.presence import note_used
 
 __all__ = [
     "ENVIRONMENT_VARIABLE",
@@ -132,6 +133,7 @@ class Cache:
         make_dir(path.parent)
         with place_errors(path, scratch=lock_of(path)), locked(lock_of(path)):
             if _is_whole(path, key):
+                note_used(path, *path.rglob("*"))
                 mark_used(path)
                 return Entry(path, hit=True)
             if _looking.get():
@@ -139,6 +141,7 @@ class Cache:
             with atomic_dir(path) as scratch:
                 build(scratch)
                 write_json(scratch / RECORD, {"key": dict(key), "files": sha256_files(scratch)})
+            note_used(path, *path.rglob("*"))
             mark_used(path)
             shutil.rmtree(self.unfinished(kind, key), ignore_errors=True)
         if self.limit_bytes < math.inf:
@@ -166,6 +169,7 @@ def open_cache(root: Path | None) -> Cache:
     try:
         directory = make_dir(root or default_cache_dir())
         with place_errors(directory):
+            note_used(directory)
             begin_run(directory.absolute())
     except InputError as error:
         raise InputError(f"{error}; name another cache directory with {ENVIRONMENT_VARIABLE}") from error

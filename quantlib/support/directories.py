@@ -21,6 +21,7 @@ from pathlib import Path
 from quantlib.support.errors import InputError
 from quantlib.support.files import make_dir, place_errors, sha256_file
 from quantlib.support.locks import locked
+from quantlib.support.presence import note_used, removed_error
 from quantlib.support.scratch import ASIDE, PREFIX, scratch_dir
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # linux/fcntl.h, linux/fs.h
@@ -37,6 +38,7 @@ def temporary_dir() -> Iterator[Path]:
         InputError: the place cannot be written, or belongs to another user.
     """
     system = Path(tempfile.gettempdir())
+    note_used(system)
     with place_errors(system):
         place = _own_place(system)
         with scratch_dir(place) as scratch:
@@ -70,12 +72,22 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     with place_errors(path.parent), scratch_dir(path.parent) as scratch, place_errors(path, scratch=scratch):
         new = scratch / "new"
         new.mkdir()
-        begun = scratch / "begun"
-        begun.touch()
-        yield new
-        # Removed with all that was written so far, the directory may have been made anew for what came then.
-        begun.stat()
+        with _kept(scratch):
+            yield new
         _replace(path, new, scratch)
+
+
+@contextmanager
+def _kept(scratch: Path) -> Iterator[None]:
+    """Check that a temporary directory was there all the time.
+
+    Removed with all that was written so far, it may have been made again for what was written then.
+    """
+    begun = scratch / "begun"
+    begun.touch()
+    yield
+    if not begun.exists():
+        raise removed_error(scratch.parent)
 
 
 @contextmanager
@@ -101,7 +113,8 @@ def atomic_files(
         new = scratch / "new"
         new.mkdir()
         try:
-            yield new
+            with _kept(scratch):
+                yield new
         except InputError as error:  # name the user's directory, not the temporary one
             raise InputError(str(error).replace(str(new), str(directory))) from error
         with replacing(place):
@@ -128,6 +141,8 @@ def _link_others(old: Path, new: Path, earlier: Mapping[str, str]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(path, target, follow_symlinks=False)
+        except FileNotFoundError:  # removed meanwhile
+            continue
         except OSError:  # a file system without links, or a file of another user
             shutil.copy2(path, target, follow_symlinks=False)
 

@@ -45,14 +45,11 @@ def begin_run(root: Path) -> None:
         lock = None if file.name.startswith(PREFIX) else left_behind(file)
         if lock is not None:
             release_lock(lock)
-    if root not in _run_locks:
+    if _began_ns(root) is None:
+        if root in _run_locks:  # which the cache took along when it was removed
+            release_lock(_run_locks[root])
         _run_locks[root] = hold_lock(root)
         atexit.register(release_lock, _run_locks[root])
-
-
-def used_caches() -> list[Path]:
-    """The caches that this process has opened."""
-    return list(_run_locks)
 
 
 def mark_used(entry: Path, clock: Callable[[], float] = time.time) -> None:
@@ -61,14 +58,21 @@ def mark_used(entry: Path, clock: Callable[[], float] = time.time) -> None:
     Never before this process's run began: a clock that is set back must not make what the run uses look old.
     """
     _used_here.add(entry.absolute())
-    began = _run_locks.get(entry.absolute().parent.parent)
     # In nanoseconds: a float that is written and read again may be a little less.
-    used_ns = max(int(clock() * 1e9), 0 if began is None else Path(began.lock_file).stat().st_mtime_ns)
+    used_ns = max(int(clock() * 1e9), _began_ns(entry.absolute().parent.parent) or 0)
     path = entry / RECORD
     try:
         os.utime(path, ns=(used_ns, used_ns))
     except FileNotFoundError as error:  # os.utime does not name the file
         raise FileNotFoundError(error.errno, error.strerror, str(path)) from error
+
+
+def _began_ns(root: Path) -> int | None:
+    """When this process's run began, as its lock in the cache says; None if there is no such lock."""
+    try:
+        return Path(_run_locks[root].lock_file).stat().st_mtime_ns if root in _run_locks else None
+    except FileNotFoundError:
+        return None
 
 
 def lock_of(path: Path) -> Path:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+
+from quantlib.support.presence import removed_error, removed_path
 
 _MEMORY, _FILES, _THREADS = "memory", "open files", "threads or processes"
 _ERRNOS = {errno.ENOMEM: _MEMORY, errno.EMFILE: _FILES, errno.ENFILE: _FILES}
@@ -24,25 +25,33 @@ _WORDS = {
     "can't start new thread": _THREADS,
     "pthread_create failed": _THREADS,
 }
-# The command of the shell that shows and raises the limit, and the limit's name in `resource`.
-_LIMITS = {_MEMORY: ("-v", "RLIMIT_AS"), _FILES: ("-n", "RLIMIT_NOFILE"), _THREADS: ("-u", "RLIMIT_NPROC")}
+# The command of the shell that shows and raises a limit, and the limit's name in `resource`. A thread needs
+# memory for its stack too.
+_OF_MEMORY = ("-v", "RLIMIT_AS")
+_LIMITS = {
+    _MEMORY: (_OF_MEMORY,),
+    _FILES: (("-n", "RLIMIT_NOFILE"),),
+    _THREADS: (("-u", "RLIMIT_NPROC"), _OF_MEMORY),
+}
 
 
-def reason_for(error: BaseException, used: Iterable[Path] = ()) -> str | None:
+def reason_for(error: BaseException) -> str | None:
     """What ended a command, in one line, if the machine or another process did; None for any other error.
 
     Args:
         error: with all that led to it.
-        used: directories that the command relies on. A file that was there and is missing now is a reason.
     """
     for each in _chain(error):
         lacking = _lacking(each)
         if lacking is not None:
             return f"too little {lacking}{_limit(lacking)}"
-        gone = each.filename if isinstance(each, FileNotFoundError) else None
-        if isinstance(gone, str | Path) and any(Path(gone).absolute().is_relative_to(d) for d in used):
-            return f"{gone} is gone: it was removed while this command used it; run the command again"
-    return None
+    return removal(error)
+
+
+def removal(error: BaseException) -> str | None:
+    """In one line, that a file which the command used was removed, if that led to the error; else None."""
+    path = removed_path(_chain(error))
+    return None if path is None else str(removed_error(path))
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
@@ -66,13 +75,14 @@ def _lacking(error: BaseException) -> str | None:
 
 
 def _limit(lacking: str) -> str:
-    """What the limit of this process is, where it has one."""
+    """What the limits of this process are, where it has any."""
     if sys.platform == "win32":
         return ""
     import resource
 
-    flag, name = _LIMITS[lacking]
-    limit = resource.getrlimit(getattr(resource, name))[0]
-    if limit == resource.RLIM_INFINITY:
-        return ""
-    return f": `ulimit {flag}` allows {f'{limit / 2**20:.0f} MB' if lacking == _MEMORY else limit}"
+    limits = [
+        f"`ulimit {flag}` allows {f'{limit / 2**20:.0f} MB' if (flag, name) == _OF_MEMORY else limit}"
+        for flag, name in _LIMITS[lacking]
+        if (limit := resource.getrlimit(getattr(resource, name))[0]) != resource.RLIM_INFINITY
+    ]
+    return ": " + ", ".join(limits) if limits else ""

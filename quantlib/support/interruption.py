@@ -16,6 +16,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from quantlib.support.exhaustion import reason_for
+
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 # Seconds after the signal: time to clean up, then children are killed, then this process ends.
 _CHILDREN_SECONDS, _END_SECONDS = 0.7, 1.5
@@ -34,10 +36,18 @@ def main_process(command: Callable[[], int]) -> int:
     """Run the command of this process, from here to its end; what it returns is the exit code.
 
     A signal that the caller ignores (nohup) stays ignored. On Windows, Ctrl-C raises a KeyboardInterrupt as
-    usual, and nothing else changes.
+    usual, and nothing else changes. Where no thread or pipe is left to watch signals with, that is one line
+    and exit code 2, and the command does not begin.
     """
     if sys.platform != "win32":
-        _watch_signals()
+        try:
+            _watch_signals()
+        except (RuntimeError, MemoryError, OSError) as error:
+            reason = reason_for(error)
+            if reason is None:
+                raise
+            print("error:", reason, file=sys.stderr)
+            return 2
     try:
         code = command()
     except BaseException:

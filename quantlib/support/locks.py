@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quantlib.support.presence import removed_error
+
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
@@ -26,6 +28,7 @@ def locked(path: Path, timeout: float = -1) -> Iterator[None]:
     Raises:
         filelock.Timeout: another process holds it for longer than `timeout` seconds; -1 waits for ever.
         OSError: the directory cannot be written, or its file system has no locks.
+        InputError: the directory was removed meanwhile.
     """
     lock = file_lock(path)
     acquire(lock, timeout)
@@ -47,12 +50,20 @@ def file_lock(path: Path) -> BaseFileLock:
 
 
 def acquire(lock: BaseFileLock, timeout: float = -1) -> None:
-    """Acquire a lock; where the file system has none, its file does not stay.
+    """Acquire a lock in a directory that is there; where the file system has none, its file does not stay.
 
     Raises:
         filelock.Timeout: another process holds it for longer than `timeout` seconds; -1 waits for ever.
         OSError: the directory cannot be written, or its file system has no locks.
+        InputError: the directory was removed meanwhile.
     """
+    try:
+        _acquire(lock, timeout)
+    except FileNotFoundError as error:
+        raise removed_error(Path(lock.lock_file).parent) from error
+
+
+def _acquire(lock: BaseFileLock, timeout: float) -> None:
     try:
         lock.acquire(timeout=timeout)
     except OSError as error:
@@ -77,7 +88,7 @@ def left_behind(path: Path) -> BaseFileLock | None:
 
     lock = file_lock(path)
     try:
-        acquire(lock, timeout=0)
+        _acquire(lock, timeout=0)
     except (Timeout, FileNotFoundError, PermissionError):  # of another user, who may be alive
         return None
     if os.path.lexists(path):

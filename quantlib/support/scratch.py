@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from quantlib.support.locks import acquire, file_lock, left_behind, release_lock
+from quantlib.support.presence import removed_error
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -27,15 +28,35 @@ ASIDE = "aside"
 
 @contextmanager
 def scratch_dir(parent: Path) -> Iterator[Path]:
-    """A new directory in `parent`, removed at the end; those of killed processes there are removed first."""
+    """A new directory in `parent`, removed at the end; those of killed processes there are removed first.
+
+    Raises:
+        InputError: it failed, and somebody else has removed the directory meanwhile.
+    """
     remove_stale(parent)
     lock = hold_lock(parent)
     path = Path(lock.lock_file).with_suffix("")
     try:
-        path.mkdir()
-        yield path
+        with _there(Path(lock.lock_file)):
+            path.mkdir()
+        with _there(Path(lock.lock_file), path):
+            yield path
     finally:
         _end(path, lock)
+
+
+@contextmanager
+def _there(*paths: Path) -> Iterator[None]:
+    """The block failed and one of these was removed: then that is the error, whatever a library says.
+
+    Whoever writes a file below may have made the directory again, but not the lock beside it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if all(map(os.path.lexists, paths)):
+            raise
+        raise removed_error(paths[0].parent) from error
 
 
 def hold_lock(parent: Path) -> BaseFileLock:
@@ -53,7 +74,11 @@ def hold_lock(parent: Path) -> BaseFileLock:
 
 def locks(parent: Path) -> Iterator[tuple[Path, BaseFileLock | None]]:
     """The lock files in `parent`, each with its lock if it could be acquired: then its process has ended."""
-    for file in sorted(parent.glob(f"{PREFIX}*.lock")):
+    try:
+        files = sorted(parent.glob(f"{PREFIX}*.lock"))
+    except FileNotFoundError:  # removed while it was listed
+        files = []
+    for file in files:
         lock = left_behind(file)
         if lock is not None or os.path.lexists(file):
             yield file, lock

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from quantlib.support.errors import Unavailable
 from quantlib.support.files import atomic_file, sha256_file
+from quantlib.support.presence import note_used
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class FileStore:
                 shutil.copyfile(path, scratch)
             if sha256_file(scratch) != sha256:
                 raise Unavailable(f"{path} has other bytes than {sha256[:12]}")
+        note_used(self._path(sha256))
 
     def get(self, sha256: str) -> Path:
         """The kept file, whose bytes have just been checked.
@@ -48,6 +50,7 @@ class FileStore:
             raise Unavailable(f"the store has no model {sha256[:12]}")
         if sha256_file(kept) != sha256:
             raise Unavailable(f"the store's model {sha256[:12]} is damaged")
+        note_used(kept)
         os.utime(kept)  # the cache removes the least recently used files first
         return kept
 

@@ -13,10 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
-
-from quantlib.support.files import make_dir
-from quantlib.support.locks import release_lock
+from quantlib.support.files import make_dir, place_errors
+from quantlib.support.locks import acquire, file_lock, release_lock
 from quantlib.support.scratch import hold_lock, locks
 
 _POLL_SECONDS = 0.05
@@ -31,7 +29,7 @@ def lock_directory() -> Path:
 def shared(directory: Path | None = None) -> Iterator[None]:
     """Use the machine beside others; waits while one measures latency, or is about to."""
     place = make_dir(directory or lock_directory())
-    with FileLock(place / "latency.lock"):
+    with _latency_lock(place):
         lock = hold_lock(place)
     try:
         yield
@@ -43,10 +41,22 @@ def shared(directory: Path | None = None) -> Iterator[None]:
 def alone(directory: Path | None = None, sleep: Callable[[float], object] = time.sleep) -> Iterator[None]:
     """Use the machine alone: waits until those that use it are done, and holds back those that come."""
     place = make_dir(directory or lock_directory())
-    with FileLock(place / "latency.lock"):
+    with _latency_lock(place):
         while _in_use(place):
             sleep(_POLL_SECONDS)
         yield
+
+
+@contextmanager
+def _latency_lock(place: Path) -> Iterator[None]:
+    """Held by whoever begins to use the machine for a moment, and by who uses it alone, to the end."""
+    lock = file_lock(place / "latency.lock")
+    with place_errors(place):
+        acquire(lock)
+    try:
+        yield
+    finally:
+        release_lock(lock)
 
 
 def _in_use(place: Path) -> bool:

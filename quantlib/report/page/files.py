@@ -15,6 +15,7 @@ from quantlib.report import changes, results
 from quantlib.report.choices import Choice
 from quantlib.support.columns import Value
 from quantlib.support.errors import InputError
+from quantlib.support.presence import note_used
 from quantlib.support.typed import WrongValue, parse_json, parse_values, read_json
 
 T = TypeVar("T")
@@ -146,13 +147,18 @@ def task_directories(output_dir: Path) -> list[Path]:
         InputError: there is none.
     """
     if (output_dir / RESULTS).is_file():
-        return [output_dir]
+        return _noted([output_dir])
     if not output_dir.is_dir():
         raise InputError(f"{output_dir}: no such directory; name the one that a run wrote into")
     found = sorted(path.parent for path in output_dir.glob(f"*/{RESULTS}"))
     if not found:
         raise InputError(f"{output_dir}: no {RESULTS} there, nor in a directory of it; a run writes one")
-    return found
+    return _noted(found)
+
+
+def _noted(directories: list[Path]) -> list[Path]:
+    note_used(*directories, *(directory / RESULTS for directory in directories))
+    return directories
 
 
 def _if_there(path: Path, read: Callable[[Path], T]) -> T | None:
