@@ -186,6 +186,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the outcomes to this file")
     args = parser.parse_args()
+    # A shell's background job ignores Ctrl-C, and so would the sweeps that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     outcomes = measure(args.times, args.seed)
     if args.out:
         write_json(args.out, [asdict(outcome) for outcome in outcomes])

@@ -379,7 +379,13 @@ def test_commands_and_options_in_the_text_exist() -> None:
     declared = {option for name in SUBCOMMANDS for p in subcommand(name).params for option in p.opts}
     declared |= {flag["flag"] for _, options in flags.declared() for flag in options.values()}
     declared |= flags_of_pytest() | {"--help", "--help-all", "--install-completion"}
-    declared |= {"--seconds", "--timeout", "--upgrade", "--rows"}  # of scripts and pytest-timeout
+    declared |= {
+        "--seconds",
+        "--timeout",
+        "--upgrade",
+        "--rows",
+        "--kill-seconds",
+    }  # of scripts and pytest-timeout
     for page in PAGES:
         for code in re.findall(r"`(?!git )([^`\n]+)`", prose(page)):
             unknown = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]\b(?!-)", code)) - declared

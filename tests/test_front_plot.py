@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.text import Annotation, Text
 
 from quantlib.measuring.latency import LatencyStats
+from quantlib.measuring.latency.speedup import Speedup
 from quantlib.report.columns import VariantResult
 from quantlib.report.plots import draw, figure_of, model_of
 
@@ -28,7 +30,7 @@ ROWS = (
 
 
 def results(rows: tuple[tuple[str, float, int, float, str | None], ...] = ROWS) -> list[VariantResult]:
-    return [
+    made = [
         VariantResult(
             name,
             metrics={"accuracy": score, "f1": 0.5},
@@ -40,6 +42,11 @@ def results(rows: tuple[tuple[str, float, int, float, str | None], ...] = ROWS) 
         )
         for name, score, size, median, by in rows
     ]
+    return made[:1] + [replace(result, teacher=made[0]) for result in made[1:]]
+
+
+def place(median: float, score: float) -> tuple[float, float]:
+    return ROWS[0][3] / median, score
 
 
 def drawn(rows: tuple[tuple[str, float, int, float, str | None], ...] = ROWS) -> Axes:
@@ -53,16 +60,28 @@ def test_every_variant_has_a_point_and_those_of_the_front_are_filled() -> None:
         filled = bool(len(collection.get_facecolor()))
         for point in collection.get_offsets():
             points.setdefault(tuple(float(value) for value in point), set()).add(filled)
-    assert set(points) == {(median, score) for _, score, _, median, _ in ROWS}
+    assert set(points) == {place(median, score) for _, score, _, median, _ in ROWS}
     for _, score, _, median, by in ROWS:
-        assert (by is None) in points[median, score]
+        assert (by is None) in points[place(median, score)]
+
+
+def test_the_speedup_of_turns_counts_not_the_medians_of_busy_times() -> None:
+    teacher, other = results(ROWS[:2])
+    busy = LatencyStats((4 * teacher.median_ms,) * 2, warmup_runs=0)
+    teacher = replace(teacher, latency=busy)
+    other = replace(other, teacher=teacher, paired=Speedup(2.5, 2.2, 2.9))
+    (axes,) = figure_of([teacher, other]).axes
+    across = {float(x) for points in axes.collections for x, _ in points.get_offsets()}
+    ends = {tuple(line.get_xdata()) for line in axes.lines}
+    assert across == {1.0, 2.5}
+    assert (2.2, 2.9) in ends
 
 
 def test_the_area_is_the_size() -> None:
     largest = max(size for _, _, size, _, _ in ROWS)
     for collection in drawn().collections:
-        for (median, score), area in zip(collection.get_offsets(), collection.get_sizes(), strict=False):
-            sizes = [900 * row[2] / largest for row in ROWS if (row[3], row[1]) == (median, score)]
+        for point, area in zip(collection.get_offsets(), collection.get_sizes(), strict=False):
+            sizes = [900 * row[2] / largest for row in ROWS if place(row[3], row[1]) == tuple(point)]
             assert any(area == pytest.approx(size) for size in sizes)
 
 

@@ -53,9 +53,15 @@ def timed_here() -> Iterator[None]:
 
     Otherwise each model has a process, again in each launch, and wakes the processor before each block.
     """
-    from quantlib.measuring.latency import process
+    from quantlib.measuring.latency import process, worker
 
-    time_runs = process.TimedProcess.time
+    time_runs, read_feeds = process.TimedProcess.time, worker.Worker._read_feeds
+    reading = threading.Lock()
+
+    def read_feeds_alone(served: worker.Worker, directory: Path) -> None:
+        # NumPy reads a header with ast, which in Python 3.11 fails where two threads are in it.
+        with reading:
+            read_feeds(served, directory)
 
     def time_at_once(
         timed: process.TimedProcess, runs: int, *, warmup_runs: int = 0, **_: float
@@ -67,6 +73,7 @@ def timed_here() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(process.TimedProcess, "time", time_at_once)
+        patch.setattr(worker.Worker, "_read_feeds", read_feeds_alone)
         patch.setattr(process, "subprocess", SimpleNamespace(Popen=start, PIPE=subprocess.PIPE))
         yield
 

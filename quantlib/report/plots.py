@@ -1,4 +1,4 @@
-"""results.png: score, latency and size of every variant; those worth shipping stand out."""
+"""results.png: score, speedup and size of every variant; those worth shipping stand out."""
 
 from __future__ import annotations
 
@@ -39,9 +39,10 @@ _PLACES = tuple(
 
 
 def draw(path: Path, results: Sequence[VariantResult]) -> None:
-    """Write a PNG: median latency across, the primary metric upwards, the marker's area the file's size.
+    """Write a PNG: the speedup across, the primary metric upwards, the marker's area the file's size.
 
-    A line through a marker is the 95 % interval of its speedup, at the teacher's median.
+    The speedup is from turns with the teacher: medians of times that a busy machine took one after the other
+    would move a variant by what else ran. A line through a marker is its 95 % interval.
 
     A filled marker with a name is on the front (no other variant beats it); a hollow one is beaten.
     """
@@ -58,7 +59,7 @@ def figure_of(results: Sequence[VariantResult]) -> Figure:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
-    axes.set_xlabel("median latency in ms, logarithmic: left is better")
+    axes.set_xlabel("times as fast as the teacher, logarithmic: right is better")
     axes.set_ylabel(f"{results[0].primary_metric}: up is better")
     axes.set_title("Filled: no other is as accurate, fast and small. Area: size.", fontsize="medium")
     axes.margins(0.12, 0.15)
@@ -84,7 +85,7 @@ def _points(axes: Axes, results: Sequence[VariantResult], model: str, number: in
     for front in (False, True):
         shown = [result for result in results if result.on_front == front]
         axes.scatter(
-            [result.median_ms for result in shown],
+            [result.speedup for result in shown],
             [result.metrics[result.primary_metric] for result in shown],
             s=[max(_SMALLEST, _LARGEST * result.size_bytes / largest) for result in shown],
             marker=marker,
@@ -92,8 +93,7 @@ def _points(axes: Axes, results: Sequence[VariantResult], model: str, number: in
             edgecolors=colour,
         )
         for result in shown:
-            timing, median_ms = result.timing, result.median_ms
-            ends = median_ms * timing.ratio / timing.high, median_ms * timing.ratio / timing.low
+            ends = result.timing.low, result.timing.high
             axes.plot(ends, [result.metrics[result.primary_metric]] * 2, color=colour, linewidth=1)
     axes.scatter([], [], s=_IN_LEGEND, marker=marker, color=colour, label=model)
 
@@ -104,7 +104,7 @@ def _names(figure: Figure, axes: Axes, results: Sequence[VariantResult]) -> None
     from matplotlib.transforms import Bbox
 
     figure.draw_without_rendering()  # settles where the points are
-    points = {r.name: (r.median_ms, r.metrics[r.primary_metric]) for r in results}
+    points = {r.name: (r.speedup, r.metrics[r.primary_metric]) for r in results}
     taken = [
         Bbox.from_bounds(x - _NEAR, y - _NEAR, 2 * _NEAR, 2 * _NEAR)
         for x, y in (axes.transData.transform(point) for point in points.values())
