@@ -16,11 +16,12 @@ from rich.console import Console
 
 from quantlib.measuring.checks import Checks, Invariance, Saturation
 from quantlib.measuring.latency import LatencyStats
+from quantlib.measuring.latency.speedup import Speedup
 from quantlib.measuring.throughput import Throughput
 from quantlib.onnx_model.coverage import KEPT, TWO_ACTIVATIONS, Coverage, NotQuantized
 from quantlib.report.columns import COLUMNS, VariantResult
 from quantlib.report.results import SCHEMA_VERSION, read_results, write_results, write_run
-from quantlib.report.tables import checks_table, columns_markdown, table
+from quantlib.report.tables import checks_table, columns_markdown, front_note, table
 from quantlib.support.columns import Column
 from quantlib.support.errors import InputError
 
@@ -407,3 +408,16 @@ def test_a_drop_shown_as_one_point_is_not_coloured() -> None:
     )
     assert 100 * result.accuracy_drop > 1
     assert "red" not in str(table([result]).columns[3]._cells)
+
+
+@pytest.mark.parametrize(("median_ms", "misleads"), [(4.0, False), (1.0, True), (9.0, True)])
+def test_medians_of_another_moment_are_told(median_ms: float, misleads: bool) -> None:
+    """The teacher's 10 ms, and turns that say 2.5 times as fast: 4 ms says the same, 1 and 9 ms do not."""
+
+    def result(name: str, median_ms: float, **values: Any) -> VariantResult:
+        latency = LatencyStats((median_ms, median_ms), warmup_runs=0)
+        return VariantResult(name, {"accuracy": 0.9}, 0.1, 2**20, latency=latency, **values)
+
+    teacher = result("teacher", 10.0, on_front=True)
+    other = result("quant_2", median_ms, teacher=teacher, paired=Speedup(2.5, 2.3, 2.7), on_front=True)
+    assert ("compare variants by speedup" in front_note([teacher, other])) == misleads

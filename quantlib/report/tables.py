@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _WIDER_THAN_ANY = 10_000
 # Marks a variant that no other one beats in accuracy, latency and size.
 ON_THE_FRONT = "*"
+# How far from the interval of the speedup a ratio of medians may be and be left without a word.
+_MEDIANS_OFF = 1.25
 
 
 def table(results: Sequence[VariantResult], width: int | None = None) -> Table:
@@ -60,10 +62,22 @@ def _table_of(results: Sequence[VariantResult], columns: Sequence[Column[Variant
 
 
 def front_note(results: Sequence[VariantResult]) -> str:
-    """What the stars of the table mean, and which variants are beaten, in one sentence each."""
+    """What the stars of the table mean, which variants are beaten, and whether medians mislead, in words."""
     beaten = [f"{result.name} by {result.beaten_by}" for result in results if result.beaten_by]
-    front = f"{ON_THE_FRONT} worth shipping: no other is as accurate, fast and small, and clearly better."
-    return f"{front} Beaten: {', '.join(beaten)}." if beaten else front
+    note = f"{ON_THE_FRONT} worth shipping: no other is as accurate, fast and small, and clearly better."
+    if beaten:
+        note += f" Beaten: {', '.join(beaten)}."
+    if any(_medians_mislead(result) for result in results):
+        note += " The machine changed between the medians in ms: compare variants by speedup, from turns."
+    return note
+
+
+def _medians_mislead(result: VariantResult) -> bool:
+    """Whether the medians tell another speedup than the turns that were taken with the teacher."""
+    if result.paired is None:
+        return False
+    ratio = result.reference.median_ms / result.median_ms
+    return not result.timing.low / _MEDIANS_OFF <= ratio <= result.timing.high * _MEDIANS_OFF
 
 
 def checks_table(results: Sequence[VariantResult]) -> Table:
