@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -112,6 +113,18 @@ def test_an_error_about_the_temporary_file_names_the_place(tmp_path: Path, atomi
 def test_make_dir_where_the_system_allows_none() -> None:
     with pytest.raises(InputError, match=r"^cannot write /proc/x/SST-2: no directory can be made there$"):
         make_dir(Path("/proc/x/SST-2"))
+
+
+def test_make_dir_that_goes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary_file = tempfile.TemporaryFile
+
+    def removed_before(**words: Any) -> Any:
+        words["dir"].rmdir()
+        return temporary_file(**words)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", removed_before)
+    with pytest.raises(InputError, match=rf"^{tmp_path / 'x'} is gone: it was removed while this command"):
+        make_dir(tmp_path / "x")
 
 
 def test_make_dir(tmp_path: Path) -> None:

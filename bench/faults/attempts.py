@@ -220,6 +220,9 @@ def _child(
     os.environ[_BEGAN] = str(logs / "began")
     counter = _Counter(strike, logs)
     sys.addaudithook(counter)
+    # What a timing process says as it dies goes to a file that its parent reads; here it is a thread.
+    usual = threading.excepthook
+    threading.excepthook = lambda died: None if _times(died.thread) else usual(died)
     code = 1
     try:
         code = main()
@@ -234,6 +237,11 @@ def _child(
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _times(thread: threading.Thread | None) -> bool:
+    """Whether a thread stands for a timing process (`warm.timed_here`)."""
+    return thread is not None and thread.name.endswith("(served)")
 
 
 class _Counter:

@@ -18,6 +18,7 @@ from typing import Any
 
 from quantlib.support.errors import InputError
 from quantlib.support.parsing import parse_json_text, read_utf8
+from quantlib.support.presence import removed_error
 from quantlib.support.scratch import scratch_dir
 
 # The file of a cache entry that lists the others; its time of change says when the entry was used.
@@ -94,10 +95,13 @@ def make_dir(path: Path) -> Path:
     try:
         with place_errors(path):
             path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path):
-                pass
     except FileNotFoundError as error:  # /proc/x, or a working directory that was removed
         raise InputError(f"cannot write {path}: no directory can be made there") from error
+    try:
+        with place_errors(path), tempfile.TemporaryFile(dir=path):
+            pass
+    except FileNotFoundError as error:
+        raise removed_error(path) from error
     return path
 
 
