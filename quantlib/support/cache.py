@@ -133,16 +133,14 @@ class Cache:
         make_dir(path.parent)
         with place_errors(path, scratch=lock_of(path)), locked(lock_of(path)):
             if _is_whole(path, key):
-                note_used(path, *path.rglob("*"))
-                mark_used(path)
+                _use(path)
                 return Entry(path, hit=True)
             if _looking.get():
                 raise NotCached(kind)
             with atomic_dir(path) as scratch:
                 build(scratch)
                 write_json(scratch / RECORD, {"key": dict(key), "files": sha256_files(scratch)})
-            note_used(path, *path.rglob("*"))
-            mark_used(path)
+            _use(path)
             shutil.rmtree(self.unfinished(kind, key), ignore_errors=True)
         if self.limit_bytes < math.inf:
             shrink(self.root, self.limit_bytes)
@@ -157,6 +155,11 @@ class Cache:
 
     def _path(self, kind: str, key: Mapping[str, Any]) -> Path:
         return self.root / kind / sha256_json({"kind": kind, "key": key})[:24]
+
+
+def _use(entry: Path) -> None:
+    note_used(entry, *entry.rglob("*"))
+    mark_used(entry)
 
 
 def open_cache(root: Path | None) -> Cache:

@@ -8,12 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from quantlib.compression.calibration import graph
 from quantlib.compression.calibration.histogram import FloatArray
-from quantlib.compression.calibration.stream import Mask, known, run_batches, session_for
+from quantlib.compression.calibration.stream import Mask, observing, run_batches
 from quantlib.data.features import Feed
-from quantlib.onnx_model.mapped import mapped
-from quantlib.onnx_model.model import Model
 from quantlib.support.errors import InputError
 
 # Positions kept of each activation: at 512 a layer's squared error is known to a few percent.
@@ -68,10 +65,7 @@ def collect_channels(
     Raises:
         InputError: as `quantlib.compression.calibration.collect` does.
     """
-    with mapped(onnx_path) as copy:
-        model = graph.with_shapes(Model(copy))
-        names = known(model, tensors, onnx_path)
-        session = session_for(copy, model, names, threads)
+    names, session = observing(onnx_path, tensors, threads)
     rng = np.random.default_rng(seed)
     channels: dict[str, Channels] = {}
     keys: dict[str, FloatArray] = {}

@@ -11,12 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from quantlib.compression.calibration import graph
 from quantlib.compression.calibration.channels import real_positions
-from quantlib.compression.calibration.stream import known, run_batches, session_for
+from quantlib.compression.calibration.stream import observing, run_batches
 from quantlib.data.features import Feed
-from quantlib.onnx_model.mapped import mapped
-from quantlib.onnx_model.model import Model
 from quantlib.support.errors import InputError
 from quantlib.support.files import atomic_file
 from quantlib.support.gram import Gram, accumulated
@@ -51,10 +48,7 @@ def collect_grams(
     """
     from threadpoolctl import threadpool_limits
 
-    with mapped(onnx_path) as copy:
-        model = graph.with_shapes(Model(copy))
-        names = known(model, tensors, onnx_path)
-        session = session_for(copy, model, names, threads)
+    names, session = observing(onnx_path, tensors, threads)
     grams: dict[str, Gram] = {}
     waiting: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in names}
 

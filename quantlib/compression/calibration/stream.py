@@ -146,6 +146,16 @@ class _Fold:
             self.statistics[name] = new if before is None else merge(before, new)
 
 
+def observing(
+    onnx_path: Path, tensors: Sequence[str] | None, threads: int | None
+) -> tuple[list[str], onnxruntime.InferenceSession]:
+    """The activations that are meant, see `known`, and a session with them as outputs."""
+    with mapped(onnx_path) as copy:
+        model = graph.with_shapes(Model(copy))
+        names = known(model, tensors, onnx_path)
+        return names, session_for(copy, model, names, threads)
+
+
 def session_for(
     copy: Path, model: onnx.ModelProto, names: list[str], threads: int | None
 ) -> onnxruntime.InferenceSession:
