@@ -17,6 +17,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from step_memory import memory_gib
+
 from quantlib.compression import calibration
 from quantlib.compression.calibration import graph
 from quantlib.compression.quantize import tensors_to_calibrate
@@ -72,12 +74,6 @@ def plain(model_path: Path, tensors: Sequence[str], feeds: features.CalibrationR
         session.run(None, feed_for(session, feed))
 
 
-def _peak_bytes() -> int:
-    """The peak of this process alone; that of getrusage includes the process that started it."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")))
-
-
 def measure(what: str, model_path: Path, count: int, all_tensors: bool) -> str:
     """`what` is "plain" or "collect": seconds of the pass, seconds of the methods, MiB at the peak."""
     if all_tensors:
@@ -96,7 +92,7 @@ def measure(what: str, model_path: Path, count: int, all_tensors: bool) -> str:
             started = time.perf_counter()
             calibration.derive(statistics, method)
             words += f", {method} {time.perf_counter() - started:.1f} s"
-    peak_mib = _peak_bytes() / 2**20
+    peak_mib = 1024 * memory_gib("VmHWM")
     figures = f"{len(tensors)} tensors  {seconds:7.1f} s  peak {peak_mib:6.0f} MiB"
     return f"{what:<8} {count:>5} rows  {figures}{words}"
 

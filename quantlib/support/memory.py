@@ -6,9 +6,7 @@ import ctypes
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-_STATM = Path("/proc/self/statm")
 # Growth, in bytes, that is worth a search for garbage: with PyTorch loaded that takes 0.2 s.
 _MUCH = 1 << 27
 
@@ -18,8 +16,8 @@ def giving_back() -> Iterator[None]:
     """At the end of the block, give freed memory back to the system if the process has grown much in it.
 
     Graphs of onnx_ir refer to themselves, so they stay until Python looks for garbage; glibc keeps what is
-    freed between blocks that are in use. After the export of a BERT-base, that is 1 GB. Where the system does
-    not say how much a process takes, nothing is done; without glibc, only garbage is freed.
+    freed between blocks that are in use. After the export of a BERT-base, that is 1 GB. Without glibc, only
+    garbage is freed.
     """
     before = resident_bytes()
     yield
@@ -31,9 +29,7 @@ def giving_back() -> Iterator[None]:
 
 
 def resident_bytes() -> int:
-    """The memory of this process, mapped files included; 0 where the system does not say."""
-    import resource
+    """The memory of this process, mapped files included."""
+    import psutil
 
-    if not _STATM.exists():
-        return 0
-    return int(_STATM.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    return int(psutil.Process().memory_info().rss)
