@@ -10,6 +10,7 @@ import pytest
 
 from quantlib.data.tasks import get_task
 from quantlib.measuring.accuracy import Evaluation
+from quantlib.measuring.checks import Checks, Invariance, Saturation
 from quantlib.measuring.latency.speedup import EQUAL, Speedup
 from quantlib.measuring.latency.stats import LatencyStats
 from quantlib.report.choices import Choice, Wishes, as_json, choices, words
@@ -113,6 +114,15 @@ def test_a_line_says_what_it_costs_and_wins() -> None:
         paired=Speedup(3.0, 2.6, 3.2, note="2.6x and 3.2x: this machine had two states"),
     )  # fmt: skip
     assert words(wide).startswith("2.6 to 3.2x faster (2.6x and 3.2x: this machine had two states), ")
+
+
+def test_labels_that_change_with_the_batch_or_the_cpu_are_part_of_the_cost() -> None:
+    checks = Checks((Saturation(False, 64, 9.0, 5), Invariance(32, 0.1, 0.2, 1)))
+    assert words(replace(RESULTS[2], checks=checks)).endswith(
+        "agrees on 99.0 %; 5 of 64 labels change by saturation; 1 of 32 labels change with the batch"
+    )
+    unmoved = Checks((Saturation(False, why_not="no products of integers"), Invariance(32, 0.1, 0.2, 0)))
+    assert words(replace(RESULTS[2], checks=unmoved)) == words(RESULTS[2])
 
 
 def test_where_none_meets_a_wish_that_is_said() -> None:

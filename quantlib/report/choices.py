@@ -124,15 +124,17 @@ def smallest(field: Field, names: list[str]) -> str:
 
 
 def words(result: VariantResult) -> str:
-    """What a variant costs and wins: «3.0x faster [2.9, 3.1], 3.9x smaller, drop 0.1 points [-0.3, 0.5]»."""
+    """What a variant costs and wins: «3.0x faster [2.9, 3.1], 3.9x smaller, drop 0.1 points [-0.3, 0.5]».
+
+    Labels that change with the batch or the CPU are part of the cost, where they were checked.
+    """
     drop = f"drop {100 * result.accuracy_drop:z.1f} points"
     if result.evaluation is not None:
         low, high = result.drop_interval
         drop += f" [{100 * low:z.1f}, {100 * high:z.1f}]"
-    return (
-        f"{speedup_words(result.timing)}, {result.compression_ratio:.1f}x smaller, {drop}, "
-        f"agrees on {100 * result.agreement:.1f} %"
-    )
+    gains = f"{speedup_words(result.timing)}, {result.compression_ratio:.1f}x smaller, {drop}"
+    changed = [] if result.checks is None else result.checks.changed_labels
+    return "; ".join([f"{gains}, agrees on {100 * result.agreement:.1f} %", *changed])
 
 
 def as_json(made: Sequence[Choice]) -> list[Mapping[str, str | None]]:

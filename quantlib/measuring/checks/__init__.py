@@ -47,6 +47,16 @@ class Checks:
             word for check, result in self if result is not None for word in check.remarks(result)
         )
 
+    @property
+    def changed_labels(self) -> list[str]:
+        """Which labels change with the batch or the CPU, in words."""
+        return [
+            word
+            for check, result in self
+            if getattr(result, "labels_changed", None)
+            for word in check.remarks(result)
+        ]
+
     def failed(self, *, dynamic: bool) -> bool:
         """Whether the variant fails; `dynamic`: its activations get their ranges from the batch."""
         return any(check.failed(result, dynamic) for check, result in self if result is not None)
