@@ -85,6 +85,27 @@ def test_a_file_says_the_width_of_each_block(pruned_run: ExperimentOptions, tmp_
     assert shapes_of(tmp_path / "SST-2" / "ts_teacher_bert" / "model_mine.onnx")[32, 48] == 1
 
 
+def test_recipes_that_prune_as_much_elsewhere_are_two_models(
+    pruned_run: ExperimentOptions, tmp_path: Path
+) -> None:
+    """In the steps of a run both are "teacher without 25 % of its neurons"."""
+    files = []
+    for layer in (0, 1):
+        widths = ((f"layer.{layer}.ffn", 32),)
+        recipe = replace(RECIPES["dynamic_u8s8"], name=f"narrow_{layer}", summary="n", widths=widths)
+        files.append(str(tmp_path / f"narrow_{layer}.toml"))
+        write_recipe(Path(files[-1]), recipe)
+    run(replace(pruned_run, recipes=tuple(files), output_dir=tmp_path))
+    directory = tmp_path / "SST-2" / "ts_teacher_bert"
+    for layer in (0, 1):
+        shapes = {
+            t.name: tuple(t.dims)
+            for t in onnx.load(directory / f"model_narrow_{layer}.onnx").graph.initializer
+        }
+        neurons = [shapes[f"bert.encoder.layer.{i}.intermediate.dense.bias"] for i in (0, 1)]
+        assert neurons == [(32,) if i == layer else (64,) for i in (0, 1)]
+
+
 def test_a_file_is_pruned_as_a_run_does(tiny_teacher: Path, tiny_onnx: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_teacher, tmp_path / "model")
     shutil.copy(tiny_onnx, folder / "model.onnx")

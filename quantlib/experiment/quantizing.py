@@ -126,9 +126,9 @@ def _sources(
     rows: Sequence[features.Feature],
 ) -> dict[str, Source]:
     """What each recipe starts from, by its name; a model is smoothed once for all that ask for it."""
-    needed = {(starts[recipe.name].name, recipe.smooth): starts[recipe.name] for recipe in asked}
-    made = {key: source(work, start, rows, smooth=key[1]) for key, start in needed.items()}
-    return {recipe.name: made[starts[recipe.name].name, recipe.smooth] for recipe in asked}
+    needed = dict.fromkeys((starts[recipe.name], recipe.smooth) for recipe in asked)
+    made = {(start, smooth): source(work, start, rows, smooth) for start, smooth in needed}
+    return {recipe.name: made[starts[recipe.name], recipe.smooth] for recipe in asked}
 
 
 def source(work: Work, start: Source, rows: Sequence[features.Feature], smooth: bool) -> Source:
