@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import tiny
 from onnx import TensorProto, helper
 
+from quantlib.compression import pruning
 from quantlib.compression.calibration import add_grams, collect_grams, read_grams, write_grams
 from quantlib.data.features import CalibrationReader, Feature
 from quantlib.onnx_model.layers import find_linears, load_ir
@@ -49,6 +51,31 @@ def test_it_is_that_of_a_dense_computation(
     np.testing.assert_allclose(gram.mean, values.mean(axis=0), rtol=1e-4, atol=1e-6)
     about_mean = (values - values.mean(axis=0)).T @ (values - values.mean(axis=0))
     np.testing.assert_allclose(gram.centered, about_mean, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("noise", [1e-3, 0.0])
+def test_a_variance_beside_a_large_mean_is_kept(noise: float, tmp_path: Path) -> None:
+    """Of products of the values themselves, rounding errors would leave little of it; and it can be zero."""
+    draw = np.random.default_rng(0)
+    values = (1.7 + draw.normal(scale=noise, size=(3, 700, 6))).astype(np.float32)
+    path = tiny.save_graph(tmp_path / "same.onnx", [helper.make_node("Identity", ["x"], ["y"])], width=6)
+    gram = collect_grams(path, [{"x": row[None]} for row in values], ["y"])["y"]
+    wide = values.reshape(-1, 6).astype(np.float64)
+    about_mean = (wide - wide.mean(axis=0)).T @ (wide - wide.mean(axis=0))
+    np.testing.assert_allclose(gram.centered, about_mean, atol=1e-4 * len(wide) * noise**2 + 1e-9)
+    np.testing.assert_allclose(gram.products, wide.T @ wide, rtol=1e-6)
+    np.testing.assert_array_equal(gram.products, gram.products.T)
+    order = pruning.eliminate(gram, draw.normal(size=(6, 2)).astype(np.float32))
+    assert np.isfinite(order.errors).all()
+
+
+def test_products_too_large_for_float32_are_not_finite(tmp_path: Path) -> None:
+    """In silence: whoever uses the matrix refuses it in one line."""
+    path = tiny.save_graph(tmp_path / "same.onnx", [helper.make_node("Identity", ["x"], ["y"])], width=6)
+    large = np.random.default_rng(0).normal(scale=1e30, size=(1, 20, 6)).astype(np.float32)
+    gram = collect_grams(path, [{"x": large}], ["y"])["y"]
+    with pytest.raises(InputError, match="its Gram matrix is not finite at channel 0"):
+        pruning.eliminate(gram, np.ones((6, 2), np.float32))
 
 
 def test_parts_add_up_and_come_back_from_a_file(

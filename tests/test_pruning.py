@@ -139,6 +139,20 @@ def test_what_is_zero_goes_first() -> None:
     assert elimination.errors[4] < 1e-3 * elimination.errors[5]
 
 
+def test_channels_that_do_not_vary_go_for_nothing() -> None:
+    """The bias says what they say; rounding errors of float32 products may make their variance negative."""
+    values = np.full((50, 12), 0.3) + np.arange(12)
+    gram = gram_of(values)
+    gram.products[:] *= 1 + np.random.default_rng(0).normal(scale=1e-8, size=(12, 12))
+    _, weight, bias = problem(channels=12)
+    elimination = pruning.eliminate(gram, weight)
+    assert elimination.errors[-1] < 1e-6 * np.square(values @ weight).sum()
+    new, shifted = pruning.refit(gram, weight, bias, elimination.kept(3))
+    np.testing.assert_allclose(
+        values[:, elimination.kept(3)] @ new + shifted, values @ weight + bias, rtol=1e-4
+    )
+
+
 def test_duplicates_go_for_nothing_and_one_stays() -> None:
     values, weight, bias = problem(channels=8)
     values[:, 5] = values[:, 1]

@@ -39,6 +39,21 @@ class Gram:
         return self.products - np.outer(self.total, self.total) / self.count
 
 
+def moved(gram: Gram, point: npt.NDArray[np.float32]) -> Gram:
+    """The Gram matrix of X + point from that of X, whose products are changed in place.
+
+    X has to be summed about a point near its mean: of channels whose mean is far from zero, products in
+    float32 leave nothing of the variance.
+
+    Args:
+        point: (channels,).
+    """
+    shift = point.astype(np.float64)
+    half = np.outer(gram.total + gram.count * shift / 2, shift)
+    np.add(gram.products, half + half.T, out=gram.products)
+    return replace(gram, total=gram.total + gram.count * shift)
+
+
 def accumulated(before: Gram | None, new: Gram) -> Gram:
     """A Gram matrix with further positions; the sums that came before are changed in place."""
     if before is None:

@@ -16,7 +16,7 @@ from quantlib.compression.calibration.stream import observing, run_batches
 from quantlib.data.features import Feed
 from quantlib.support.errors import InputError
 from quantlib.support.files import atomic_file
-from quantlib.support.gram import Gram, accumulated
+from quantlib.support.gram import Gram, accumulated, moved
 
 # So many are multiplied at once: adding up a wide matrix takes as long as multiplying a few hundred.
 _POSITIONS = 1024
@@ -32,8 +32,8 @@ def collect_grams(
 ) -> dict[str, Gram]:
     """The Gram matrix of each activation, in one pass and in memory that does not grow with the rows.
 
-    Padded positions do not count. The products of some thousand of them are computed in float32 and summed
-    in float64.
+    Padded positions do not count. The products of some thousand of them, about the mean of the first thousand,
+    are computed in float32 and summed in float64.
 
     Args:
         onnx_path: the FP32 model.
@@ -50,12 +50,16 @@ def collect_grams(
 
     names, session = observing(onnx_path, tensors, threads)
     grams: dict[str, Gram] = {}
+    points: dict[str, npt.NDArray[np.float32]] = {}
     waiting: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in names}
 
     def add(name: str) -> None:
         if waiting[name]:
-            grams[name] = accumulated(grams.get(name), _gram(np.concatenate(waiting[name])))
+            values = np.concatenate(waiting[name])
             waiting[name].clear()
+            with np.errstate(over="ignore", invalid="ignore"):  # whoever uses it refuses what is not finite
+                point = points.setdefault(name, values.mean(axis=0))
+                grams[name] = accumulated(grams.get(name), _gram(values - point))
 
     with threadpool_limits(threads):
         for batch in run_batches(session, onnx_path, names, feeds, progress=progress):
@@ -67,7 +71,8 @@ def collect_grams(
                     add(name)
         for name in names:
             add(name)
-    return grams
+    with np.errstate(over="ignore", invalid="ignore"):
+        return {name: moved(gram, points[name]) for name, gram in grams.items()}
 
 
 def _gram(values: npt.NDArray[np.float32]) -> Gram:

@@ -136,9 +136,11 @@ def _check(gram: Gram, weight: FloatArray, group_size: int = 1) -> None:
 
 
 def _damped(gram: Gram, damping: float) -> Float64:
-    moments = gram.centered
-    variance = max(float(np.trace(moments)) / gram.channels, float(np.finfo(np.float32).tiny))
-    moments[np.diag_indices_from(moments)] += damping * variance
+    """The second moments about the mean, positive definite: also where no channel varies but for rounding."""
+    moments, precision = gram.centered, np.finfo(np.float32)
+    variance, power = (float(np.trace(each)) / gram.channels for each in (moments, gram.products))
+    damp = max(damping * variance, float(precision.eps) * power, float(precision.tiny))
+    moments[np.diag_indices_from(moments)] += damp
     return moments
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantlib.data.features import Feature, batches
-from quantlib.support.gram import Gram, accumulated
+from quantlib.support.gram import Gram, accumulated, moved
 from quantlib.training.architectures import accepted, of_model
 from quantlib.training.checkpoints import quiet_transformers
 from quantlib.training.forward import layers_of
@@ -42,7 +42,7 @@ def neuron_grams(
 ) -> list[Gram]:
     """The Gram matrix of the neurons of each layer over real tokens, in the layers' order.
 
-    Products of a batch are computed in float32 and summed in float64.
+    Products of a batch, about the mean of the first one, are computed in float32 and summed in float64.
 
     Args:
         model: a loaded classifier of transformers, in evaluation mode.
@@ -52,15 +52,18 @@ def neuron_grams(
     import torch
 
     parts: dict[int, Gram] = {}
+    points: dict[int, torch.Tensor] = {}
     for index, feed in batches(rows, _ROWS_AT_ONCE):
         tensors = {name: torch.from_numpy(array).to(model.device) for name, array in feed.items()}
         real = tensors["attention_mask"].bool()
         with torch.no_grad(), _inputs_of(_outputs(model)) as inputs:
             model(**accepted(model, tensors))
         for number, neurons in enumerate(inputs):
-            parts[number] = accumulated(parts.get(number), _sums(neurons[real]))
+            values = neurons[real]
+            point = points.setdefault(number, values.mean(dim=0))
+            parts[number] = accumulated(parts.get(number), _sums(values - point))
         progress(len(index))
-    return list(parts.values())
+    return [moved(part, points[number].cpu().numpy()) for number, part in parts.items()]
 
 
 def _sums(values: torch.Tensor) -> Gram:
