@@ -22,6 +22,7 @@ from quantlib.compression.pruning.ffn import find_ffns
 from quantlib.compression.pruning.prune import find_groups
 from quantlib.data.features import CalibrationReader, Feature
 from quantlib.machine.sessions import SessionConfig, feed_for, open_session
+from quantlib.measuring.neurons import block_sensitivities
 from quantlib.measuring.profile import trace
 from quantlib.onnx_model.compile import compile_onnx
 from quantlib.onnx_model.layers import load_ir
@@ -161,6 +162,23 @@ def check_dead_units(model: tiny.Exported, tmp_path: Path) -> None:
 
 def test_units_that_nothing_reads_go_for_nothing(exported: tiny.Exported, tmp_path: Path) -> None:
     check_dead_units(exported, tmp_path)
+
+
+def test_a_block_of_which_half_does_nothing_is_tried_with_less(
+    tiny_onnx: Path, tiny_rows: list[Feature], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Logits that do not change say nothing of the other half; it went for free."""
+    monkeypatch.setattr("quantlib.compression.pruning.prune.NEURONS_MULTIPLE", 8)
+    dead = tmp_path / "dead.onnx"
+    with_dead_units(tiny_onnx, dead)
+    grams = pruning.collect_block_grams(dead, CalibrationReader(tiny_rows, 4))
+    orders = pruning.eliminations(dead, grams)
+    tried = block_sensitivities(dead, lambda path: tiny.logits(path, tiny_rows), grams, orders)
+    ffns = [each for each in tried if "ffn" in each.block]
+    assert [each.width for each in ffns] == [8, 8]
+    assert min(each.logit_error for each in ffns) > 1e-4
+    blocks = [block for block in pruning.blocks_of(dead) if "ffn" in block.name]
+    assert set(pruning.allocate(blocks, orders, ffns, 0.5).values()) == {32}
 
 
 def test_units_of_further_architectures_that_nothing_reads(
