@@ -8,9 +8,11 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import tiny
+from onnx import numpy_helper
 
 from quantlib.compression.recipes import RECIPES, get_recipes, read_recipe, write_recipe
 from quantlib.experiment import ExperimentOptions, run
@@ -121,6 +123,45 @@ def test_a_file_is_pruned_as_a_run_does(tiny_teacher: Path, tiny_onnx: Path, tmp
         quantize_file(folder / "model.onnx", out, "prune50_dynamic_u8s8")
 
 
+@pytest.fixture
+def given_file(tiny_teacher: Path, tiny_onnx: Path, tmp_path: Path) -> Path:
+    """A model with its tokenizer, and texts.txt beside it."""
+    folder = shutil.copytree(tiny_teacher, tmp_path / "model")
+    shutil.copy(tiny_onnx, folder / "model.onnx")
+    (folder / "texts.txt").write_text("good film\nsad town\n", encoding="utf-8")
+    return folder / "model.onnx"
+
+
+def test_few_texts_are_said(given_file: Path, tmp_path: Path) -> None:
+    texts = str(given_file.with_name("texts.txt"))
+    written = quantize_file(given_file, tmp_path / "out" / "m.onnx", "prune50_quant_2", calibration=texts)
+    words = "8 calibration tokens for the 64 neurons of layer.0.ffn; at least 64 would do better"
+    assert words in written["notes"]
+
+
+def test_errors_name_the_given_file_or_the_recipe(given_file: Path, tmp_path: Path) -> None:
+    """Not a copy of the model that is gone by then; and nothing is written."""
+    texts, out = str(given_file.with_name("texts.txt")), tmp_path / "out" / "m.onnx"
+    wide = replace(RECIPES["quant_2"], name="wide", summary="w", widths=(("layer.0.ffn", 65),))
+    write_recipe(tmp_path / "wide.toml", wide)
+    with pytest.raises(InputError) as error:
+        quantize_file(given_file, out, str(tmp_path / "wide.toml"), calibration=texts)
+    assert str(error.value) == "recipe wide: layer.0.ffn is to keep 65 neurons; it must be 1 to 64"
+    with pytest.raises(
+        InputError, match=r"^recipe prune90_quant_2: a share of 0\.9 cannot .* 0\.500 are gone$"
+    ):
+        quantize_file(given_file, out, "prune90_quant_2", calibration=texts)
+    model = onnx.load(given_file)
+    for tensor in model.graph.initializer:
+        if tensor.name == "bert.encoder.layer.0.intermediate.dense.bias":
+            tensor.CopyFrom(numpy_helper.from_array(np.full(64, np.nan, np.float32), tensor.name))
+    onnx.save(model, given_file)
+    with pytest.raises(InputError) as error:
+        quantize_file(given_file, out, "prune50_quant_2", calibration=texts)
+    assert str(error.value).startswith(f"{given_file}: activation ")
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_names_of_pruned_recipes() -> None:
     (recipe,) = get_recipes(("prune65_static_u8s8_embed4",))
     assert (recipe.name, recipe.prune) == ("prune65_static_u8s8_embed4", 0.65)
@@ -173,10 +214,14 @@ def test_files_that_are_refused(lines: str, words: str, tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_block_that_is_not_there_is_one_line(pruned_run: ExperimentOptions, tmp_path: Path) -> None:
+def test_a_block_that_is_not_there_is_one_line(
+    pruned_run: ExperimentOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recipe = replace(RECIPES["quant_2"], name="mine", summary="m", widths=(("layer.9.ffn", 32),))
     write_recipe(tmp_path / "mine.toml", recipe)
     options = replace(pruned_run, recipes=(str(tmp_path / "mine.toml"),), output_dir=tmp_path / "out")
-    with pytest.raises(InputError, match=r"no block 'layer\.9\.ffn' to prune; it has layer\.0\.ffn"):
+    monkeypatch.setattr("quantlib.experiment.pruning.study_of", lambda *_: pytest.fail("calibrated first"))
+    words = r"^recipe mine: the model has no block 'layer\.9\.ffn' to prune; it has layer\.0\.ffn"
+    with pytest.raises(InputError, match=words):
         run(options)
     assert not list((tmp_path / "out").rglob("*.onnx"))

@@ -232,6 +232,29 @@ def test_rows_are_drawn_until_there_are_enough(rows: list[Feature], monkeypatch:
 # A run
 
 
+def test_few_tokens_are_said(glue_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a matrix of more neurons than tokens is solved."""
+    sentences: list[str] = []
+
+    class Said(Exception):
+        pass
+
+    def start(*_: Any, **__: Any) -> None:
+        raise Said
+
+    monkeypatch.setattr(Steps, "say", lambda _, sentence: sentences.append(sentence))
+    monkeypatch.setattr("quantlib.experiment.build.write_pruned_start", start)
+    teacher = tiny.write_checkpoint(tmp_path / "teacher", intermediate_size=1024)
+    options = replace(
+        tiny.run_options(teacher, glue_dir),
+        recipes=(), compile=False, student_config="prune=0.5", train_rows=32, cache_dir=tmp_path / "cache",
+    )  # fmt: skip
+    with pytest.raises(Said):
+        build(options)
+    (said,) = [sentence for sentence in sentences if "neurons" in sentence]
+    assert "tokens of train rows for the 1024 neurons of each layer; at least 1024 would do better" in said
+
+
 def test_a_run_makes_it_and_finds_it_again(
     teacher_dir: Path, glue_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -315,6 +315,13 @@ def _pruned_start(work: Work, teacher: Path, order: Sequence[int]) -> Path | Non
         return None
     seed, threads, mapping = options.seed, options.threads, options.mapping
     rows = pruning_rows(tokenize(work, "train", teacher), seed)
+    tokens = sum(map(len, rows))
+    neurons = StudentConfig(layers=1).for_teacher(checkpoints.read_config(teacher)).ffn
+    if neurons is not None and tokens < neurons:
+        work.steps.say(
+            f"pruning the student's start: {tokens} tokens of train rows for the {neurons} neurons of each "
+            f"layer; at least {neurons} would do better"
+        )
     key = {
         "teacher": sha256_tree(teacher),
         "order": order,

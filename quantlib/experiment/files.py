@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from quantlib.data.tasks import Example
 from quantlib.data.tasks.own import text_columns, unlabelled_rows
 from quantlib.data.tasks.splits import shuffled
 from quantlib.experiment import given_models
+from quantlib.experiment.pruning import check_fits, few_tokens
 from quantlib.machine.sessions import feed_for, open_session, run_session
 from quantlib.measuring.latency.shapes import Shape
 from quantlib.measuring.neurons import block_sensitivities, first_rows
@@ -127,7 +130,7 @@ def quantize_file(
     _check_place(out, model)
     rows = _rows(model, calibration, text, samples, seq_len) if calibration and needs_rows else []
     notes = [f"calibrated on {len(rows)} rows of {calibration}"] if rows else []
-    with temporary_dir() as scratch:
+    with _scratch_for(model) as scratch:
         start = scratch / "taken.onnx"
         copy_model(model, start)
         if chosen.prunes:
@@ -152,6 +155,19 @@ def quantize_file(
         "products": counted.total,
         "notes": notes,
     }
+
+
+@contextmanager
+def _scratch_for(model: Path) -> Iterator[Path]:
+    """A directory for what is made of a model on the way; an error about a file there names the model."""
+    with temporary_dir() as scratch:
+        try:
+            yield scratch
+        except InputError as error:
+            words = str(error).removeprefix(f"{scratch}{os.sep}")
+            if words == str(error):
+                raise
+            raise InputError(f"{model}: {words.partition(': ')[2]}") from error
 
 
 def read_texts(source: str, text: Sequence[str]) -> list[Example]:
@@ -180,11 +196,15 @@ def _pruned(
     kinds = pruning.KINDS if recipe.heads else (pruning.FFN,)
     normal = model.with_name("normal.onnx")
     model = normal if normalize_onnx(model, normal, threads=threads) else model
+    check_fits(model, recipe)
     file = model.with_name("grams.npz")
     with mapped(model) as copy:
         blocks = pruning.blocks_of(copy, kinds)
         collected = pruning.collect_block_grams(copy, _reader(rows), kinds, threads=threads)
         orders = pruning.eliminations(copy, collected, threads=threads)
+    scarce = few_tokens(blocks, {name: gram.count for name, gram in collected.items()})
+    if scarce:
+        notes.append(scarce)
     calibrating.write_grams(file, collected)
     del collected
     grams = calibrating.GramFile(file)  # of a wide model they take more memory than its weights

@@ -21,6 +21,7 @@ from quantlib.measuring.neurons import block_sensitivities, first_rows
 from quantlib.onnx_model.mapped import mapped
 from quantlib.onnx_model.model import Model
 from quantlib.support.cache import versions_key
+from quantlib.support.errors import InputError
 from quantlib.support.files import write_json
 from quantlib.support.progress import Step
 
@@ -68,6 +69,7 @@ def pruned(
         InputError: the model has no blocks that can be pruned, or not as the recipe says.
     """
     fp32 = normalized(work, fp32)
+    check_fits(fp32.path, recipe)
     study = study_of(work, fp32, rows)
     widths = recipe.kept or neurons_without(work, fp32, study, rows, recipe.prune)
     name = f"{fp32.name} without {lost(study.blocks, widths)}"
@@ -86,6 +88,35 @@ def pruned(
     if not compile:
         return Pruned(name, model, widths)
     return Pruned(f"{name}, compiled", compiled_model(work, name, model, operators=operators)[0], widths)
+
+
+def check_fits(onnx_path: Path, recipe: Recipe) -> None:
+    """Check that a float model can be pruned as a recipe says, before anything takes long.
+
+    Raises:
+        InputError: it cannot; or it has no blocks that can be pruned.
+    """
+    if recipe.kept:
+        problem = pruning.width_problem(onnx_path, recipe.kept)
+    else:
+        problem = pruning.share_problem(pruning.blocks_of(onnx_path, (pruning.FFN,)), recipe.prune)
+    if problem:
+        raise InputError(f"recipe {recipe.name}: {problem}")
+
+
+def few_tokens(blocks: Sequence[pruning.Block], counts: Mapping[str, int]) -> str:
+    """What to say of the widest block with more neurons than calibration tokens; empty where there is none.
+
+    counts: of the tokens, by the name of the block.
+    """
+    scarce = [block for block in blocks if block.unit == NEURON and counts[block.name] < block.units]
+    if not scarce:
+        return ""
+    block = max(scarce, key=lambda block: block.units)
+    return (
+        f"{counts[block.name]} calibration tokens for the {block.units} neurons of {block.name}; at least "
+        f"{block.units} would do better"
+    )
 
 
 def lost(blocks: Sequence[pruning.Block], widths: Mapping[str, int]) -> str:
@@ -129,13 +160,9 @@ def study_of(work: Work, fp32: Variant, rows: Sequence[features.Feature]) -> Stu
         json.loads((directory / file).read_text(encoding="utf-8")) for file in ("counts.json", "blocks.json")
     )
     blocks = tuple(pruning.Block(**block) for block in known)
-    scarce = [block for block in blocks if block.unit == NEURON and counts[block.name] < block.units]
+    scarce = few_tokens(blocks, counts)
     if scarce:
-        name, neurons = scarce[0].name, scarce[0].units
-        work.steps.say(
-            f"pruning {fp32.name}: {counts[name]} calibration tokens for the {neurons} neurons of {name}; at "
-            f"least {neurons} would do better (--calibration-samples)"
-        )
+        work.steps.say(f"pruning {fp32.name}: {scarce} (--calibration-samples)")
     return Study(blocks, directory / "grams.npz", directory / "orders.npz")
 
 

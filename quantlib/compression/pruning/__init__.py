@@ -2,7 +2,7 @@
 refitted.
 """
 
-from quantlib.compression.pruning.allocate import Sensitivity, allocate, largest_share
+from quantlib.compression.pruning.allocate import Sensitivity, allocate, largest_share, share_problem
 from quantlib.compression.pruning.costs import Cost, Costs, Form, forms_of, operation_costs
 from quantlib.compression.pruning.parts import ATTENTION, FFN, UNITS
 from quantlib.compression.pruning.prune import (
@@ -12,6 +12,7 @@ from quantlib.compression.pruning.prune import (
     collect_block_grams,
     eliminations,
     prune_onnx,
+    width_problem,
 )
 from quantlib.compression.pruning.surgeon import DAMPING, Elimination, eliminate, refit
 
@@ -37,4 +38,6 @@ __all__ = [
     "operation_costs",
     "prune_onnx",
     "refit",
+    "share_problem",
+    "width_problem",
 ]

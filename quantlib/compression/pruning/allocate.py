@@ -13,7 +13,7 @@ from quantlib.compression.pruning.prune import Block
 from quantlib.compression.pruning.surgeon import Elimination
 from quantlib.support.errors import InputError
 
-# Costs are rounded up to so many parts of the whole.
+# Costs are rounded to so many parts of the whole.
 _PARTS = 4000
 
 
@@ -54,19 +54,12 @@ def allocate(
     Raises:
         InputError: the share is out of range, or more than what goes with the fewest units in each block.
     """
-    if not 0 <= share < 1:
-        raise InputError(f"a share of {share} to prune is out of range; it must be at least 0 and below 1")
+    problem = share_problem(blocks, share, costs)
+    if problem:
+        raise InputError(problem)
     options = {block.name: _widths(block) for block in blocks}
     prices = _prices(options, costs)
-    whole = sum(int(price[-1]) for price in prices.values())
-    budget = int(np.floor((1 - share) * whole + 1e-9))
-    least = sum(int(price.min()) for price in prices.values())
-    if least > budget:
-        fewest = " or ".join(sorted({_fewest(block) for block in blocks}))
-        raise InputError(
-            f"a share of {share:g} cannot be pruned: with {fewest} left in each block "
-            f"{1 - least / whole:.3f} are gone"
-        )
+    budget = _budget(prices, share)
     factors = {
         each.block: each.logit_error / _at_least(orders[each.block].error(each.width))
         for each in sensitivities
@@ -77,6 +70,26 @@ def allocate(
     }
     chosen = _cheapest([(errors[name], prices[name]) for name in options], budget)
     return {name: widths[row] for (name, widths), row in zip(options.items(), chosen, strict=True)}
+
+
+def share_problem(blocks: Sequence[Block], share: float, costs: Costs | None = None) -> str:
+    """Why a share of the cost cannot be pruned; empty if it can. costs: as of `allocate`."""
+    if not 0 <= share < 1:
+        return f"a share of {share} to prune is out of range; it must be at least 0 and below 1"
+    prices = _prices({block.name: _widths(block) for block in blocks}, costs)
+    if sum(int(price.min()) for price in prices.values()) <= _budget(prices, share):
+        return ""
+    fewest = " or ".join(sorted({_fewest(block) for block in blocks}))
+    return (
+        f"a share of {share:g} cannot be pruned: with {fewest} left in each block "
+        f"{largest_share(blocks, costs):.3f} are gone"
+    )
+
+
+def _budget(prices: Mapping[str, npt.NDArray[np.int_]], share: float) -> int:
+    """What the widths may cost together when a share of the cost goes."""
+    whole = sum(int(price[-1]) for price in prices.values())
+    return int(np.floor((1 - share) * whole + 1e-9))
 
 
 def largest_share(blocks: Sequence[Block], costs: Costs | None = None) -> float:

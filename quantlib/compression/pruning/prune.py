@@ -169,7 +169,9 @@ def prune_onnx(
 
     model = load_ir(onnx_path, mapped=beside)
     groups = find_groups(model, onnx_path)
-    _check_widths(model, groups, widths, onnx_path)
+    problem = _width_problem(model, groups, widths)
+    if problem:
+        raise InputError(f"{onnx_path}: {problem}")
     changed = False
     for group in groups:
         first = group.first
@@ -196,16 +198,25 @@ def _remove_unused(model: ir.Model) -> None:
     passes.RemoveUnusedNodesPass()(model)
 
 
-def _check_widths(model: ir.Model, groups: Sequence[Group], widths: Widths, onnx_path: Path) -> None:
+def width_problem(onnx_path: Path, widths: Widths) -> str:
+    """Why a float model cannot keep such widths; empty if it can.
+
+    Raises:
+        InputError: as `blocks_of`.
+    """
+    model = skeleton_ir(Model(onnx_path))
+    return _width_problem(model, find_groups(model, onnx_path), widths)
+
+
+def _width_problem(model: ir.Model, groups: Sequence[Group], widths: Widths) -> str:
     known = {group.name: group.first for group in groups}
     for name, width in widths.items():
         part = known.get(name)
         if part is None:
-            raise InputError(f"{onnx_path}: {_unknown(model, known, name)}")
+            return _unknown(model, known, name)
         if not 1 <= width <= part.units:
-            raise InputError(
-                f"{onnx_path}: {name} is to keep {width} {UNITS[part.kind]}s; it must be 1 to {part.units}"
-            )
+            return f"{name} is to keep {width} {UNITS[part.kind]}s; it must be 1 to {part.units}"
+    return ""
 
 
 def _unknown(model: ir.Model, known: Collection[str], name: str) -> str:
