@@ -190,17 +190,29 @@ def test_names_that_are_none(name: str) -> None:
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ("prune = 1.0", "prune 1 is out of range; it is a share, 0 to below 1"),
+        ("prune = 1.0", "/bad.toml:7: recipe bad: prune 1 is out of range; it is a share, 0 to below 1"),
         ("prune = -0.5", "out of range"),
-        ('prune = 0.5\n[widths]\n"layer.0.ffn" = 32', "prune and widths exclude each other"),
-        ('[widths]\n"layer.0.ffn" = 0', "a layer would be pruned to nothing"),
+        (
+            'prune = 0.5\n[widths]\n"layer.0.ffn" = 32',
+            "/bad.toml:7: recipe bad: prune and widths exclude each other",
+        ),
+        (
+            '[widths]\n"layer.0.ffn" = 0',
+            ":8: recipe bad: widths: layer.0.ffn is 0; a block keeps at least 1 neuron",
+        ),
         ('[widths]\n"layer.0.ffn" = "half"', ":8: widths: layer.0.ffn is 'half'; it must be a number"),
         ("[widths]\nlayer.0.ffn = 32", 'a key with dots needs quotation marks: "layer.0.ffn"'),
         ('prune = 0.5\n[heads]\n"layer.0.attention" = 1', "prune and heads exclude each other"),
-        ('[heads]\n"layer.0.attention" = 0', "an attention keeps at least 1 head"),
+        (
+            '[heads]\n"layer.0.attention" = 0',
+            ":8: recipe bad: heads: layer.0.attention is 0; an attention keeps at least 1",
+        ),
         ('[heads]\n"layer.0.attention" = true', ":8: heads: layer.0.attention is True; it must be a number"),
-        ('[heads]\n"layer.0.ffn" = 1', 'names are those of attentions, such as "layer.4.attention"'),
-        ('[widths]\n"layer.0.attention" = 1', "those of an attention's heads stand in heads"),
+        (
+            '[heads]\n"layer.0.ffn" = 1',
+            ":8: recipe bad: heads: layer.0.ffn is no attention; names are those of attentions, such as",
+        ),
+        ('[widths]\n"layer.0.attention" = 1', ":8: recipe bad: widths: layer.0.attention is an attention;"),
     ],
 )
 def test_files_that_are_refused(lines: str, words: str, tmp_path: Path) -> None:

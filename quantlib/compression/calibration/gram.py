@@ -32,8 +32,8 @@ def collect_grams(
 ) -> dict[str, Gram]:
     """The Gram matrix of each activation, in one pass and in memory that does not grow with the rows.
 
-    Padded positions do not count. The products of some thousand of them, about the mean of the first ones, are
-    computed in float32 and summed in float64.
+    Padded positions do not count. The products of some thousand of them, about the mean of the first ones,
+    are computed in float32 and summed in float64.
 
     Args:
         onnx_path: the FP32 model.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,8 @@ def read_recipe(path: Path) -> Recipe:
         line = "" if error.problem == "missing" else _line(text, key)
         raise InputError(f"{path}{line}: {_problem(key, error, values)}") from error
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        keys = {*(key for table in tables.values() for key in table), *values} - {"name"}
+        raise InputError(f"{path}{_line_named(text, str(error), keys)}: {error}") from error
 
 
 def _problem(key: str, error: WrongValue, values: Mapping[str, Any]) -> str:
@@ -124,6 +125,12 @@ def _whole(key: str, value: Any) -> str:
         part, value = next(iter(value.items()))
         key = f"{key}.{part}"
     return key
+
+
+def _line_named(text: str, message: str, keys: Collection[str]) -> str:
+    """`_line` of the first of some keys that a message about a recipe names; empty if it names none."""
+    words = re.findall(r"[\w.]+", message.partition(": ")[2])
+    return next((_line(text, word) for word in words if word in keys), "")
 
 
 def _line(text: str, key: str) -> str:

@@ -221,21 +221,37 @@ class Recipe:
             (bool(self.prune and self.heads), "prune and heads exclude each other"),
             (len(dict(self.widths)) < len(self.widths), "widths: a block is given twice"),
             (len(dict(self.heads)) < len(self.heads), "heads: an attention is given twice"),
-            (
-                any(width < 1 for _, width in self.widths),
-                "widths: a block keeps at least 1 neuron; without any, a layer would be pruned to nothing",
+            *(
+                (
+                    width < 1,
+                    f"widths: {key} is {width}; a block keeps at least 1 neuron, without any a layer would "
+                    "be pruned to nothing",
+                )
+                for key, width in self.widths
             ),
-            (
-                any(heads < 1 for _, heads in self.heads),
-                "heads: an attention keeps at least 1 head; without any, a layer would be pruned to nothing",
+            *(
+                (
+                    heads < 1,
+                    f"heads: {key} is {heads}; an attention keeps at least 1 head, without any a layer would "
+                    "be pruned to nothing",
+                )
+                for key, heads in self.heads
             ),
-            (
-                any(_ATTENTION in key for key, _ in self.widths),
-                "widths are numbers of neurons; those of an attention's heads stand in heads",
+            *(
+                (
+                    _ATTENTION in key,
+                    f"widths: {key} is an attention; widths are numbers of neurons, those of an attention's "
+                    "heads stand in heads",
+                )
+                for key, _ in self.widths
             ),
-            (
-                any(_ATTENTION not in key for key, _ in self.heads),
-                'heads: names are those of attentions, such as "layer.4.attention"',
+            *(
+                (
+                    _ATTENTION not in key,
+                    f"heads: {key} is no attention; names are those of attentions, such as "
+                    '"layer.4.attention"',
+                )
+                for key, _ in self.heads
             ),
         )
 
