@@ -23,6 +23,7 @@ from quantlib.data.features import CalibrationReader, Feature
 from quantlib.machine.sessions import feed_for, open_session
 from quantlib.onnx_model.coverage import coverage, has_integer_products
 from quantlib.onnx_model.model import size_bytes
+from quantlib.support.errors import InputError
 
 NAMES = ["quant_1", "quant_2", "static_u16s8", "dynamic_u8s8"]
 EXPANDING = {"BitShift", "Mod"}
@@ -68,6 +69,11 @@ def test_a_weight_of_zeros_has_a_grid() -> None:
     chosen = choose_factors(np.zeros((BLOCK + 1, 2), np.float32), np.zeros(BLOCK + 1))
     assert np.isfinite(chosen.steps(BLOCK + 1)).all()
     assert (chosen.scale > 0).all()
+
+
+def test_importance_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(InputError, match="its Gram matrix is not finite"):
+        choose_factors(np.ones((BLOCK, 2), np.float32), np.full(BLOCK, np.inf))
 
 
 def test_two_numbers_share_a_byte_first_half_low() -> None:

@@ -191,6 +191,15 @@ def test_units_of_further_architectures_that_nothing_reads(
             pruning.prune_onnx(more_exported.model, tmp_path / "x.onnx", {"layer.0.attention": 1}, {}, {})
 
 
+def test_heads_of_a_compiled_model_are_refused(tiny_onnx: Path, tmp_path: Path) -> None:
+    compiled = compile_onnx(tiny_onnx, tmp_path / "compiled.onnx", threads=1).path
+    words = (
+        r"the heads of layer\.0\.attention cannot be pruned: it is one node already; prune the model before"
+    )
+    with pytest.raises(InputError, match=words):
+        pruning.prune_onnx(compiled, tmp_path / "x.onnx", {"layer.0.attention": 1}, {}, {})
+
+
 def gated(tmp_path: Path, middle: Sequence[onnx.NodeProto]) -> Path:
     """A model of one gated block of 8 numbers into 4 neurons."""
     name, rng = "model.layers.0.mlp", np.random.default_rng(0)

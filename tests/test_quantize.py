@@ -327,6 +327,23 @@ def test_the_model_becomes_smaller(models: dict[str, Path], name: str) -> None:
 # Types
 
 
+def test_what_the_library_cannot_quantize_is_one_line(
+    tiny_onnx: Path, tiny_rows: list[Feature], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of DeBERTa its QOperator form loses tensors."""
+
+    def invalid(*_: object) -> None:
+        raise RuntimeError("Invalid model with unknown initializers/tensors.")
+
+    monkeypatch.setattr("quantlib.compression.quantize.quantize_with_library", invalid)
+    recipe = RECIPES["quant_2_defaults"]
+    ranges = ranges_for(tiny_onnx, tiny_rows, recipe)
+    words = "recipe quant_2_defaults: ONNX Runtime's own tool cannot quantize it: Invalid model with unknown"
+    with pytest.raises(InputError, match=words):
+        quantize_onnx(tiny_onnx, tmp_path / "out.onnx", recipe, ranges)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ["quant_1", "quant_1_defaults"])
 def test_quant_1_is_qdq_with_signed_activations_and_weights(models: dict[str, Path], name: str) -> None:
     values = tensors(models[name])

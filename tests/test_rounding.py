@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import tiny
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -171,6 +172,18 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 # In a model
+
+
+@pytest.mark.parametrize("storage", ["as_computed", "int4"])
+def test_a_matrix_that_is_not_finite_names_the_layer(storage: Any, tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")]
+    path = tiny.save_graph(tmp_path / "m.onnx", nodes, {"w": np.ones((4, 2), np.float32)})
+    gram = gram_of(np.full((2, 4), np.inf))
+    with pytest.raises(InputError, match=r"^product: its Gram matrix is not finite"):
+        quantize_onnx(
+            path, tmp_path / "out.onnx", second_order("dynamic_u8s8", storage=storage), grams={"x": gram}
+        )
+    assert not (tmp_path / "out.onnx").exists()
 
 
 def second_order(name: str, **changes: Any) -> Recipe:

@@ -155,6 +155,7 @@ def test_blocks_are_weighed_by_their_time_once(
     [
         ({"target_speedup": 0.0}, "--target-speedup 0.0 is out of range"),
         ({"target_speedup": 2.0, "max_drop_base": "prune50_quant_2"}, "prunes by itself"),
+        ({"target_speedup": 2.0, "max_drop_base": "nncf_int8"}, "nncf takes the model as it is"),
         ({"max_drop": 0.01, "max_drop_base": "prune50_quant_2"}, "with nothing pruned"),
     ],
 )

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantlib.compression.grid import SMALLEST_SCALE, FloatArray, highest
+from quantlib.support.errors import InputError
 
 BLOCK = 32
 """Weights along the input with the same factor: 4 + 4 / 32 bits a weight."""
@@ -51,7 +52,12 @@ def choose_factors(
     Args:
         weight: (in, out). importance: of each input, (in,), such as its second moment; by default all alike.
         bits: of the levels at work.
+
+    Raises:
+        InputError: the importance is not finite.
     """
+    if importance is not None and not np.isfinite(importance).all():
+        raise InputError("its Gram matrix is not finite, so its weight cannot be stored in 4 bits by it")
     depth, width = weight.shape
     top = highest(BITS)
     largest = min(_FACTORS, highest(bits) // top)

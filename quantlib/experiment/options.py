@@ -435,6 +435,11 @@ class ExperimentOptions(MeasuringOptions):
             raise InputError(
                 f"--max-drop-base {base.name}: --target-speedup prunes by itself; name a recipe that does not"
             )
+        if base.quantizer == "nncf":
+            raise InputError(
+                f"--max-drop-base {base.name}: nncf takes the model as it is; name a recipe that can be on a "
+                "pruned one"
+            )
         if any(recipe.name == TARGETED for recipe in recipes):
             raise InputError(
                 f"--target-speedup makes a variant {TARGETED!r}, and --recipes names one of that name"

@@ -53,7 +53,10 @@ def find_ffns(model: ir.Model, onnx_path: Path) -> list[Part]:
         for ffn in _ffns(number, part.get("ffn_in", ()), part.get("ffn_out", ()), onnx_path)
     ]
     if not ffns:
-        raise InputError(f"{onnx_path}: no feed-forward block is recognised in it, so nothing can be pruned")
+        raise InputError(
+            f"{onnx_path}: no feed-forward block of float32 weights is recognised in it, so nothing can be "
+            "pruned"
+        )
     return ffns
 
 

@@ -87,6 +87,8 @@ def _attention(model: ir.Model, number: int, projections: tuple[Linear, ...], ou
 
 def _opened(linear: Linear) -> ir.Node:
     """The Reshape that gives a product's channels an axis of heads: (batch, sequence, ..., heads, size)."""
+    if linear.node.op_type == "Attention":
+        raise NotSeparableError("it is one node already; prune the model before it is compiled")
     value = linear.last.outputs[0]
     uses = list(value.uses())
     node = uses[0].node if len(uses) == 1 else None

@@ -74,7 +74,12 @@ def quantize_onnx(
             smoothed = any(entry.key == smoothing.MARK for entry in model.skeleton.metadata_props)
             _check_smoothed(model.path, recipe, smoothed)
             # Parsed, not its path: given a path, the library writes a file of its own beside it.
-            quantize_with_library(load_with_shapes(model.path), scratch, recipe, ranges)
+            try:
+                quantize_with_library(load_with_shapes(model.path), scratch, recipe, ranges)
+            except RuntimeError as error:  # of graphs that it gets wrong, such as DeBERTa's
+                raise InputError(
+                    f"{model.path}: recipe {recipe.name}: ONNX Runtime's own tool cannot quantize it: {error}"
+                ) from error
             quantized = sum("Linear" in op or "Integer" in op for op in op_counts(scratch).elements())
         if not quantized:
             raise InputError(f"{model.path}: recipe {recipe.name} quantizes no node of it")

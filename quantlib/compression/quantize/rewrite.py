@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -237,7 +238,8 @@ class _Writer(NodeWriter):
         stem = _stem(linear)
         gram = self.grams.get(stem)
         importance = None if gram is None else np.diagonal(gram.products)
-        factors = packing.choose_factors(linear.weight, importance, bits=bits)
+        with _naming(linear):
+            factors = packing.choose_factors(linear.weight, importance, bits=bits)
         levels = self.levels(linear, factors.steps(len(linear.weight)), packing.BITS)
         weight = expanded_weight(self, f"{stem}_in_4_bits", levels, factors)
         return weight, self.constant(f"{stem}_scale", factors.scale)
@@ -246,10 +248,8 @@ class _Writer(NodeWriter):
         """A weight on its grid, as the recipe rounds it, int8 (in, out)."""
         if self.recipe.rounding == "nearest":
             return round_weight(linear.weight, scale, bits=bits)
-        try:
+        with _naming(linear):
             return round_second_order(linear.weight, scale, self.grams[_stem(linear)], bits=bits)
-        except InputError as error:
-            raise InputError(f"{linear.name}: {error}") from error
 
     def scales(self, linear: Linear) -> tuple[int, ...]:
         """The shape of a weight's scales."""
@@ -301,6 +301,15 @@ class _Writer(NodeWriter):
         self.quantized += 1
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         new.name, old.name = old.name, f"{old.name}/float"
+
+
+@contextmanager
+def _naming(linear: Linear) -> Iterator[None]:
+    """Say in errors of the formulas which layer they are about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{linear.name}: {error}") from error
 
 
 def _bias_free(attention: ir.Node) -> bool:
