@@ -17,6 +17,7 @@ from pathlib import Path
 
 from quantlib.experiment import ExperimentOptions
 from quantlib.experiment.build import build
+from quantlib.support.errors import InputError
 from quantlib.support.progress import Step, Steps
 
 
@@ -54,6 +55,18 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache-dir", type=Path)
     args = parser.parse_args()
+    try:
+        measure(args)
+    except InputError as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Make the models that the arguments ask for; a line for each step.
+
+    Raises:
+        InputError: something that the user gave cannot be used.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         options = ExperimentOptions(
             task=args.task,

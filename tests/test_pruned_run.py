@@ -14,6 +14,7 @@ import pytest
 import tiny
 from onnx import numpy_helper
 
+from bench import step_memory
 from quantlib.compression.recipes import RECIPES, get_recipes, read_recipe, write_recipe
 from quantlib.experiment import ExperimentOptions, run
 from quantlib.experiment.files import quantize_file
@@ -160,6 +161,16 @@ def test_errors_name_the_given_file_or_the_recipe(given_file: Path, tmp_path: Pa
         quantize_file(given_file, out, "prune50_quant_2", calibration=texts)
     assert str(error.value).startswith(f"{given_file}: activation ")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_the_memory_of_steps_of_a_model_that_is_not_there_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["./nothing", "--task", "SST-2", "--recipes", "prune50_quant_2"]
+    monkeypatch.setattr("sys.argv", ["step_memory.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        step_memory.main()
+    assert (ended.value.code, capsys.readouterr().err) == (2, "error: teacher ./nothing: no such directory\n")
 
 
 def test_names_of_pruned_recipes() -> None:
