@@ -75,6 +75,19 @@ def test_every_error_on_the_way_is_that_of_least_squares() -> None:
     assert sorted(elimination.order) == list(range(6))
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_errors_of_many_groups_are_those_of_least_squares(size: int) -> None:
+    """More than go at once, so that those that are left are told of them, and moved together."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(500, 130 * size)) + rng.normal(size=(500, 1)) + 1
+    weight = rng.normal(size=(130 * size, 4)).astype(np.float32)
+    elimination = pruning.eliminate(gram_of(values), weight, group_size=size, damping=TINY)
+    assert sorted(elimination.order) == list(range(130))
+    for groups in (129, 98, 97, 90, 40, 5):
+        expected = least_squares(values, weight, elimination.kept(groups).tolist())
+        assert elimination.error(groups) == pytest.approx(expected, rel=1e-4)
+
+
 def test_greedy_order_is_close_to_the_best_choice() -> None:
     """Of all ways to keep three of six channels, the greedy one is among the better half."""
     values, weight, _ = problem(seed=2)

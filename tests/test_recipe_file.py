@@ -250,6 +250,14 @@ def test_a_name_that_the_table_has_is_refused(tmp_path: Path) -> None:
         get_recipes((str(path),))
 
 
+def test_a_name_of_the_grammar_of_pruned_recipes_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD.replace('"mine"', '"prune50_mine"'))
+    with pytest.raises(
+        InputError, match="is that of a recipe of the table on a pruned model; choose another"
+    ):
+        get_recipes((str(path),))
+
+
 def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     paths = [write(tmp_path, GOOD, name) for name in ("a.toml", "b.toml")]
     with pytest.raises(InputError, match=r"^recipe 'mine' is given twice$"):

@@ -97,9 +97,9 @@ def time_blocks(
             "the time of a model's blocks is not sure while other programs use this machine; run it again "
             "when they have ended, or weigh blocks by operations (--no-time-blocks)"
         )
-    one = float(np.median(times[reference].latency.times_ms)) / COPIES
+    reference_ms = float(np.median(times[reference].latency.times_ms)) / COPIES
     ms = {
-        place: one * float(np.exp(-np.mean(list(times[name].log_ratios.values()))))
+        place: reference_ms * float(np.exp(-np.mean(list(times[name].log_ratios.values()))))
         for name, place in places.items()
     }
     return {form: _table({width: ms[form, width] for each, width in ms if each == form}) for form in forms}

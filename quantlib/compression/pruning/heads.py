@@ -173,10 +173,10 @@ class _Trace:
     def _elementwise(self, node: ir.Node) -> int:
         """Shapes are aligned at their ends. An addend may have a number for each head, or one for all."""
         rank = _rank(node.outputs[0])
-        found = {axis + rank - _rank(v) for v in node.inputs if v and (axis := self.axes.get(v)) is not None}
-        if len(found) != 1:
+        axes = {axis + rank - _rank(v) for v in node.inputs if v and (axis := self.axes.get(v)) is not None}
+        if len(axes) != 1:
             raise NotSeparableError(f"{node.name} mixes its heads with another axis")
-        (axis,) = found
+        (axis,) = axes
         for i, value in enumerate(node.inputs):
             if value is None or value in self.axes:
                 continue

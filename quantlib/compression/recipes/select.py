@@ -73,8 +73,13 @@ def _named(name: str) -> Recipe:
     if not name.endswith(".toml"):
         return known_recipe(name)
     recipe = read_recipe(Path(name))
-    if recipe.name in RECIPES | PEERS or _PRUNED.fullmatch(recipe.name):
+    if recipe.name in RECIPES | PEERS:
         raise InputError(f"{name}: the name {recipe.name!r} is taken by the table; choose another")
+    if _PRUNED.fullmatch(recipe.name):
+        raise InputError(
+            f"{name}: the name {recipe.name!r} is that of a recipe of the table on a pruned model; choose "
+            "another that does not begin with prune, a percentage and _"
+        )
     return recipe
 
 
