@@ -20,7 +20,7 @@ from quantlib.compression.pruning.costs import Cost
 from quantlib.compression.pruning.ffn import find_ffns
 from quantlib.data.features import CalibrationReader, Feature
 from quantlib.machine.sessions import open_session
-from quantlib.onnx_model.layers import load_ir
+from quantlib.onnx_model.layers import constant, load_ir
 from quantlib.support.errors import InputError
 
 TINY = 1e-9
@@ -240,6 +240,32 @@ def test_a_prune_of_nothing_leaves_every_weight(tiny_onnx: Path, pruned: Statist
     assert before.keys() == after.keys()
     for name, array in before.items():
         assert array.tobytes() == after[name].tobytes(), name
+
+
+def test_a_constant_that_other_products_share_stays_for_them(
+    tiny_onnx: Path, tiny_rows: list[Feature], tmp_path: Path
+) -> None:
+    """Exporters keep equal constants once: biases of zeros, for example."""
+    model = onnx.load(tiny_onnx)
+    layers = [f"bert.encoder.layer.{i}" for i in (0, 1)]
+    same = {f"{layers[1]}.intermediate.dense.bias": f"{layers[0]}.intermediate.dense.bias"}
+    same |= {f"{layers[0]}.attention.self.key.bias": f"{layers[0]}.attention.self.query.bias"}
+    for node in model.graph.node:
+        node.input[:] = [same.get(name, name) for name in node.input]
+    shared = tmp_path / "shared.onnx"
+    onnx.save(model, shared)
+    grams = pruning.collect_block_grams(shared, CalibrationReader(tiny_rows, 4))
+    widths = {"layer.0.ffn": 32, "layer.0.attention": 1}
+    out = pruning.prune_onnx(
+        shared, tmp_path / "out.onnx", widths, grams, pruning.eliminations(shared, grams)
+    )
+    onnx.checker.check_model(onnx.load(out), full_check=True)
+    whole, pruned = (load_ir(path) for path in (shared, out))
+    unpruned, narrow = (find_ffns(each, out) for each in (whole, pruned))
+    assert [ffn.units for ffn in narrow] == [32, 64]
+    before, after = (constant(each[1].inputs[0].bias) for each in (unpruned, narrow))
+    np.testing.assert_array_equal(after, before)
+    assert np.isfinite(tiny.logits(out, tiny_rows)).all()
 
 
 def test_neurons_that_nothing_reads_cost_nothing(
