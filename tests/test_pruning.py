@@ -361,6 +361,16 @@ def test_a_block_whose_neurons_cost_nothing_keeps_them() -> None:
     }
 
 
+def test_the_largest_share_can_be_pruned() -> None:
+    """In floating point a tenth of 320 neurons is less than 32."""
+    blocks = [pruning.Block("layer.0.ffn", 320)]
+    assert (1 - 0.9) * 320 < 32
+    known = [pruning.Sensitivity("layer.0.ffn", 160, 0.25)]
+    assert pruning.allocate(blocks, {"layer.0.ffn": falling(320, 1.0, 2.0)}, known, 0.9) == {
+        "layer.0.ffn": 32
+    }
+
+
 def test_too_much_is_one_line_that_says_what_can_be() -> None:
     blocks = [pruning.Block("layer.0.ffn", 128)]
     orders = {"layer.0.ffn": falling(128, 1.0, 2.0)}
