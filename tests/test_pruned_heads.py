@@ -12,7 +12,7 @@ import pytest
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import helper
+from onnx import helper, numpy_helper
 from scipy.linalg import lstsq
 
 from quantlib.compression import pruning
@@ -189,6 +189,28 @@ def test_units_of_further_architectures_that_nothing_reads(
         words = r"the heads of layer\.0\.attention cannot be pruned: it has 5 products into and 1 out"
         with pytest.raises(InputError, match=words):
             pruning.prune_onnx(more_exported.model, tmp_path / "x.onnx", {"layer.0.attention": 1}, {}, {})
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_mask_that_is_repeated_for_each_head_is_cut_with_them(
+    left: int, tiny_onnx: Path, tiny_rows: list[Feature], tmp_path: Path
+) -> None:
+    model = onnx.load(tiny_onnx)
+    scores = next(n for n in model.graph.node if n.name == "bert.encoder.layer.0.attention.self/Add")
+    expand = helper.make_node("Expand", [scores.input[1], "repeats"], ["wide_mask"], "wide_mask")
+    scores.input[1] = "wide_mask"
+    model.graph.node.insert(list(model.graph.node).index(scores), expand)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 1, 1]), "repeats"))
+    sizes = ["batch", 2, "sequence", "sequence"]
+    model.graph.value_info.append(helper.make_tensor_value_info("wide_mask", onnx.TensorProto.FLOAT, sizes))
+    onnx.save(model, tmp_path / "wide.onnx")
+    grams = pruning.collect_block_grams(tiny_onnx, CalibrationReader(tiny_rows, 4))
+    orders = {"layer.0.attention": pruning.Elimination(np.array([1 - left, left]), np.zeros(3), 16)}
+    plain, wide = (
+        pruning.prune_onnx(source, tmp_path / f"out_{i}.onnx", {"layer.0.attention": 1}, grams, orders)
+        for i, source in enumerate((tiny_onnx, tmp_path / "wide.onnx"))
+    )
+    np.testing.assert_array_equal(tiny.logits(wide, tiny_rows), tiny.logits(plain, tiny_rows))
 
 
 def test_heads_of_a_compiled_model_are_refused(tiny_onnx: Path, tmp_path: Path) -> None:
