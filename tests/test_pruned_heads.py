@@ -201,7 +201,7 @@ def test_a_mask_that_is_repeated_for_each_head_is_cut_with_them(
     scores.input[1] = "wide_mask"
     model.graph.node.insert(list(model.graph.node).index(scores), expand)
     model.graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 1, 1]), "repeats"))
-    sizes = ["batch", 2, "sequence", "sequence"]
+    sizes: list[str | int | None] = ["batch", 2, "sequence", "sequence"]
     model.graph.value_info.append(helper.make_tensor_value_info("wide_mask", onnx.TensorProto.FLOAT, sizes))
     onnx.save(model, tmp_path / "wide.onnx")
     grams = pruning.collect_block_grams(tiny_onnx, CalibrationReader(tiny_rows, 4))

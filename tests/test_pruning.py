@@ -209,6 +209,10 @@ def test_the_blocks_of_every_architecture(exported: tiny.Exported) -> None:
 def test_the_blocks_of_further_architectures(more_exported: tiny.Exported) -> None:
     blocks = {block.name: block.units for block in pruning.blocks_of(more_exported.model)}
     assert blocks == OTHER_BLOCKS.get(more_exported.kind, BLOCKS)
+    # Two layers are computed, whether they share their weights or not.
+    costs = pruning.operation_costs(more_exported.model, 24, (pruning.FFN,), compiled=False)
+    products = 3 if more_exported.kind == "modernbert" else 2
+    assert sum(cost.values[-1] for cost in costs.values()) == 2 * products * 2 * 24 * 32 * 64
 
 
 @pytest.mark.parametrize("width", [32, 48])
