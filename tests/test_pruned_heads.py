@@ -229,6 +229,7 @@ def gated(tmp_path: Path, middle: Sequence[onnx.NodeProto]) -> Path:
         f"{name}.Wi.weight": rng.normal(size=(4, 8)).astype(np.float32),
         f"{name}.Wo.weight": rng.normal(size=(4, 4)).astype(np.float32),
         "from": np.array([0]), "half": np.array([4]), "to": np.array([8]), "last": np.array([2]),
+        "sizes": np.array([3, 5]),
     }  # fmt: skip
     nodes = [
         helper.make_node("MatMul", ["x", f"{name}.Wi.weight"], ["wide"], f"{name}.Wi/MatMul"),
@@ -248,11 +249,14 @@ def test_a_gate_that_is_not_recognised_is_one_line(tmp_path: Path) -> None:
         helper.make_node("Slice", ["wide", begin, end, "last"], [out])
         for out, begin, end in (("a", "from", "half"), ("b", "half", "to"))
     ]
-    path = gated(tmp_path, [*sliced, *joined])
-    with pytest.raises(
-        InputError, match=r"gated \(8 numbers into 4 neurons\) in a way that is not recognised"
-    ):
-        find_ffns(load_ir(path), path)
+    of_tokens = [helper.make_node("Split", ["wide"], ["a", "b"], axis=1)]
+    unequal = [helper.make_node("Split", ["wide", "sizes"], ["a", "b"], axis=2)]
+    for parts in (sliced, of_tokens, unequal):
+        path = gated(tmp_path, [*parts, *joined])
+        with pytest.raises(
+            InputError, match=r"gated \(8 numbers into 4 neurons\) in a way that is not recognised"
+        ):
+            find_ffns(load_ir(path), path)
 
 
 # What units cost
