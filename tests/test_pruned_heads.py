@@ -19,6 +19,7 @@ from quantlib.compression import pruning
 from quantlib.compression.calibration import Gram
 from quantlib.compression.pruning.costs import Cost
 from quantlib.compression.pruning.ffn import find_ffns
+from quantlib.compression.pruning.heads import find_attentions
 from quantlib.compression.pruning.prune import find_groups
 from quantlib.data.features import CalibrationReader, Feature
 from quantlib.machine.sessions import SessionConfig, feed_for, open_session
@@ -213,6 +214,37 @@ def test_a_mask_that_is_repeated_for_each_head_is_cut_with_them(
     np.testing.assert_array_equal(tiny.logits(wide, tiny_rows), tiny.logits(plain, tiny_rows))
 
 
+def test_heads_that_something_else_reads_are_refused(tiny_onnx: Path, tmp_path: Path) -> None:
+    model = onnx.load(tiny_onnx)
+    output = next(
+        n for n in model.graph.node if n.name == "bert.encoder.layer.0.attention.output.dense/MatMul"
+    )
+    model.graph.node.append(helper.make_node("Identity", [output.input[0]], ["seen"], "seen"))
+    onnx.save(model, tmp_path / "read.onnx")
+    attentions, reasons = find_attentions(load_ir(tmp_path / "read.onnx"))
+    assert [part.layer for part in attentions] == [1]
+    assert reasons == {0: "its heads are read by more than its output product"}
+
+
+def test_a_mask_whose_heads_are_not_counted_is_refused(tiny_onnx: Path, tmp_path: Path) -> None:
+    model = onnx.load(tiny_onnx)
+    scores = next(n for n in model.graph.node if n.name == "bert.encoder.layer.0.attention.self/Add")
+    mask = next(value for value in model.graph.value_info if value.name == scores.input[1])
+    mask.type.tensor_type.shape.dim[1].dim_param = "heads"
+    onnx.save(model, tmp_path / "mask.onnx")
+    _, reasons = find_attentions(load_ir(tmp_path / "mask.onnx"))
+    assert reasons[0] == f"{scores.name} has an input of another number of heads"
+
+
+def test_a_scale_for_each_neuron_is_refused(tmp_path: Path) -> None:
+    """It would have to be cut too."""
+    halves = [helper.make_node("Split", ["wide"], ["a", "b"], axis=2)]
+    scaled = [helper.make_node("Mul", ["a", "scale"], ["c"]), helper.make_node("Mul", ["c", "b"], ["joined"])]
+    path = gated(tmp_path, [*halves, *scaled])
+    with pytest.raises(InputError, match="has a tensor between its products, so its neurons cannot be told"):
+        find_ffns(load_ir(path), path)
+
+
 def test_heads_of_a_compiled_model_are_refused(tiny_onnx: Path, tmp_path: Path) -> None:
     compiled = compile_onnx(tiny_onnx, tmp_path / "compiled.onnx", threads=1).path
     words = (
@@ -229,7 +261,7 @@ def gated(tmp_path: Path, middle: Sequence[onnx.NodeProto]) -> Path:
         f"{name}.Wi.weight": rng.normal(size=(4, 8)).astype(np.float32),
         f"{name}.Wo.weight": rng.normal(size=(4, 4)).astype(np.float32),
         "from": np.array([0]), "half": np.array([4]), "to": np.array([8]), "last": np.array([2]),
-        "sizes": np.array([3, 5]),
+        "sizes": np.array([3, 5]), "scale": np.ones(4, np.float32),
     }  # fmt: skip
     nodes = [
         helper.make_node("MatMul", ["x", f"{name}.Wi.weight"], ["wide"], f"{name}.Wi/MatMul"),

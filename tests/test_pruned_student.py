@@ -197,6 +197,19 @@ def test_plain_transformers_loads_it(
     assert transformers.AutoTokenizer.from_pretrained(tmp_path)("good film")["input_ids"]
 
 
+def test_its_layers_are_those_that_it_learns_from(
+    teacher_dir: Path, rows: list[Feature], tmp_path: Path
+) -> None:
+    student = load_classifier(
+        start(teacher_dir, rows, tmp_path, StudentConfig(layers=1, prune=0.5), mapping="1")
+    )
+    own, theirs = (
+        model.bert.encoder.layer[0].attention.state_dict()
+        for model in (student, load_classifier(teacher_dir))
+    )
+    assert all((own[name] == value).all() for name, value in theirs.items())
+
+
 def test_its_logits_stand_in_the_tasks_order(teacher_dir: Path, rows: list[Feature], tmp_path: Path) -> None:
     plain, turned = (
         predict_logits(load_classifier(start(teacher_dir, rows, tmp_path / name, HALF, logit_order=o)), rows)
