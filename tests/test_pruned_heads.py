@@ -226,6 +226,16 @@ def test_heads_that_something_else_reads_are_refused(tiny_onnx: Path, tmp_path: 
     assert reasons == {0: "its heads are read by more than its output product"}
 
 
+def test_heads_whose_attention_is_an_output_are_refused(tiny_onnx: Path, tmp_path: Path) -> None:
+    model = onnx.load(tiny_onnx)
+    name = "bert.encoder.layer.1.attention.self/Softmax:0"
+    model.graph.output.append(next(value for value in model.graph.value_info if value.name == name))
+    onnx.save(model, tmp_path / "attention.onnx")
+    attentions, reasons = find_attentions(load_ir(tmp_path / "attention.onnx"))
+    assert [part.layer for part in attentions] == [0]
+    assert reasons == {1: f"{name} is an output of the model"}
+
+
 def test_a_mask_whose_heads_are_not_counted_is_refused(tiny_onnx: Path, tmp_path: Path) -> None:
     model = onnx.load(tiny_onnx)
     scores = next(n for n in model.graph.node if n.name == "bert.encoder.layer.0.attention.self/Add")
