@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from quantlib.compression import pruning
 from quantlib.compression.calibration import Gram
 from quantlib.compression.pruning.costs import Cost
 from quantlib.compression.pruning.ffn import find_ffns
+from quantlib.compression.pruning.parts import grouped
 from quantlib.data.features import CalibrationReader, Feature
 from quantlib.machine.sessions import open_session
 from quantlib.onnx_model.layers import constant, load_ir
@@ -213,6 +215,14 @@ def test_the_blocks_of_further_architectures(more_exported: tiny.Exported) -> No
     costs = pruning.operation_costs(more_exported.model, 24, (pruning.FFN,), compiled=False)
     products = 3 if more_exported.kind == "modernbert" else 2
     assert sum(cost.values[-1] for cost in costs.values()) == 2 * products * 2 * 24 * 32 * 64
+
+
+def test_a_second_set_of_weights_in_a_layer_has_a_name_of_its_own(tiny_onnx: Path) -> None:
+    """As an ALBERT with two layers in a group has."""
+    first, second = find_ffns(load_ir(tiny_onnx), tiny_onnx)
+    groups = grouped([first, replace(second, layer=0), first])
+    assert [(group.name, len(group.parts)) for group in groups] == [("layer.0.ffn", 2), ("layer.0.ffn_2", 1)]
+    assert pruning.Block(groups[1].name, 64).unit == "neuron"
 
 
 @pytest.mark.parametrize("width", [32, 48])
