@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 import tiny
 import typer
@@ -207,6 +208,23 @@ def test_dynamic_recipes_need_no_rows(call: Call) -> None:
     assert "needs texts to calibrate on" in call(
         "quantize", "onnx/tiny.onnx", "onnx/static.onnx", "--recipe", "quant_2", code=2
     )
+
+
+def test_what_is_not_in_float32_is_refused_by_name(call: Call, folder: Path) -> None:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    call("quantize", "onnx/tiny.onnx", "onnx/int8.onnx")
+    assert "onnx/int8.onnx: 11 of its 11 products with a weight are quantized already; give" in call(
+        "quantize", "onnx/int8.onnx", "onnx/again.onnx", code=2
+    )
+    onnx.save(
+        convert_float_to_float16(onnx.load(folder / "onnx" / "tiny.onnx"), keep_io_types=True),
+        folder / "onnx" / "half.onnx",
+    )
+    assert "onnx/half.onnx: its weights are float16 (" in call(
+        "quantize", "onnx/half.onnx", "onnx/again.onnx", code=2
+    )
+    assert not (folder / "onnx" / "again.onnx").exists()
 
 
 def test_models_are_timed_without_rows(call: Call) -> None:
