@@ -125,6 +125,23 @@ def test_labels_that_change_with_the_batch_or_the_cpu_are_part_of_the_cost() -> 
     assert words(replace(RESULTS[2], checks=unmoved)) == words(RESULTS[2])
 
 
+def test_of_equals_one_whose_labels_keep_still_is_chosen() -> None:
+    """However small the error of its logits; a less accurate one is not chosen for that."""
+    (first, *_) = (name for name in chosen(Wishes()).values() if name is not None)
+    assert first == "static_u8s8_smooth"
+    twin = replace(next(r for r in RESULTS if r.name == first), name="dynamic_u8s8")
+    score = replace(FIELD.scores[first], logit_error=FIELD.scores[first].logit_error / 1.1)
+    there = replace(FIELD, scores={**FIELD.scores, twin.name: score})
+
+    def best(changed: int, results: list[VariantResult]) -> str | None:
+        checked = replace(twin, checks=Checks((Invariance(32, 0.5, 0.5, changed),)))
+        return choices([*results, checked], there, Wishes())[0].variant
+
+    assert best(0, RESULTS) == "dynamic_u8s8"
+    assert best(2, RESULTS) == first
+    assert best(2, [r for r in RESULTS if r.name != first]) == "dynamic_u8s8"
+
+
 def test_where_none_meets_a_wish_that_is_said() -> None:
     (*_, choice) = choices(RESULTS, FIELD, Wishes(min_speedup=100))
     assert choice == Choice("within your limits", None, "no variant of this run")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quantlib.compression.variants import TEACHER, VariantName
+from quantlib.measuring.checks import Invariance
 from quantlib.report.columns import VariantResult, speedup_words
 from quantlib.report.front import CLEAR_SIZE, CLEAR_TIME, Field
 from quantlib.support.errors import InputError
@@ -63,6 +64,7 @@ def choices(results: Sequence[VariantResult], field: Field, wishes: Wishes) -> l
         wishes: the user's own.
     """
     by_name = {result.name: result for result in results}
+    field = replace(field, moving=frozenset(name for name in by_name if _moves(by_name[name])))
     everyone = [result.name for result in results if result.name != TEACHER and not result.report_only]
     quantized = [n for n in everyone if by_name[n].recipe is not None and not VariantName.parse(n).student]
     close = [name for name in everyone if by_name[name].accuracy_drop <= HALF_A_POINT + 1e-9]
@@ -92,6 +94,12 @@ def choices(results: Sequence[VariantResult], field: Field, wishes: Wishes) -> l
             why = "no variant of this run"
         made.append(Choice(wish, name, why))
     return made
+
+
+def _moves(result: VariantResult) -> bool:
+    """Whether labels were seen to change with the batch."""
+    found = None if result.checks is None else result.checks.get(Invariance)
+    return found is not None and bool(found.labels_changed)
 
 
 def _rival(

@@ -47,13 +47,14 @@ class Field:
     """The variants of a run, compared with each other.
 
     scores: by name; the teacher's is among them. sure: see `Sure`. report_only: the names of those that are
-    shown to compare with, and beat none.
+    shown to compare with, and beat none. moving: the names of those whose labels change with the batch.
     """
 
     scores: Mapping[str, Score]
     teacher: str
     sure: Sure = lambda _, __: True
     report_only: frozenset[str] = frozenset()
+    moving: frozenset[str] = frozenset()
 
     def accuracy(self, ours: str, theirs: str) -> int:
         """1 if `ours` is clearly more accurate, -1 if `theirs` is, 0 if neither.
@@ -123,14 +124,14 @@ class Field:
     def most_accurate(self, names: list[str]) -> str:
         """The one that is clearly less accurate than the fewest.
 
-        Of several, those that are clearly slower than another of them or beaten by it are left out; then the
-        logit error decides.
+        Of several, those that are clearly slower than another of them or beaten by it are left out; then
+        those whose labels change with the batch, if there are others; then the logit error decides.
         """
         behind = {name: sum(self.accuracy(other, name) > 0 for other in names) for name in names}
         tied = [name for name in names if behind[name] == min(behind.values())]
         best = [name for name in tied if not any(self.clearly_faster(other, name) for other in tied)]
         front = [name for name in best if not any(self.beats(other, name) for other in best)] or best
-        return min(front, key=lambda name: (self.scores[name].logit_error, name))
+        return min(front, key=lambda name: (name in self.moving, self.scores[name].logit_error, name))
 
     def about_as_fast(self, names: list[str], *, far: float = 3 * CLEAR_TIME) -> list[str]:
         """Those that are not clearly slower than the fastest, by more than 5 %.

@@ -65,6 +65,10 @@ EQUAL = Speedup(1.0, 1.0, 1.0)
 def speedup_of(times: PairedTimes, probe: Mapping[Place, float], history: History, model: str) -> Speedup:
     """A model's speedup from its turns, the probe's times in them, and earlier runs.
 
+    The interval holds the median of all turns too. What disturbs a model for a turn only slows it down; where
+    that meets many turns, but fewer than half, it moves the medians of launches and their interval away from
+    what most turns say.
+
     Where the machine has two states, the interval covers that of each: of a state that this run did not see,
     by what the same bytes did in it before; if they are new, by the largest change of any known model.
 
@@ -75,7 +79,9 @@ def speedup_of(times: PairedTimes, probe: Mapping[Place, float], history: Histor
         model: its key in the history.
     """
     estimate = times.estimate().ratio()
-    plain = Speedup(estimate.ratio, estimate.low, estimate.high, times.others, times.disturbed)
+    median = math.exp(float(np.median(list(times.log_ratios.values()))))
+    low, high = min(estimate.low, median), max(estimate.high, median)
+    plain = Speedup(estimate.ratio, low, high, times.others, times.disturbed)
     limit = state_limit([*history.probe_ms, *probe.values()]) if probe else None
     if limit is None:
         return plain
