@@ -16,6 +16,7 @@ from quantlib.experiment.compiling import compiled
 from quantlib.experiment.explaining import explained
 from quantlib.experiment.options import ExperimentOptions, engines_for, float_steps, left_out, student_names
 from quantlib.experiment.pruned_start import pruning_rows, write_pruned_start
+from quantlib.experiment.pruning import scarcity
 from quantlib.experiment.quantizing import quantized
 from quantlib.experiment.rows import read_rows
 from quantlib.experiment.targeting import targeted
@@ -318,10 +319,8 @@ def _pruned_start(work: Work, teacher: Path, order: Sequence[int]) -> Path | Non
     tokens = sum(map(len, rows))
     neurons = StudentConfig(layers=1).for_teacher(checkpoints.read_config(teacher)).ffn
     if neurons is not None and tokens < neurons:
-        work.steps.say(
-            f"pruning the student's start: {tokens} tokens of train rows for the {neurons} neurons of each "
-            f"layer; at least {neurons} would do better"
-        )
+        said = scarcity(f"{tokens} tokens of train rows", neurons, "each layer")
+        work.steps.say(f"pruning the student's start: {said}")
     key = {
         "teacher": sha256_tree(teacher),
         "order": order,

@@ -120,7 +120,7 @@ def quantize_file(
     (chosen,) = recipes.get_recipes((recipe,))
     interface_of(model)
     given_models.try_shape(model, Shape(1, 8))
-    _check_float32(model)
+    _check_float32(Model(model))
     reason = _why_rows(chosen)
     needs_rows = bool(reason)
     if needs_rows and calibration is None:
@@ -158,19 +158,19 @@ def quantize_file(
     }
 
 
-def _check_float32(model: Path) -> None:
+def _check_float32(model: Model) -> None:
     import onnx
 
     quantized = coverage(model)
     if quantized.quantized:
         raise InputError(
-            f"{model}: {quantized.quantized} of its {quantized.total} products with a weight are quantized "
-            "already; give the float32 model that it was made of"
+            f"{model.path}: {quantized.quantized} of its {quantized.total} products with a weight are "
+            "quantized already; give the float32 model that it was made of"
         )
-    for weight in Model(model).skeleton.graph.initializer:
+    for weight in model.skeleton.graph.initializer:
         if len(weight.dims) > 1 and weight.data_type in (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
             kind = onnx.TensorProto.DataType.Name(weight.data_type).lower()
-            raise InputError(f"{model}: its weights are {kind} ({weight.name}); give a float32 model")
+            raise InputError(f"{model.path}: its weights are {kind} ({weight.name}); give a float32 model")
 
 
 @contextmanager

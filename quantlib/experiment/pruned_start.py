@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from quantlib.compression import pruning
 from quantlib.data.features import Feature
-from quantlib.support.errors import InputError
+from quantlib.support.errors import naming
 from quantlib.support.gram import Gram
 from quantlib.training.checkpoints import load_classifier, reorder_logits
 from quantlib.training.student.neurons import (
@@ -94,8 +94,6 @@ def write_pruned_start(
 
 
 def _remaining(name: str, gram: Gram, weight: FloatArray, bias: FloatArray, neurons: int) -> Remaining:
-    try:
+    with naming(name):
         kept = pruning.eliminate(gram, weight).kept(neurons)
         return Remaining(kept, *pruning.refit(gram, weight, bias, kept))
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error

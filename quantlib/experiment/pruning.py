@@ -113,10 +113,12 @@ def few_tokens(blocks: Sequence[pruning.Block], counts: Mapping[str, int]) -> st
     if not scarce:
         return ""
     block = max(scarce, key=lambda block: block.units)
-    return (
-        f"{counts[block.name]} calibration tokens for the {block.units} neurons of {block.name}; at least "
-        f"{block.units} would do better"
-    )
+    return scarcity(f"{counts[block.name]} calibration tokens", block.units, block.name)
+
+
+def scarcity(tokens: str, neurons: int, where: str) -> str:
+    """That so many tokens are fewer than the neurons that are weighed on them."""
+    return f"{tokens} for the {neurons} neurons of {where}; at least {neurons} would do better"
 
 
 def lost(blocks: Sequence[pruning.Block], widths: Mapping[str, int]) -> str:

@@ -1,5 +1,10 @@
 """Exceptions: for input that cannot be used, and for optional parts that are not available."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 _MOST_CHARACTERS = 1800
 
 
@@ -15,6 +20,15 @@ class InputError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(as_line(message))
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """Say first in the block's `InputError` what it is about, which the code that raises it cannot know."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
 
 
 def as_line(message: str) -> str:

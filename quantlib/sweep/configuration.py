@@ -17,7 +17,7 @@ from quantlib.compression.recipes import RECIPES
 from quantlib.compression.variants import STUDENT, TEACHER
 from quantlib.experiment.options import ExperimentOptions
 from quantlib.support.configuration import Configuration, read_configuration, suggestion
-from quantlib.support.errors import InputError
+from quantlib.support.errors import InputError, naming
 from quantlib.support.options import Option, options_of
 from quantlib.sweep.cells import Block
 from quantlib.sweep.options import SweepOptions
@@ -277,10 +277,8 @@ def _is_for(entry: _Entry, task: str, checkpoint: str) -> bool:
 
 def _task_name(file: Configuration, common: Mapping[str, Any], entry: _Entry) -> str:
     values = {k: v for k, v in {**common, **entry.values}.items() if _trains(k) != STUDENT}
-    try:
+    with naming(f"{file.path}: {entry.name or 'the task'}"):
         return ExperimentOptions(**_without(values, TEACHER), teacher="any", no_student=True).task_name
-    except InputError as error:
-        raise InputError(f"{file.path}: {entry.name or 'the task'}: {error}") from error
 
 
 def _block(
@@ -294,15 +292,12 @@ def _block(
         chosen = _without(chosen, TEACHER)
     if student is None:
         chosen["no_student"] = True
-    try:
+    with naming(f"{file.path}: {' / '.join(filter(None, (task, teacher, student)))}"):
         options = ExperimentOptions(**chosen)
         if student is not None and not (options.students or options.trains_student):
             raise InputError(f"no student can be trained, as {options.no_training}")
         if options.own_task is not None:  # the name of a file's task is that of its directory, here only
             options = replace(options, task=options.task_name)
-    except InputError as error:
-        cell = " / ".join(filter(None, (task, teacher, student)))
-        raise InputError(f"{file.path}: {cell}: {error}") from error
     return Block(task, teacher, student, options)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,7 @@ from quantlib.compression.pruning.surgeon import DAMPING, Elimination, eliminate
 from quantlib.data.features import Feed
 from quantlib.onnx_model.layers import load_ir, skeleton_ir
 from quantlib.onnx_model.model import Model
-from quantlib.support.errors import InputError
+from quantlib.support.errors import InputError, naming
 from quantlib.support.files import atomic_file
 from quantlib.support.widths import NEURONS_MULTIPLE, rounded
 
@@ -129,7 +128,7 @@ def eliminations(
     with threadpool_limits(threads):
         for group in (each for each in groups if each.name in grams):
             first = group.first
-            with _naming(onnx_path, group):
+            with naming(f"{onnx_path}: {group.name}"):
                 gram = _gram_of(grams, group)
                 orders[group.name] = eliminate(gram, first.output.weight, group_size=first.size)
             if progress:
@@ -178,7 +177,7 @@ def prune_onnx(
         width = widths.get(group.name, first.units)
         if width == first.units:
             continue
-        with _naming(onnx_path, group):
+        with naming(f"{onnx_path}: {group.name}"):
             gram, channels = _gram_of(grams, group), orders[group.name].kept(width)
             before = np.zeros(first.output.width, np.float32) if first.bias is None else first.bias
             weight, bias = refit(gram, first.output.weight, before, channels, damping=damping)
@@ -234,12 +233,3 @@ def _gram_of(grams: Mapping[str, Gram], group: Group) -> Gram:
     if gram is None or gram.channels != channels:
         raise InputError(f"no Gram matrix of {channels} channels; they are those of another model")
     return gram
-
-
-@contextmanager
-def _naming(onnx_path: Path, group: Group) -> Iterator[None]:
-    """Say in errors of the linear algebra which model and block they are about."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{onnx_path}: {group.name}: {error}") from error

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +26,7 @@ from quantlib.compression.quantize.nodes import NodeWriter
 from quantlib.compression.recipes.recipe import Recipe
 from quantlib.compression.rounding import round_second_order
 from quantlib.onnx_model.layers import Embedding, Linear, find_embeddings, find_linears, names
-from quantlib.support.errors import InputError
+from quantlib.support.errors import naming
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -238,7 +237,7 @@ class _Writer(NodeWriter):
         stem = _stem(linear)
         gram = self.grams.get(stem)
         importance = None if gram is None else np.diagonal(gram.products)
-        with _naming(linear):
+        with naming(linear.name):
             factors = packing.choose_factors(linear.weight, importance, bits=bits)
         levels = self.levels(linear, factors.steps(len(linear.weight)), packing.BITS)
         weight = expanded_weight(self, f"{stem}_in_4_bits", levels, factors)
@@ -248,7 +247,7 @@ class _Writer(NodeWriter):
         """A weight on its grid, as the recipe rounds it, int8 (in, out)."""
         if self.recipe.rounding == "nearest":
             return round_weight(linear.weight, scale, bits=bits)
-        with _naming(linear):
+        with naming(linear.name):
             return round_second_order(linear.weight, scale, self.grams[_stem(linear)], bits=bits)
 
     def scales(self, linear: Linear) -> tuple[int, ...]:
@@ -301,15 +300,6 @@ class _Writer(NodeWriter):
         self.quantized += 1
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         new.name, old.name = old.name, f"{old.name}/float"
-
-
-@contextmanager
-def _naming(linear: Linear) -> Iterator[None]:
-    """Say in errors of the formulas which layer they are about."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{linear.name}: {error}") from error
 
 
 def _bias_free(attention: ir.Node) -> bool:

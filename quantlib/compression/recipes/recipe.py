@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from quantlib.compression.calibration.methods import KNOWN, parse_method
 from quantlib.compression.variants import check_recipe_name
 from quantlib.onnx_model import layers
-from quantlib.support.errors import InputError
+from quantlib.support.errors import InputError, naming
 
 Mode = Literal["static", "dynamic", "weight_only"]
 Format = Literal["QDQ", "QOperator"]
@@ -117,10 +117,8 @@ class Recipe:
         for key, precision in self.nodes:
             self._known(f"the precision of {key}", precision, PRECISIONS)
         if self.calibration_method is not None:
-            try:
+            with naming(f"recipe {self.name}"):
                 parse_method(self.calibration_method)
-            except InputError as error:
-                raise InputError(f"recipe {self.name}: {error}") from error
         for wrong, message in self._contradictions():
             if wrong:
                 raise InputError(f"recipe {self.name}: {message}")
@@ -223,19 +221,12 @@ class Recipe:
             (len(dict(self.heads)) < len(self.heads), "heads: an attention is given twice"),
             *(
                 (
-                    width < 1,
-                    f"widths: {key} is {width}; a block keeps at least 1 neuron, without any a layer would "
-                    "be pruned to nothing",
+                    kept < 1,
+                    f"{field}: {key} is {kept}; {what} keeps at least 1 {unit}, without any a layer would be "
+                    "pruned to nothing",
                 )
-                for key, width in self.widths
-            ),
-            *(
-                (
-                    heads < 1,
-                    f"heads: {key} is {heads}; an attention keeps at least 1 head, without any a layer would "
-                    "be pruned to nothing",
-                )
-                for key, heads in self.heads
+                for field, what, unit in (("widths", "a block", "neuron"), ("heads", "an attention", "head"))
+                for key, kept in getattr(self, field)
             ),
             *(
                 (
